@@ -1,0 +1,1 @@
+"""graphc.exporters: other people's formats, both ways (ONNX), and pictures of graphs."""

@@ -1,0 +1,1 @@
+"""graphc.runtime: sessions, and the targets that execute programs and plans."""

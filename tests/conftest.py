@@ -1,0 +1,10 @@
+"""What holds for every test: passes verify their output, and random examples are the same in every run."""
+
+import os
+
+import hypothesis
+
+os.environ.setdefault("GRAPHC_VERIFY", "1")
+
+hypothesis.settings.register_profile("graphc", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("graphc")
