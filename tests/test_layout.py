@@ -226,8 +226,8 @@ def test_importing_everything_leaves_the_bare_names_alone():
 
 def test_every_package_folder_is_in_the_wheel():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
-    packages = [name for name, path in modules().items() if path.name == "__init__.py"]
-    assert sorted(packages) == sorted(settings["packages"]), "see tool.setuptools in pyproject.toml"
+    packages = {name for name, path in modules().items() if path.name == "__init__.py"}
+    assert packages == set(settings["packages"]), "see tool.setuptools in pyproject.toml"
     assert {"graphc": "graphc"} | settings["package-dir"] == PACKAGE_DIRS
 
 

@@ -1,4 +1,4 @@
-"""Builds the wheel, installs it in a fresh environment outside the checkout, and runs `installed.py` there."""
+"""Builds the wheel, installs it in a fresh environment far from the checkout, runs `installed.py` in it."""
 
 import shutil
 import subprocess
