@@ -22,6 +22,7 @@ ROOMS = {
         "graphc.ir",
         "graphc.kernel",
         "graphc.op",
+        "graphc.operands",
         "graphc.operators",
         "graphc.ops",
         "graphc.philox",
