@@ -378,7 +378,7 @@ def _text(terms: Terms) -> str:
 
 def _operand_text(dim: Dim) -> str:
     text = str(dim)
-    return text if isinstance(dim, int) and dim >= 0 or text.isidentifier() else f"({text})"
+    return text if (isinstance(dim, int) and dim >= 0) or text.isidentifier() else f"({text})"
 
 
 @lru_cache(_CACHED)

@@ -16,7 +16,17 @@ from weakref import WeakValueDictionary
 import ml_dtypes
 import numpy as np
 
-from graphc.dims import Dim, DimExpr, as_dim, compare, evaluate, product, require_equal, shape_text, symbols_of
+from graphc.dims import (
+    Dim,
+    DimExpr,
+    as_dim,
+    compare,
+    evaluate,
+    product,
+    require_equal,
+    shape_text,
+    symbols_of,
+)
 from graphc.errors import DTypeError, ShapeError, did_you_mean
 
 Kind: TypeAlias = Literal["float", "int", "bool"]

@@ -1,0 +1,112 @@
+"""What graphc says when something is wrong: one exception family and one renderer.
+
+Every message states what happened, what was got and what was expected, the user's own line, and a remedy; internal
+frames never carry information that the message lacks. Passes and ops raise the plain sentence; the place that knows
+the user's lines (`graphc.ir`, the session, an exporter) adds them with `at`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+MAX_LINES = 14  # a message longer than this is no longer read
+
+
+class GraphcError(Exception):
+    """Root of every error that graphc raises on purpose.
+
+    Args:
+        message: what is wrong, what was got, what was expected; one sentence, no trailing period needed.
+        hint: the remedy, printed on a line of its own.
+        lines: further lines (places in the user's source, one problem each), printed indented.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, lines: Iterable[str] = ()) -> None:
+        self.message = message
+        self.hint = hint
+        self.lines = tuple(lines)
+        super().__init__(message)
+
+    def at(self, *lines: str) -> GraphcError:
+        """Add the user's lines that this error concerns, unless some are known already; returns the error itself."""
+        if not self.lines:
+            self.lines = tuple(line for line in lines if line)
+        return self
+
+    def __str__(self) -> str:
+        return render(self.message, self.lines, self.hint)
+
+
+class ShapeError(GraphcError, ValueError):
+    """Shapes that don't fit each other, or an axis that doesn't exist."""
+
+
+class DTypeError(GraphcError, TypeError):
+    """A data type that an operation can't take, or a cast that would lose values."""
+
+
+class ArgumentError(GraphcError, ValueError):
+    """A value that an argument can't have."""
+
+
+class GraphError(GraphcError, ValueError):
+    """Nodes of two graphs mixed, or a name that no graph knows."""
+
+
+class GradientError(GraphcError, ValueError):
+    """A gradient that was asked for and doesn't exist, with the place where the path was cut."""
+
+
+class FeedError(GraphcError, ValueError):
+    """Feeds that don't fit the graph; all problems of one run are told together."""
+
+
+class FetchError(GraphcError, ValueError):
+    """Something that can't be fetched."""
+
+
+class StateError(GraphcError, ValueError):
+    """Conflicting updates, or a checkpoint that doesn't fit the variables."""
+
+
+class SessionError(GraphcError, RuntimeError):
+    """A session used after `close()`, or from inside one of its own runs."""
+
+
+class ExportError(GraphcError, ValueError):
+    """What an exporter can't express; all of it is told at once."""
+
+
+class GuardError(GraphcError, ValueError):
+    """Sizes that the graph had to assume, and that the feeds contradict."""
+
+
+class MissingExtra(GraphcError, ImportError):  # noqa: N818 - it is named by what is missing
+    """An optional package that isn't installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package!r}, which is not installed",
+            hint=f"pip install 'graphc[{extra}]'",
+        )
+
+
+class InternalError(GraphcError, AssertionError):
+    """A broken invariant of graphc itself: please report it with the text of the message."""
+
+
+def render(message: str, lines: Sequence[str], hint: str | None) -> str:
+    """`message`, its indented `lines` (cut with a count past `MAX_LINES`), and the remedy."""
+    room = MAX_LINES - (2 if hint else 1)
+    shown = list(lines if len(lines) <= room else lines[: room - 1])
+    if len(shown) < len(lines):
+        shown.append(f"... and {len(lines) - len(shown)} more")
+    tail = [f"  hint: {hint}"] if hint else []
+    return "\n".join([message, *(f"  {line}" for line in shown), *tail])
+
+
+def did_you_mean(word: str, known: Iterable[str], *, limit: int = 3) -> str:
+    """`"; did you mean 'a' or 'b'?"`, or the empty string when nothing known is near `word`."""
+    near = difflib.get_close_matches(word, list(known), n=limit, cutoff=0.6)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""

@@ -1,0 +1,609 @@
+"""Level 1: interned, immutable nodes, the graphs that own them, and programs over them.
+
+Structurally equal nodes are the same object (hash-consing, after Filliâtre and Conchon, ML Workshop 2006), so common
+subexpressions never exist twice, dead code is what nothing refers to, and "did this pass change anything" is `is`.
+Names, scopes and source lines are *occurrences*: they stand beside a node, outside its identity.
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import CodeType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from graphc.dims import DimExpr, Guard, take_guards
+from graphc.errors import ArgumentError, GraphcError, GraphError, ShapeError, did_you_mean
+from graphc.operators import Operators
+from graphc.source import Site, user_site
+from graphc.types import TensorType, TupleType, Type
+
+if TYPE_CHECKING:
+    from graphc.op import Op
+
+_serials = itertools.count()
+
+
+def next_serial() -> int:
+    """A serial number greater than that of every node that exists."""
+    return next(_serials)
+
+
+# --------------------------------------------------------------------------------------------- attributes
+
+
+class Attrs(dict[str, Any]):
+    """The immutable attributes of a node; `key` is their hashable, type-exact form."""
+
+    __slots__ = ("key",)
+
+    def __init__(self, values: Mapping[str, Any] = {}) -> None:
+        super().__init__(values)
+        self.key = tuple((name, freeze(value)) for name, value in sorted(values.items()))
+
+    @property
+    def symbolic(self) -> bool:
+        """Whether some attribute holds a symbolic dimension, to be bound before the node can run."""
+        return any(_is_symbolic(value) for value in self.values())
+
+
+NO_ATTRS = Attrs()
+
+
+def freeze(value: Any) -> Any:
+    """A hashable key that tells apart what Python's `==` does not: `1`, `True` and `1.0`; `0.0` and `-0.0`."""
+    match value:
+        case bool():
+            return (bool, value)
+        case float():
+            return (float, struct.pack("<d", value))
+        case tuple():
+            return tuple(map(freeze, value))
+        case np.generic() | list() | dict() | set() | np.ndarray():
+            raise ArgumentError(f"an attribute can't be {value!r}", hint="pass ints, floats, strings or tuples of them")
+        case _:
+            return value
+
+
+def normalise(value: Any) -> Any:
+    """The plain immutable form of a user's attribute: NumPy scalars become Python's, lists become tuples."""
+    match value:
+        case np.generic():
+            return value.item()
+        case list() | tuple():
+            return tuple(map(normalise, value))
+        case _:
+            return value
+
+
+def _is_symbolic(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return any(map(_is_symbolic, value))
+    return isinstance(value, DimExpr)
+
+
+# --------------------------------------------------------------------------------------------- context
+
+
+class _Context(threading.local):
+    """What new nodes inherit from the thread that builds them."""
+
+    graph: Graph | None = None
+    scope: str = ""
+    origin: tuple[Node, str] | None = None  # set while a pass builds on behalf of a node
+
+
+_context = _Context()
+
+
+class Occurrence(NamedTuple):
+    """One place where a node was written: its scope, and the user's line or the node it was derived from."""
+
+    scope: str
+    code: CodeType | None
+    offset: int
+    origin: Node | None = None
+    rule: str = ""
+
+    @property
+    def site(self) -> Site | None:
+        """The user's line, following derived nodes back to what they were derived from."""
+        at = self
+        while at.code is None and at.origin is not None:
+            at = at.origin.occurrence
+        return None if at.code is None else Site.of(at.code, at.offset)
+
+
+def current_occurrence(depth: int = 1) -> Occurrence:
+    """The occurrence that a node built now would get."""
+    origin = _context.origin
+    if origin is not None:
+        return Occurrence(origin[0].occurrence.scope, None, 0, origin[0], origin[1])
+    return Occurrence(_context.scope, *user_site(depth + 1))
+
+
+class derived_from:
+    """Within this block, new nodes are recorded as derived from `node` by `rule` instead of from a user's line."""
+
+    __slots__ = ("origin", "saved")
+
+    def __init__(self, node: Node, rule: str) -> None:
+        self.origin = (node, rule)
+
+    def __enter__(self) -> None:
+        self.saved = _context.origin
+        _context.origin = self.origin
+
+    def __exit__(self, *exc: object) -> None:
+        _context.origin = self.saved
+
+
+class scope:
+    """`with gc.scope("encoder"):` prefixes the names of the nodes built inside with `encoder/`; scopes nest."""
+
+    def __init__(self, name: str) -> None:
+        if not name or name.strip("/") != name:
+            raise ArgumentError(f"a scope's name can't be {name!r}", hint="use letters, digits, '_' and inner '/'")
+        self.name = name
+
+    def __enter__(self) -> str:
+        self.saved = _context.scope
+        _context.scope = f"{self.saved}/{self.name}" if self.saved else self.name
+        return _context.scope
+
+    def __exit__(self, *exc: object) -> None:
+        _context.scope = self.saved
+
+
+def current_scope() -> str:
+    """The scope that nodes built now are in; empty at the top."""
+    return _context.scope
+
+
+# --------------------------------------------------------------------------------------------- graphs
+
+
+class _Ref(weakref.ref["Node"]):
+    """A weak reference that knows its key, so that a dead node's entry can be dropped."""
+
+    __slots__ = ("key",)
+    key: tuple[Any, ...]
+
+
+class _Table:
+    """A weak interning table; readers need no lock, writers take it."""
+
+    def __init__(self) -> None:
+        self.refs: dict[tuple[Any, ...], _Ref] = {}
+        self.lock = threading.RLock()
+        refs = self.refs
+
+        def drop(ref: weakref.ref[Node]) -> None:
+            key = ref.key  # type: ignore[attr-defined]
+            if refs.get(key) is ref:
+                del refs[key]
+
+        self.drop: Callable[[weakref.ref[Node]], None] = drop
+
+    def add(self, key: tuple[Any, ...], node: Node) -> Node:
+        with self.lock:
+            present = self.refs.get(key)
+            if present is not None and (other := present()) is not None:
+                return other
+            ref = _Ref(node, self.drop)
+            ref.key = key
+            self.refs[key] = ref
+            return node
+
+
+class Graph:
+    """Owns leaves (placeholders, variables, random streams) and, weakly, every node built from them.
+
+    `with gc.Graph() as graph:` makes it the graph of the leaves declared inside. `len(graph)` counts live nodes.
+    """
+
+    def __init__(self, name: str | None = None) -> None:
+        self.name = name or f"graph{next(_graph_numbers)}"
+        self.table = _Table()
+        self.leaves: weakref.WeakValueDictionary[str, Leaf] = weakref.WeakValueDictionary()
+        self._entered: list[tuple[Graph | None, str]] = []
+
+    def __enter__(self) -> Graph:
+        self._entered.append((_context.graph, _context.scope))
+        _context.graph, _context.scope = self, ""
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        _context.graph, _context.scope = self._entered.pop()
+
+    def __len__(self) -> int:
+        return len(self.table.refs) + len(self.leaves)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return f"<Graph {self.name}: {len(self)} nodes>"
+
+    def nodes(self) -> list[Node]:
+        """All live nodes, in the order of their creation."""
+        with self.table.lock:
+            live = [node for ref in list(self.table.refs.values()) if (node := ref()) is not None]
+        return sorted([*live, *self.leaves.values()], key=lambda node: node.serial)
+
+    def variables(self) -> list[Leaf]:
+        """The live variables, in the order of their creation."""
+        return [node for node in self.nodes() if isinstance(node, Leaf) and node.op.kind == "variable"]
+
+    def names(self) -> dict[str, Node]:
+        """Every live node under its unique display name: `scope/op`, numbered where it repeats."""
+        taken: dict[str, Node] = dict(self.leaves.items())
+        counts: dict[str, int] = {}
+        for node in self.nodes():
+            if isinstance(node, Leaf):
+                continue
+            base = node.basename
+            name = base if base not in counts and base not in taken else ""
+            while not name or name in taken:
+                counts[base] = counts.get(base, 0) + 1
+                name = f"{base}_{counts[base]}"
+            counts.setdefault(base, 0)
+            taken[name] = node
+        return taken
+
+    def __getitem__(self, name: str) -> Node:
+        """The node of this name.
+
+        Raises:
+            GraphError: no live node has it; near names are offered.
+        """
+        leaf = self.leaves.get(name)
+        if leaf is not None:
+            return leaf
+        names = self.names()
+        if name not in names:
+            raise GraphError(f"graph {self.name!r} has no node named {name!r}{did_you_mean(name, names)}")
+        return names[name]
+
+    def claim(self, name: str, leaf: Leaf) -> str:
+        """Give `leaf` a unique name: `name` itself or, if a live leaf has it, `name_1`, `name_2`, ..."""
+        with self.table.lock:
+            unique = next(n for n in _candidates(name) if n not in self.leaves)
+            self.leaves[unique] = leaf
+        return unique
+
+    def to_networkx(self) -> Any:
+        """All live nodes as a `networkx.DiGraph`; see `to_networkx`."""
+        return to_networkx(self.nodes())
+
+
+def _candidates(name: str) -> Iterator[str]:
+    yield name
+    yield from (f"{name}_{i}" for i in itertools.count(1))
+
+
+_graph_numbers = itertools.count()
+_default_graph = Graph("default")
+_free = _Table()  # constants, and what is built from constants alone, belong to no graph
+
+
+def current_graph() -> Graph:
+    """The innermost `with Graph()` of this thread, or the process-wide default graph."""
+    return _context.graph or _default_graph
+
+
+# --------------------------------------------------------------------------------------------- nodes
+
+
+class Node(Operators):
+    """One typed value: an op applied to inputs. Immutable; built by calling ops, never directly.
+
+    Attributes:
+        op: the operation.
+        inputs: the nodes it is applied to.
+        attrs: its attributes, by name.
+        type: dtype and shape, from `op.infer`.
+        graph: the graph of its leaves; None for what is built from constants alone.
+        serial: position in the order of creation; an input's is always smaller than its user's.
+        guards: sizes that had to be assumed and are checked against every run's feeds.
+        body: the definition of a composite, over parameters; None for every other op.
+    """
+
+    __slots__ = ("__weakref__", "attrs", "body", "graph", "guards", "inputs", "more", "op", "serial", "type", "where")
+    op: Op
+    inputs: tuple[Node, ...]
+    attrs: Attrs
+    type: Type
+    graph: Graph | None
+    serial: int
+    guards: tuple[Guard, ...]
+    body: Program | None
+    where: tuple[Any, ...]  # the first occurrence, as the bare tuple behind `Occurrence`
+    more: tuple[Occurrence, ...]
+
+    def __repr__(self) -> str:
+        return f"<{self.display_name}: {self.type}>"
+
+    def __reduce__(self) -> Any:
+        raise ArgumentError(
+            "a graph node can't be pickled or copied", hint="save the variables (sess.save), or export the graph to ONNX"
+        )
+
+    # A node's identity is its structure, so `==` and `hash` are those of the object: nodes are dictionary keys.
+    __hash__ = object.__hash__
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """The dimensions: ints, or symbolic expressions."""
+        return self.tensor_type.shape
+
+    @property
+    def dtype(self) -> str:
+        """The dtype's name, such as `"float32"`."""
+        return self.tensor_type.dtype
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions."""
+        return len(self.tensor_type.shape)
+
+    @property
+    def size(self) -> Any:
+        """The number of elements, an int or a symbolic expression."""
+        return self.tensor_type.size
+
+    @property
+    def tensor_type(self) -> TensorType:
+        """The type, of a node that is one tensor.
+
+        Raises:
+            ArgumentError: the node has several results; index it first.
+        """
+        if isinstance(self.type, TensorType):
+            return self.type
+        raise ArgumentError(f"{self.display_name} has several results: {self.type}", hint="take one by its index")
+
+    @property
+    def occurrence(self) -> Occurrence:
+        """The first place where this node was written."""
+        return Occurrence(*self.where)
+
+    @property
+    def occurrences(self) -> tuple[Occurrence, ...]:
+        """Every place where this node was written, one per scope and line."""
+        return (self.occurrence, *self.more)
+
+    @property
+    def scope(self) -> str:
+        """The scope of the first occurrence."""
+        return str(self.where[0])
+
+    @property
+    def basename(self) -> str:
+        """Scope and op, not yet numbered to be unique (`Graph.names` does that)."""
+        return f"{self.scope}/{self.op.name}" if self.scope else self.op.name
+
+    @property
+    def display_name(self) -> str:
+        """What messages call this node."""
+        return self.basename
+
+    @property
+    def made_at(self) -> str:
+        """`matmul was made at model.py:12`, or the empty string for a node without a line."""
+        site = self.occurrence.site
+        return f"{self.display_name} was made at {site.short}" if site else ""
+
+    def __bool__(self) -> bool:
+        raise ArgumentError(
+            f"the value of {self!r} isn't known while the graph is built, so it has no truth value",
+            hint="use gc.where(condition, a, b) to choose values, or `is None` to test for absence",
+        )
+
+    def __len__(self) -> int:
+        count = len(self.type.items) if isinstance(self.type, TupleType) else self._first_dim()
+        return count
+
+    def _first_dim(self) -> int:
+        shape = self.tensor_type.shape
+        if not shape or not isinstance(shape[0], int):
+            what = f"a symbolic first dimension, {shape[0]}" if shape else "no dimensions"
+            raise ShapeError(f"{self!r} has {what}, so it has no len()", hint="use x.shape[0]")
+        return shape[0]
+
+    def __iter__(self) -> Iterator[Node]:
+        return (self[i] for i in range(len(self)))
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        raise ArgumentError(
+            f"{self!r} is symbolic: it has no values until a session runs it",
+            hint="use graphc's function of the same name (gc.tanh, gc.where, ...), or sess.run(x)",
+        )
+
+    def _no_number(self) -> Any:
+        raise ArgumentError(f"{self!r} is symbolic: it has no value to convert", hint="run it: sess.run(x)")
+
+    __float__ = __int__ = __index__ = __complex__ = _no_number
+
+
+class Leaf(Node):
+    """A node without inputs that is itself and nothing else: placeholders, variables, random streams.
+
+    Leaves are never interned; each has a unique name in its graph.
+    """
+
+    __slots__ = ("name",)
+    name: str
+
+    def __init__(self, op: Op, type: Type, name: str, attrs: Attrs = NO_ATTRS, *, scoped: bool = True) -> None:
+        self.op, self.inputs, self.attrs, self.type = op, (), attrs, type
+        self.graph: Graph = current_graph()
+        self.guards, self.more, self.body = (), (), None
+        self.where = current_occurrence(2)
+        self.serial = next(_serials)
+        self.name = self.graph.claim(f"{_context.scope}/{name}" if scoped and _context.scope else name, self)
+
+    @property
+    def display_name(self) -> str:
+        return self.name
+
+
+def make(op: Op, inputs: tuple[Node, ...], attrs: Attrs = NO_ATTRS, body: Program | None = None) -> Node:
+    """The node of `op` on `inputs`: the one that exists, or a new one.
+
+    Args:
+        body: the definition of a composite, whose outputs give the type.
+
+    Raises:
+        GraphError: the inputs belong to two graphs.
+        GraphcError: what `op.infer` finds wrong with the operands, with the user's lines added.
+    """
+    graph = None
+    for node in inputs:
+        owner = node.graph
+        if owner is not graph and owner is not None:
+            if graph is not None:
+                raise _mixed_graphs(op, inputs)
+            graph = owner
+    table = _free if graph is None else graph.table
+    key = (op, inputs, attrs.key, body)
+    origin = _context.origin
+    where: tuple[Any, ...] = (
+        (_context.scope, *user_site(1)) if origin is None else (origin[0].where[0], None, 0, *origin)
+    )
+    ref = table.refs.get(key)
+    if ref is not None:
+        node = ref()  # type: ignore[assignment]
+        if node is not None:
+            if node.where != where and origin is None:
+                _note(node, where)
+            return node
+    node = Node()
+    try:
+        node.type = op.infer(*[i.type for i in inputs], **attrs) if body is None else body.type
+    except GraphcError as error:
+        take_guards()
+        raise explain(error, op, inputs, where)  # noqa: B904 - the same error, with lines
+    node.op, node.inputs, node.attrs, node.graph, node.body = op, inputs, attrs, graph, body
+    node.guards, node.more, node.where = take_guards(), (), where
+    node.serial = next(_serials)
+    return table.add(key, node)
+
+
+def _note(node: Node, where: tuple[Any, ...]) -> None:
+    if where not in node.more:
+        node.more = (*node.more, Occurrence(*where))
+
+
+def explain(error: GraphcError, op: Op, inputs: Sequence[Node], where: tuple[Any, ...]) -> GraphcError:
+    """`error`, with the op's name, the user's line and where the operands were made."""
+    if not error.message.startswith(f"{op.name}:"):
+        error.message = f"{op.name}: {error.message}"
+    site = Occurrence(*where).site
+    return error.at(str(site) if site else "", *dict.fromkeys(node.made_at for node in inputs))
+
+
+def _mixed_graphs(op: Op, inputs: Sequence[Node]) -> GraphError:
+    owners = {node.graph.name: node for node in inputs if node.graph is not None}
+    names = " and ".join(map(repr, owners))
+    return GraphError(
+        f"{op.name}: the operands belong to different graphs, {names}",
+        hint="build both inside one `with graph:` block",
+        lines=[f"in {name!r}: {node.made_at}" for name, node in owners.items()],
+    )
+
+
+# --------------------------------------------------------------------------------------------- programs
+
+
+@dataclass(frozen=True)
+class Program:
+    """A function over nodes: what a session compiles, a composite expands to, an exporter writes.
+
+    Attributes:
+        inputs: leaves that are given from outside, in order.
+        outputs: the values it returns.
+        updates: new values of variables, committed together after the outputs are known (see `state`).
+    """
+
+    inputs: tuple[Node, ...]
+    outputs: tuple[Node, ...]
+    updates: tuple[tuple[Node, Node], ...] = field(default=())
+
+    @property
+    def roots(self) -> tuple[Node, ...]:
+        """Everything that must be computed: outputs, then new values."""
+        return (*self.outputs, *(value for _, value in self.updates))
+
+    @property
+    def type(self) -> Type:
+        """The type of the output, or the tuple type of several."""
+        return self.outputs[0].type if len(self.outputs) == 1 else TupleType([n.tensor_type for n in self.outputs])
+
+    def nodes(self) -> list[Node]:
+        """All nodes that the roots need, inputs before users."""
+        return toposort(self.roots)
+
+    def with_roots(self, roots: Sequence[Node]) -> Program:
+        """The same program computing `roots`, given in the order of `self.roots`."""
+        count = len(self.outputs)
+        updates = tuple((variable, new) for (variable, _), new in zip(self.updates, roots[count:], strict=True))
+        return Program(self.inputs, tuple(roots[:count]), updates)
+
+
+def reachable(roots: Iterable[Node], stop: Callable[[Node], bool] | None = None) -> set[Node]:
+    """`roots` and everything they are computed from; inputs of nodes for which `stop` holds are not followed."""
+    stack = list(roots)
+    seen = set(stack)
+    while stack:
+        node = stack.pop()
+        if stop is not None and stop(node):
+            continue
+        for i in node.inputs:
+            if i not in seen:
+                seen.add(i)
+                stack.append(i)
+    return seen
+
+
+def toposort(roots: Iterable[Node]) -> list[Node]:
+    """All nodes that `roots` need, each after its inputs, in the order of creation (which is such an order)."""
+    return sorted(reachable(roots), key=lambda node: node.serial)
+
+
+def rebuild(node: Node, inputs: tuple[Node, ...]) -> Node:
+    """`node` with other inputs, recorded as derived from it; `node` itself when they are the same."""
+    if inputs == node.inputs:
+        return node
+    with derived_from(node, ""):
+        return make(node.op, inputs, node.attrs, node.body)
+
+
+def substitute(roots: Sequence[Node], replacements: Mapping[Node, Node]) -> tuple[Node, ...]:
+    """`roots` with every node in `replacements` replaced, all at once."""
+    new: dict[Node, Node] = dict(replacements)
+    for node in sorted(reachable(roots, replacements.__contains__), key=lambda node: node.serial):
+        if node not in new:
+            new[node] = rebuild(node, tuple([new[i] for i in node.inputs])) if node.inputs else node
+    return tuple(new[root] for root in roots)
+
+
+def to_networkx(roots: Iterable[Node]) -> Any:
+    """The nodes that `roots` need as a `networkx.MultiDiGraph`.
+
+    Node keys are the `Node`s themselves, with data `name`, `op`, `type`; edges run from input to user with `index`,
+    the operand's position.
+    """
+    import networkx
+
+    graph = networkx.MultiDiGraph()
+    for node in toposort(roots):
+        graph.add_node(node, name=node.display_name, op=node.op.name, type=str(node.type))
+        graph.add_edges_from((i, node, {"index": k}) for k, i in enumerate(node.inputs))
+    return graph

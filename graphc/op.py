@@ -1,0 +1,129 @@
+"""What an operation *means*, in one value: its type rule, its NumPy reference, its symbolic gradient, its samples.
+
+How a target runs an op lives in that target's table. Operand handling (promotion, broadcasting) is `operands.py`;
+ops that are defined by other ops are `composite.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from graphc import ir
+from graphc.errors import ArgumentError, did_you_mean
+from graphc.ir import Attrs, Node, make
+from graphc.source import here
+from graphc.types import Type
+
+Array = np.ndarray[Any, Any]
+Cotangents = tuple[Node | None, ...]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One valid call of an op for the generated tests: operands, and attributes.
+
+    Operands are NumPy arrays (float ones are float64 and are cast to each dtype under test). `differentiable` is
+    False at points where a finite difference means nothing (kinks, ties).
+    """
+
+    args: tuple[Any, ...]
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    differentiable: bool = True
+
+
+Samples = Callable[[np.random.Generator], Iterable[Sample]]
+
+
+@dataclass(frozen=True)
+class NoGradient:
+    """The decision that an op passes no gradient, with the reason that a report on a cut path gives."""
+
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """An operation; ops are compared by identity, so a user's own `softmax` is not ours.
+
+    Attributes:
+        name: as shown in messages and pictures.
+        infer: `(*operand types, **attrs) -> Type`; raises ShapeError or DTypeError for what doesn't fit.
+        coerce: `(op, args) -> operands`: turns what the user passed into nodes (see `operands.py`).
+        ref: `(*arrays, **attrs) -> array(s)`, the NumPy meaning and the oracle of every test. Composites have none:
+            their body is evaluated. 16-bit floats arrive as float32, and results are rounded once, on return.
+        vjp: `(g, y, *inputs, **attrs) -> one cotangent for each input (None: nothing flows)`, written with ops, or
+            `NoGradient(reason)`. A composite without one is differentiated through its body.
+        kind: the trait that passes ask: parameter, placeholder, variable, constant, pointwise, view, reduce,
+            contract, conv, window, index, sort, scan, random, opaque, mode, auxiliary, tuple, composite.
+        accepts: for pointwise ops, the dtype class of each operand (see `ACCEPTS`; the last one repeats).
+        bijective: a view that neither repeats nor drops elements, so that a mask may be moved through it.
+        commutative: operands may be swapped; patterns match both orders.
+        required, defaults: names of attributes that must be given, and those with a default value.
+        body: for composites, `(operand types, attrs) -> Program` over parameters.
+        samples: calls for the generated tests.
+    """
+
+    name: str
+    infer: Callable[..., Type]
+    coerce: Callable[[Op, Sequence[Any]], tuple[Node, ...]]
+    ref: Callable[..., Any] | None = None
+    vjp: Callable[..., Cotangents] | NoGradient | None = None
+    kind: str = "opaque"
+    accepts: tuple[str, ...] = ("any",)
+    bijective: bool = False
+    commutative: bool = False
+    required: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    body: Callable[[tuple[Type, ...], Attrs], ir.Program] | None = None
+    samples: Samples | None = None
+    doc: str = ""
+
+    def __repr__(self) -> str:
+        return f"<op {self.name}>"
+
+    def __call__(self, *args: Any, **attrs: Any) -> Any:
+        """Apply the op: operands are tensors, arrays, numbers or nested lists; attributes go by name.
+
+        An operand that has `__graphc_op__(op, args, attrs)` takes the call: eager tensors and rewrite patterns do.
+        """
+        for arg in args:
+            if not isinstance(arg, Node) and hasattr(arg, "__graphc_op__"):
+                return arg.__graphc_op__(self, args, attrs)
+        frozen = self.frozen_attrs(attrs) if attrs else self._default_attrs
+        return make(self, self.coerce(self, args), frozen)
+
+    @cached_property
+    def _default_attrs(self) -> Attrs:
+        return self.frozen_attrs({})
+
+    def frozen_attrs(self, attrs: Mapping[str, Any]) -> Attrs:
+        """`attrs` with the defaults filled in, normalised.
+
+        Raises:
+            ArgumentError: an unknown attribute (near names are offered) or a missing one; all are told.
+        """
+        known = (*self.required, *self.defaults)
+        wrong = [f"has no argument {n!r}{did_you_mean(n, known)}" for n in attrs if n not in known]
+        wrong += [f"needs the argument {n!r}" for n in self.required if n not in attrs]
+        if wrong:
+            raise ArgumentError(f"{self.name}: {' and '.join(wrong)}", lines=[here()])
+        return Attrs({name: ir.normalise(value) for name, value in {**self.defaults, **attrs}.items()})
+
+
+def collect(modules: Iterable[Any]) -> dict[str, Op]:
+    """The ops that `modules` define, by name; a name that is defined twice is an error.
+
+    The registry is worked out from the modules instead of being filled at declaration, so a user's own ops (and a
+    notebook cell that declares one again) can't collide with ours.
+    """
+    found: dict[str, Op] = {}
+    for module in modules:
+        for op in vars(module).values():
+            if isinstance(op, Op) and found.setdefault(op.name, op) is not op:
+                raise ArgumentError(f"two ops are named {op.name!r}; the second is in {module.__name__}")
+    return found
