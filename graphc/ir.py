@@ -332,7 +332,8 @@ class Node(Operators):
 
     def __reduce__(self) -> Any:
         raise ArgumentError(
-            "a graph node can't be pickled or copied", hint="save the variables (sess.save), or export the graph to ONNX"
+            "a graph node can't be pickled or copied",
+            hint="save the variables (sess.save), or export the graph to ONNX",
         )
 
     # A node's identity is its structure, so `==` and `hash` are those of the object: nodes are dictionary keys.
@@ -581,16 +582,28 @@ def rebuild(node: Node, inputs: tuple[Node, ...]) -> Node:
     """`node` with other inputs, recorded as derived from it; `node` itself when they are the same."""
     if inputs == node.inputs:
         return node
-    with derived_from(node, ""):
+    with derived_from(node, "rebuild"):
         return make(node.op, inputs, node.attrs, node.body)
 
 
-def substitute(roots: Sequence[Node], replacements: Mapping[Node, Node]) -> tuple[Node, ...]:
-    """`roots` with every node in `replacements` replaced, all at once."""
+def substitute(
+    roots: Sequence[Node], replacements: Mapping[Node, Node], origin: tuple[Node, str] | None = None
+) -> tuple[Node, ...]:
+    """`roots` with every node in `replacements` replaced, all at once.
+
+    Args:
+        origin: the node and rule that new nodes are derived from; by default each from the node it replaces.
+    """
     new: dict[Node, Node] = dict(replacements)
     for node in sorted(reachable(roots, replacements.__contains__), key=lambda node: node.serial):
-        if node not in new:
-            new[node] = rebuild(node, tuple([new[i] for i in node.inputs])) if node.inputs else node
+        if node in new:
+            continue
+        inputs = tuple([new[i] for i in node.inputs])
+        if inputs == node.inputs:
+            new[node] = node
+            continue
+        with derived_from(*(origin or (node, "substitute"))):
+            new[node] = make(node.op, inputs, node.attrs, node.body)
     return tuple(new[root] for root in roots)
 
 

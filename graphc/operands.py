@@ -263,11 +263,22 @@ def pointwise(
 
     classes = (accepts,) if isinstance(accepts, str) else accepts
     return Op(
-        name, infer, pointwise_operands, ref, vjp, "pointwise", classes, commutative=commutative, samples=samples, doc=doc
+        name,
+        infer,
+        pointwise_operands,
+        ref,
+        vjp,
+        "pointwise",
+        classes,
+        commutative=commutative,
+        samples=samples,
+        doc=doc,
     )
 
 
-def primitive(name: str, infer: Callable[..., Any], ref: Callable[..., Any] | None, vjp: Any, kind: str, **fields: Any) -> Op:
+def primitive(
+    name: str, infer: Callable[..., Any], ref: Callable[..., Any] | None, vjp: Any, kind: str, **fields: Any
+) -> Op:
     """Declare any other op; operands become nodes and are not promoted."""
     return Op(name, infer, fields.pop("coerce", as_nodes), ref, vjp, kind, **fields)
 

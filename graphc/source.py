@@ -70,7 +70,9 @@ def assigned_name(code: CodeType | None, offset: int) -> str | None:
         return None
     following = (i for i in dis.get_instructions(code) if i.offset > offset)
     instruction = next((i for i in following if i.opname not in ("CACHE", "NOP")), None)
-    if instruction is not None and instruction.opname.startswith(("STORE_NAME", "STORE_FAST", "STORE_GLOBAL", "STORE_DEREF")):
+    if instruction is not None and instruction.opname.startswith(
+        ("STORE_NAME", "STORE_FAST", "STORE_GLOBAL", "STORE_DEREF")
+    ):
         name = instruction.argval
         return name if isinstance(name, str) else None
     return None

@@ -363,9 +363,7 @@ def broadcast_shapes(*shapes: tuple[Dim, ...]) -> tuple[Dim, ...]:
     return result
 
 
-def _broadcast_pair(
-    a: tuple[Dim, ...], b: tuple[Dim, ...], shapes: tuple[tuple[Dim, ...], ...]
-) -> tuple[Dim, ...]:
+def _broadcast_pair(a: tuple[Dim, ...], b: tuple[Dim, ...], shapes: tuple[tuple[Dim, ...], ...]) -> tuple[Dim, ...]:
     longer, shorter = (a, b) if len(a) >= len(b) else (b, a)
     dims = list(longer)
     for axis in range(-len(shorter), 0):

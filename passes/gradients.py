@@ -1,0 +1,365 @@
+"""Symbolic differentiation: the backward graph, as a graph again.
+
+Reverse accumulation (Griewank and Walther, *Evaluating Derivatives*, ch. 3) over the nodes on a path to what is asked
+for. Every rule is written in ops, so the result can be differentiated, fetched and exported like anything else.
+
+A cotangent of the form `where(c, g, 0)` passes a pointwise op as `where(c, vjp(g), 0)`: the mask moves outward, so a
+branch that was not taken can't turn the gradient into 0 * inf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from graphc.errors import ArgumentError, GradientError, InternalError, ShapeError
+from graphc.ir import Node, Program, derived_from, substitute, toposort
+from graphc.op import NoGradient
+from graphc.operands import as_node, astype, expand, parameter, splat, splat_value, zeros_like
+from graphc.ops.creation import zeros
+from graphc.ops.math import where
+from graphc.ops.shape import reshape, stack
+from graphc.source import here
+from graphc.types import TensorType, TupleType, is_float
+
+RULE = "gradient"  # the rule by which backward nodes are derived; drawings colour by it
+Cotangent = Node | tuple[Node | None, ...]
+
+
+# --------------------------------------------------------------------------------------------- what users call
+
+
+def gradients(
+    ys: Node | Sequence[Node],
+    xs: Node | Sequence[Node],
+    grad_ys: Any = None,
+    *,
+    disconnected: str = "raise",
+) -> list[Node | None]:
+    """The gradient of the sum of `ys` with respect to each of `xs`, as nodes.
+
+    Args:
+        ys: float tensors of any shape.
+        xs: float tensors: variables, placeholders, or anything in between.
+        grad_ys: weights of the elements of `ys`, of their shapes; ones by default.
+        disconnected: what to return for an `x` that no gradient reaches: "raise" an error that says where the path
+            was cut, "zero" for zeros, or "none" for None.
+
+    Raises:
+        GradientError: no gradient reaches an `x`, or something asked for isn't a float tensor.
+    """
+    ys, xs = _list(ys, "ys"), _list(xs, "xs")
+    if disconnected not in ("raise", "zero", "none"):
+        raise ArgumentError(f"disconnected={disconnected!r} is not one of 'raise', 'zero' and 'none'", lines=[here()])
+    for role, node in [*(("ys", y) for y in ys), *(("xs", x) for x in xs)]:
+        if not is_float(node.dtype):
+            raise GradientError(
+                f"gradients: {role} must be float tensors, got {node!r}",
+                lines=[here(), node.made_at],
+                hint="only functions over the reals have gradients; cast the data, not the result",
+            )
+    found = backpropagate(dict(_seeds(ys, grad_ys)), xs)
+    missing = [x for x, g in zip(xs, found, strict=True) if g is None]
+    if missing and disconnected == "raise":
+        raise cut_report(ys, missing)
+    return [zeros_like(x) if g is None and disconnected == "zero" else g for x, g in zip(xs, found, strict=True)]
+
+
+def vjp(y: Node, xs: Sequence[Node], dy: Any, **options: str) -> list[Node | None]:
+    """The vector-Jacobian products `dy · ∂y/∂x`: `gradients` with the weights `dy` (one per y, if y is a list)."""
+    return gradients(y, xs, dy, **options)
+
+
+def jvp(y: Node, xs: Sequence[Node], vs: Sequence[Any]) -> Node:
+    """The Jacobian-vector product `Σ ∂y/∂x · v`, of the shape of `y`.
+
+    The vector-Jacobian product is linear in its vector, so its own vector-Jacobian product is the one wanted
+    (double reverse mode; J. Townsend, 2017).
+    """
+    xs = _list(xs, "xs")
+    weights = parameter(-1, y.type)
+    backward = gradients(y, xs, [weights], disconnected="zero")
+    vectors = [_weight(x, v) for x, v in zip(xs, _list_of_any(vs), strict=True)]
+    reached = [(g, v) for g, v in zip(backward, vectors, strict=True) if g is not None]
+    forward = backpropagate(dict(reached), [weights])[0]
+    if forward is None:
+        return zeros_like(y)
+    return substitute([forward], {weights: zeros_like(y)})[0]
+
+
+def hvp(loss: Node, x: Node, v: Any) -> Node:
+    """The product of the Hessian of the scalar `loss` with `v`, without forming the Hessian."""
+    (g,) = gradients(_scalar(loss), [x])
+    return _only(gradients(_only([g]), [x], [v], disconnected="zero"))
+
+
+def jacobian(y: Node, x: Node) -> Node:
+    """All first derivatives: a tensor of shape `y.shape + x.shape`.
+
+    The backward graph is built once and instantiated for each element of `y`, whose size must be known.
+    """
+    if not isinstance(y.size, int):
+        raise ShapeError(f"the Jacobian of {y!r} needs a known size", hint="use jvp or vjp", lines=[here()])
+    weights = parameter(-1, y.type)
+    (row,) = gradients(y, [x], [weights], disconnected="zero")
+    flat = TensorType(y.dtype, (y.size,))
+    rows = [substitute([_only([row])], {weights: reshape(_unit(k, flat), y.shape)})[0] for k in range(y.size)]
+    shape = (*y.shape, *x.shape)
+    return reshape(stack(rows, axis=0), shape) if rows else zeros(shape, dtype=x.dtype)
+
+
+def hessian(loss: Node, x: Node) -> Node:
+    """All second derivatives of the scalar `loss`: a tensor of shape `x.shape + x.shape`."""
+    (g,) = gradients(_scalar(loss), [x])
+    return jacobian(_only([g]), x)
+
+
+# --------------------------------------------------------------------------------------------- reverse accumulation
+
+
+def backpropagate(seeds: Mapping[Node, Node], xs: Sequence[Node]) -> list[Node | None]:
+    """The cotangents of `xs` for the given cotangents of some nodes; None where nothing flows."""
+    order = toposort(seeds)
+    wanted = _on_a_path(order, xs)
+    arrived: dict[Node, list[Any]] = {node: [g] for node, g in seeds.items()}
+    asked = set(xs)
+    total: dict[Node, Node] = {}
+    for node in reversed(order):
+        contributions = arrived.pop(node, None)
+        if contributions is None or node not in wanted:
+            continue
+        with derived_from(node, RULE):
+            cotangent = _gathered(node, contributions)
+            if node in asked:
+                total[node] = cotangent
+            if not node.inputs:
+                continue
+            for i, g in zip(node.inputs, pulled_back(node, cotangent), strict=True):
+                if g is not None and i in wanted:
+                    if not _typed_like(g, i):
+                        raise InternalError(f"the vjp of {node.op.name} gave {g!r} for an input of {i.type}")
+                    arrived.setdefault(i, []).append(g)
+    return [total.get(x) for x in xs]
+
+
+def _on_a_path(order: Iterable[Node], xs: Iterable[Node]) -> set[Node]:
+    wanted = set(xs)
+    for node in order:
+        if node not in wanted and not wanted.isdisjoint(node.inputs):
+            wanted.add(node)
+    return wanted
+
+
+class _Item(NamedTuple):
+    """The cotangent of one result of a node that has several."""
+
+    index: int
+    value: Node
+
+
+def _gathered(node: Node, contributions: Sequence[Any]) -> Any:
+    """The sum of what arrived at a node; for a tuple, item by item."""
+    if not isinstance(node.type, TupleType):
+        return _sum(contributions)
+    slots: list[list[Node]] = [[] for _ in node.type.items]
+    for item in contributions:
+        slots[item.index].append(item.value)
+    return tuple([_sum(slot) if slot else None for slot in slots])
+
+
+def _sum(terms: Sequence[Node]) -> Node:
+    result = terms[0]
+    for term in terms[1:]:
+        result = result + term
+    return result
+
+
+def _typed_like(g: Any, node: Node) -> bool:
+    return isinstance(g, _Item) or g.type is node.type
+
+
+def pulled_back(node: Node, g: Any) -> Sequence[Any]:
+    """The cotangents of a node's inputs for its own cotangent, by its rule or through its body."""
+    op = node.op
+    if op.kind == "tuple":
+        return (_Item(node.attrs["index"], g),)
+    if isinstance(op.vjp, NoGradient):
+        return (None,) * len(node.inputs)
+    rule: Callable[..., Any] | None = op.vjp
+    if rule is None and node.body is None:
+        raise InternalError(f"op {op.name!r} has no gradient rule")
+    if rule is None:
+        return _through_body(node, g)
+    masks, inner = _peeled(g) if _moves_masks(node) else ([], g)
+    found = rule(inner, node, *node.inputs, **node.attrs)
+    for condition in reversed(masks):
+        if op.bijective:
+            condition = rule(condition, node, *node.inputs, **node.attrs)[0]
+        found = [None if r is None else where(condition, r, zeros_like(r)) for r in found]
+    return tuple(found)
+
+
+def _moves_masks(node: Node) -> bool:
+    return node.op.kind == "pointwise" or node.op.bijective or (node.body is not None and _pointwise(node.body))
+
+
+@lru_cache(maxsize=1024)
+def _pointwise(body: Program) -> bool:
+    """Whether a composite acts element by element, so that masks may move through it."""
+    computed = [node for node in body.nodes() if node.inputs and splat_value(node) is None]
+    shapes = {node.type.shape for node in (*body.inputs, *computed) if isinstance(node.type, TensorType)}
+    return len(shapes) == 1 and all(node.op.kind == "pointwise" for node in computed)
+
+
+def _peeled(g: Any) -> tuple[list[Node], Any]:
+    """`where(c, where(d, g, 0), 0)` as `([c, d], g)`."""
+    masks = []
+    while isinstance(g, Node) and g.op is where:
+        condition, taken, other = g.inputs
+        if splat_value(other) == 0:
+            g = taken
+        elif splat_value(taken) == 0:
+            condition, g = ~condition, other
+        else:
+            break
+        masks.append(condition)
+    return masks, g
+
+
+def _through_body(node: Node, g: Any) -> Sequence[Node | None]:
+    """The cotangents of a composite's inputs, by differentiating its definition."""
+    assert node.body is not None
+    cotangents = g if isinstance(g, tuple) else (g,)
+    given = tuple([c is not None for c in cotangents])
+    backward, reached = _backward_body(node.body, given)
+    values = [*node.inputs, *[c for c in cotangents if c is not None]]
+    found = iter(substitute(backward.outputs, dict(zip(backward.inputs, values, strict=True)), origin=(node, RULE)))
+    return tuple([next(found) if r else None for r in reached])
+
+
+@lru_cache(maxsize=1024)
+def _backward_body(body: Program, given: tuple[bool, ...]) -> tuple[Program, tuple[bool, ...]]:
+    """The program from a body's parameters and the given outputs' cotangents to its inputs' cotangents."""
+    outputs = [output for output, present in zip(body.outputs, given, strict=True) if present]
+    weights = [parameter(len(body.inputs) + k, output.type) for k, output in enumerate(outputs)]
+    seeds: dict[Node, Node] = {}
+    for output, weight in zip(outputs, weights, strict=True):
+        seeds[output] = seeds[output] + weight if output in seeds else weight
+    found = backpropagate(seeds, body.inputs)
+    program = Program((*body.inputs, *weights), tuple([g for g in found if g is not None]))
+    return program, tuple([g is not None for g in found])
+
+
+# --------------------------------------------------------------------------------------------- seeds and arguments
+
+
+def _seeds(ys: Sequence[Node], grad_ys: Any) -> Iterable[tuple[Node, Node]]:
+    weights = [None] * len(ys) if grad_ys is None else _list_of_any(grad_ys)
+    if len(weights) != len(ys):
+        raise ArgumentError(f"gradients: {len(ys)} ys but {len(weights)} grad_ys", lines=[here()])
+    seeds: dict[Node, Node] = {}
+    for y, weight in zip(ys, weights, strict=True):
+        with derived_from(y, RULE):
+            seed = splat(1, y.tensor_type) if weight is None else _weight(y, weight)
+            seeds[y] = seeds[y] + seed if y in seeds else seed
+    return seeds.items()
+
+
+def _weight(like: Node, value: Any) -> Node:
+    try:
+        return expand(astype(as_node(value), like.dtype), like.shape)
+    except ShapeError as error:
+        raise ShapeError(
+            f"the weights of {like!r} have the wrong shape: {as_node(value).type}", lines=[here()]
+        ) from error
+
+
+def _list(nodes: Any, role: str) -> list[Node]:
+    found = list(nodes) if isinstance(nodes, list | tuple) else [nodes]
+    for node in found:
+        if not isinstance(node, Node):
+            raise ArgumentError(f"gradients: {role} must be tensors of a graph, got {node!r}", lines=[here()])
+    return found
+
+
+def _list_of_any(values: Any) -> list[Any]:
+    return list(values) if isinstance(values, list | tuple) else [values]
+
+
+def _scalar(loss: Node) -> Node:
+    if loss.ndim:
+        raise ShapeError(f"expected a scalar, got {loss!r}", hint="reduce it first: loss.mean()", lines=[here()])
+    return loss
+
+
+def _only(found: Sequence[Node | None]) -> Node:
+    (node,) = found
+    assert node is not None
+    return node
+
+
+def _unit(index: int, type: TensorType) -> Node:
+    """The unit vector along `index`."""
+    import numpy as np
+
+    row = np.zeros(type.shape, np.float64)
+    row[index] = 1
+    return astype(as_node(row), type.dtype)
+
+
+# --------------------------------------------------------------------------------------------- why nothing flows
+
+
+def cut_report(ys: Sequence[Node], missing: Sequence[Node]) -> GradientError:
+    """The error for `xs` that no gradient reaches: for each, the ops that cut its paths, and their lines."""
+    order = toposort(ys)
+    alive = _alive(order, ys)
+    lines = []
+    for x in missing:
+        depends = _on_a_path(order, [x])
+        if depends.isdisjoint(ys):
+            lines.append(f"{x.display_name}: not used in computing {', '.join(y.display_name for y in ys)}")
+            continue
+        cuts = [n for n in order if n in alive and n in depends and n is not x and _cuts(n, depends)]
+        lines += [f"{x.display_name}: cut at {_place(n)}: {_reason(n)}" for n in cuts[:3]]
+    names = ", ".join(repr(x.display_name) for x in missing)
+    return GradientError(
+        f"no gradient reaches {names}",
+        lines=lines,
+        hint="disconnected='zero' (or 'none') if that is meant",
+    )
+
+
+def _alive(order: Sequence[Node], ys: Iterable[Node]) -> set[Node]:
+    """The nodes that some cotangent arrives at."""
+    alive = set(ys)
+    for node in reversed(order):
+        if node in alive and not isinstance(node.op.vjp, NoGradient):
+            alive.update(i for k, i in enumerate(node.inputs) if _passes(node, k))
+    return alive
+
+
+def _passes(node: Node, k: int) -> bool:
+    type = node.inputs[k].type
+    if isinstance(type, TensorType) and not is_float(type.dtype):
+        return False
+    return not (isinstance(node.type, TensorType) and not is_float(node.type.dtype))
+
+
+def _cuts(node: Node, depends: set[Node]) -> bool:
+    """Whether a node that cotangents arrive at hands none to any input that depends on x."""
+    if isinstance(node.op.vjp, NoGradient):
+        return True
+    return not any(i in depends and _passes(node, k) for k, i in enumerate(node.inputs))
+
+
+def _place(node: Node) -> str:
+    site = node.occurrence.site
+    return f"{node.op.name}, {site}" if site else node.op.name
+
+
+def _reason(node: Node) -> str:
+    if isinstance(node.op.vjp, NoGradient):
+        return node.op.vjp.reason
+    return "its operand is not a float tensor" if node.inputs else "it depends on nothing"
