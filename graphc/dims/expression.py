@@ -257,7 +257,10 @@ def _floor_div(numerator: Dim, denominator: Dim) -> Dim:
     """numerator // denominator in canonical form.
 
     The polynomial quotient leaves the floor, the rest loses what it shares with the denominator, a floor of a
-    floor becomes one floor, and what then lies provably in [-denominator, denominator) is a constant.
+    floor (by integers) becomes one floor, and what then lies provably in [-denominator, denominator) is constant.
+
+    Raises:
+        ShapeError: the denominator is 0.
     """
     if denominator == 0:
         raise ShapeError(f"the dimension {numerator} is divided by zero")
@@ -265,10 +268,12 @@ def _floor_div(numerator: Dim, denominator: Dim) -> Dim:
         return _floor_div(-numerator, -denominator)
     quotient, rest = _divide(numerator, denominator)
     rest, divisor = _cancel(rest, denominator)
+    if rest == 0:
+        return quotient
     if isinstance(rest, int) and isinstance(divisor, int):
         return quotient + rest // divisor
     lone = _lone_floors(terms_of(rest))
-    if len(lone) == 1:
+    if isinstance(divisor, int) and len(lone) == 1:
         ((top, bottom),) = lone
         return quotient + _floor_div(top + (rest - top // bottom) * bottom, divisor * bottom)
     if isinstance(divisor, DimExpr):
@@ -324,9 +329,9 @@ def _shrink(terms: Terms, common: Monomial, number: int) -> Dim:
 
 
 def _lone_floors(terms: Terms) -> list[FloorDiv]:
-    """The floor divisions that are summands of their own, with coefficient 1."""
+    """The floor divisions by an integer that are summands of their own, with coefficient 1."""
     lone = [monomial[0] for monomial, x in terms if x == 1 and len(monomial) == 1]
-    return [atom for atom in lone if isinstance(atom, FloorDiv)]
+    return [atom for atom in lone if isinstance(atom, FloorDiv) and isinstance(atom.denominator, int)]
 
 
 def ceil_div(a: Dim, b: Dim) -> Dim:
@@ -345,8 +350,7 @@ def product(dims: Iterable[Dim]) -> Dim:
 def _window_form(terms: Terms) -> Terms:
     """`terms` as they are printed: `(h + 1)//2 - 2` in the form that windows have, `(h - 5)//2 + 1`."""
     constant = terms[-1][1] if not terms[-1][0] else 0
-    lone = [atom for atom in _lone_floors(terms) if isinstance(atom.denominator, int)]
-    windows = [atom for atom in lone if constant_of(atom.numerator) > 0]
+    windows = [atom for atom in _lone_floors(terms) if constant_of(atom.numerator) > 0]
     if constant >= 0 or len(windows) != 1:
         return terms
     numerator, denominator = windows[0]
