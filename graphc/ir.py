@@ -11,6 +11,7 @@ import itertools
 import struct
 import threading
 import weakref
+from _weakref import _remove_dead_weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import CodeType
@@ -98,6 +99,16 @@ class _Context(threading.local):
     scope: str = ""
     origin: tuple[Node, str] | None = None  # set while a pass builds on behalf of a node
 
+    def __init__(self) -> None:
+        self.entered: list[tuple[Graph | None, str]] = []  # what the blocks that this thread is in return to
+
+    def enter(self, graph: Graph | None, scope: str) -> None:
+        self.entered.append((self.graph, self.scope))
+        self.graph, self.scope = graph, scope
+
+    def leave(self) -> None:
+        self.graph, self.scope = self.entered.pop()
+
 
 _context = _Context()
 
@@ -153,12 +164,11 @@ class scope:
         self.name = name
 
     def __enter__(self) -> str:
-        self.saved = _context.scope
-        _context.scope = f"{self.saved}/{self.name}" if self.saved else self.name
+        _context.enter(_context.graph, f"{_context.scope}/{self.name}" if _context.scope else self.name)
         return _context.scope
 
     def __exit__(self, *exc: object) -> None:
-        _context.scope = self.saved
+        _context.leave()
 
 
 def current_scope() -> str:
@@ -185,9 +195,8 @@ class _Table:
         refs = self.refs
 
         def drop(ref: weakref.ref[Node]) -> None:
-            key = ref.key  # type: ignore[attr-defined]
-            if refs.get(key) is ref:
-                del refs[key]
+            # In one step, unlike `if refs.get(key) is ref: del refs[key]`: a thread may build the node in between.
+            _remove_dead_weakref(refs, ref.key)  # type: ignore[attr-defined]
 
         self.drop: Callable[[weakref.ref[Node]], None] = drop
 
@@ -212,15 +221,13 @@ class Graph:
         self.name = name or f"graph{next(_graph_numbers)}"
         self.table = _Table()
         self.leaves: weakref.WeakValueDictionary[str, Leaf] = weakref.WeakValueDictionary()
-        self._entered: list[tuple[Graph | None, str]] = []
 
     def __enter__(self) -> Graph:
-        self._entered.append((_context.graph, _context.scope))
-        _context.graph, _context.scope = self, ""
+        _context.enter(self, "")
         return self
 
     def __exit__(self, *exc: object) -> None:
-        _context.graph, _context.scope = self._entered.pop()
+        _context.leave()
 
     def __len__(self) -> int:
         return len(self.table.refs) + len(self.leaves)

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from graphc import ir
-from graphc.errors import ArgumentError, did_you_mean
+from graphc.dims import take_guards
+from graphc.errors import ArgumentError, GraphcError, did_you_mean
 from graphc.ir import Attrs, Node, make
 from graphc.source import here
 from graphc.types import Type
@@ -95,7 +96,13 @@ class Op:
             if not isinstance(arg, Node) and hasattr(arg, "__graphc_op__"):
                 return arg.__graphc_op__(self, args, attrs)
         frozen = self.frozen_attrs(attrs) if attrs else self._default_attrs
-        return make(self, self.coerce(self, args), frozen)
+        try:
+            operands = self.coerce(self, args)
+        except GraphcError as error:
+            take_guards()
+            nodes = [arg for arg in args if isinstance(arg, Node)]
+            raise ir.explain(error, self, nodes, ir.current_occurrence())  # noqa: B904 - the same error, with lines
+        return make(self, operands, frozen)
 
     @cached_property
     def _default_attrs(self) -> Attrs:
