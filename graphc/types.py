@@ -9,8 +9,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, Literal, NoReturn, TypeAlias, final
+from functools import cache, lru_cache
+from typing import Any, Literal, NoReturn, TypeAlias, TypeVar, final
 from weakref import WeakValueDictionary
 
 import ml_dtypes
@@ -30,6 +30,8 @@ from graphc.dims import (
 from graphc.errors import DTypeError, ShapeError, did_you_mean
 
 Kind: TypeAlias = Literal["float", "int", "bool"]
+K = TypeVar("K")
+T = TypeVar("T")
 
 
 # ---- dtypes
@@ -78,7 +80,7 @@ def dtype_name(dtype: object) -> str:
         return dtype
     try:
         name = np.dtype(dtype).name if dtype is not None else "None"  # type: ignore[call-overload]
-    except TypeError:
+    except (TypeError, ValueError, SyntaxError):  # NumPy parses strings
         name = str(dtype)
     if name in DTYPES:
         return str(name)
@@ -222,8 +224,7 @@ class TensorType(_Frozen):
     symbolic: bool
 
     def __new__(cls, dtype: str, shape: tuple[Dim, ...] = ()) -> TensorType:
-        found = _tensors.get((dtype, shape))
-        return _new_tensor_type(dtype, shape) if found is None else found
+        return _tensor_type(dtype, shape)
 
     def __reduce__(self) -> tuple[Callable[..., TensorType], tuple[str, tuple[Dim, ...]]]:
         return TensorType, (self.dtype, self.shape)
@@ -276,15 +277,7 @@ class TupleType(_Frozen):
 
     def __new__(cls, items: Iterable[TensorType]) -> TupleType:
         key = tuple(items)
-        found = _tuples.get(key)
-        if found is None:
-            with _lock:
-                found = _tuples.get(key)
-                if found is None:
-                    found = object.__new__(cls)
-                    object.__setattr__(found, "items", key)
-                    _tuples[key] = found
-        return found
+        return _intern(_tuples, key, cls, items=key)
 
     def __reduce__(self) -> tuple[Callable[..., TupleType], tuple[tuple[TensorType, ...]]]:
         return TupleType, (self.items,)
@@ -304,18 +297,22 @@ _tuples: WeakValueDictionary[tuple[TensorType, ...], TupleType] = WeakValueDicti
 _lock = threading.RLock()  # reentrant: the collector may run finalizers that build types
 
 
-def _new_tensor_type(dtype: str, shape: tuple[Dim, ...]) -> TensorType:
+@lru_cache(4096)  # recent types stay alive, so that a program which drops and rebuilds one does not pay again
+def _tensor_type(dtype: str, shape: tuple[Dim, ...]) -> TensorType:
     """The interned type of these, checked and normalised: entries as int or DimExpr, the dtype by its name."""
-    key = dtype_name(dtype), tuple(map(as_dim, shape))
+    key = dtype, shape = dtype_name(dtype), tuple(map(as_dim, shape))
+    symbolic = any(isinstance(dim, DimExpr) for dim in shape)
+    return _intern(_tensors, key, TensorType, dtype=dtype, shape=shape, rank=len(shape), symbolic=symbolic)
+
+
+def _intern(table: WeakValueDictionary[K, T], key: K, cls: type[T], **attributes: object) -> T:
     with _lock:
-        found = _tensors.get(key)
+        found = table.get(key)
         if found is None:
-            found = object.__new__(TensorType)
-            object.__setattr__(found, "dtype", key[0])
-            object.__setattr__(found, "shape", key[1])
-            object.__setattr__(found, "rank", len(key[1]))
-            object.__setattr__(found, "symbolic", any(isinstance(dim, DimExpr) for dim in key[1]))
-            _tensors[key] = found
+            found = object.__new__(cls)
+            for name, value in attributes.items():
+                object.__setattr__(found, name, value)
+            table[key] = found
     return found
 
 
