@@ -17,7 +17,7 @@ from graphc import ir
 from graphc.errors import ArgumentError
 from graphc.ir import Attrs, Leaf, Node, Program, make, reachable, substitute
 from graphc.op import Cotangents, NoGradient, Op, Samples
-from graphc.operands import as_node, as_nodes, parameter, primitive
+from graphc.operands import as_node, as_nodes, parameter, pointwise_operands, primitive
 from graphc.source import here
 from graphc.types import TupleType, Type
 
@@ -64,7 +64,7 @@ class Composite(Op):
         for arg in tensors:
             if not isinstance(arg, Node) and hasattr(arg, "__graphc_op__"):
                 return arg.__graphc_op__(self, tensors, given)
-        operands = as_nodes(self, tensors)
+        operands = self.coerce(self, tensors)
         frozen = self.frozen_attrs(given)
         body, captured = self.trace(tuple([node.type for node in operands]), frozen)
         node = make(self, (*operands, *captured), frozen, body)
@@ -125,21 +125,30 @@ def trace(fn: Callable[..., Any], types: Sequence[Type], attrs: Attrs) -> tuple[
 def composite(fn: Callable[..., Any], /) -> Composite: ...
 @overload
 def composite(
-    *, vjp: Callable[..., Cotangents] | NoGradient | None = None, samples: Samples | None = None
+    *,
+    vjp: Callable[..., Cotangents] | NoGradient | None = None,
+    accepts: str | tuple[str, ...] | None = None,
+    samples: Samples | None = None,
+    name: str | None = None,
 ) -> Callable[[Callable[..., Any]], Composite]: ...
 def composite(
     fn: Callable[..., Any] | None = None,
     /,
     *,
     vjp: Callable[..., Cotangents] | NoGradient | None = None,
+    accepts: str | tuple[str, ...] | None = None,
     samples: Samples | None = None,
+    name: str | None = None,
 ) -> Any:
     """Declare an op by its definition in other ops; it is one node in the graph, with everything else derived.
 
     Args:
         fn: positional parameters are tensors, keyword-only parameters are attributes; returns a tensor or a tuple.
         vjp: `(g, y, *inputs, **attrs) -> cotangents`; derived from the definition where it isn't given.
+        accepts: the dtype class of the operands, or one for each: they are promoted to one dtype of it and broadcast
+            to one shape before the definition sees them, as a pointwise op's are. By default they come as they are.
         samples: calls for the generated tests.
+        name: what the op is called; the name of `fn` by default.
 
     Example:
         >>> import graphc as gc
@@ -151,20 +160,27 @@ def composite(
         <swish: float32[3]>
     """
     if fn is None:
-        return lambda f: declare(f, vjp, samples)
-    return declare(fn, vjp, samples)
+        return lambda f: declare(f, vjp, samples, name, accepts)
+    return declare(fn, vjp)
 
 
-def declare(fn: Callable[..., Any], vjp: Any, samples: Samples | None = None, name: str | None = None) -> Composite:
+def declare(
+    fn: Callable[..., Any],
+    vjp: Any,
+    samples: Samples | None = None,
+    name: str | None = None,
+    accepts: str | tuple[str, ...] | None = None,
+) -> Composite:
     """The composite op that `fn` defines; see `composite`."""
     attrs = [p for p in inspect.signature(fn).parameters.values() if p.kind is p.KEYWORD_ONLY]
     return Composite(
         name or fn.__name__,
         _never_inferred,
-        as_nodes,
+        as_nodes if accepts is None else pointwise_operands,
         None,
         vjp,
         "composite",
+        accepts=("any",) if accepts is None else (accepts,) if isinstance(accepts, str) else accepts,
         required=tuple([p.name for p in attrs if p.default is p.empty]),
         defaults={p.name: p.default for p in attrs if p.default is not p.empty},
         samples=samples,

@@ -8,6 +8,7 @@ The ops that the operators insert, and those that their gradients need, are defi
 from __future__ import annotations
 
 import hashlib
+import inspect
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from graphc.dims import Dim, require_equal, take_guards
-from graphc.errors import DTypeError, ShapeError
+from graphc.errors import ArgumentError, DTypeError, ShapeError
 from graphc.ir import Attrs, Node, make
 from graphc.op import Array, Cotangents, NoGradient, Op, Sample, Samples
 from graphc.source import here
@@ -176,11 +177,11 @@ def pointwise_operands(op: Op, args: Sequence[Any]) -> tuple[Node, ...]:
 
 def _promoted(op: Op, args: Sequence[Any]) -> tuple[Node, ...]:
     values = [arg if isinstance(arg, Node) or arg.__class__ in WEAK else constant(arg) for arg in args]
-    if not any(isinstance(value, Node) for value in values):
-        values = [constant(value) for value in values]
     classes = [op.accepts[min(k, len(op.accepts) - 1)] for k in range(len(values))]
     flags = "bool" in classes and len(set(classes)) > 1  # a mask beside data keeps its own dtype
     data = [v for v, c in zip(values, classes, strict=True) if not (flags and c == "bool")]
+    if not any(isinstance(value, Node) for value in data):  # numbers alone have the dtypes of constants
+        data = [constant(value) for value in data]
     common = common_dtype(op.name, data, next((c for c in classes if not (flags and c == "bool")), "any"))
     shape = broadcast_shapes(*[value.tensor_type.shape for value in values if isinstance(value, Node)])
     take_guards()  # broadcast_to records them again, on the node that needs them
@@ -254,7 +255,11 @@ def pointwise(
         result: the dtype of the result, where it isn't that of the (last) operand.
     """
 
+    arity = ref.nin if isinstance(ref, np.ufunc) else len(inspect.signature(ref).parameters)
+
     def infer(*types: TensorType) -> TensorType:
+        if len(types) != arity:
+            raise ArgumentError(f"takes {arity} operands, got {len(types)}")
         last = types[-1]
         for type in types:
             if type.shape != last.shape:
