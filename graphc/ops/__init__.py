@@ -2,9 +2,9 @@
 
 from graphc import composites, operands
 from graphc.op import Op, collect
-from graphc.ops import math
+from graphc.ops import math, state
 
 # In the order of their imports: a room uses only those before it.
-MODULES = (math,)
+MODULES = (math, state)
 
 REGISTRY: dict[str, Op] = collect((operands, composites, *MODULES))
