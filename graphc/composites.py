@@ -14,8 +14,9 @@ from functools import cached_property
 from typing import Any, overload
 
 from graphc import ir
+from graphc.attrs import Attrs
 from graphc.errors import ArgumentError
-from graphc.ir import Attrs, Leaf, Node, Program, make, reachable, substitute
+from graphc.ir import Leaf, Node, Program, make, reachable, substitute
 from graphc.op import Cotangents, NoGradient, Op, Samples
 from graphc.operands import as_node, as_nodes, parameter, pointwise_operands, primitive
 from graphc.source import here

@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from graphc.attrs import Attrs
 from graphc.dims import DimExpr
 from graphc.dims import evaluate as evaluate_dim
 from graphc.errors import InternalError
-from graphc.ir import Attrs, Node, reachable
+from graphc.ir import Node, reachable
 from graphc.op import Array
 from graphc.types import TensorType, np_dtype
-
-HALVES = ("float16", "bfloat16")  # stored in 16 bits, computed in 32
 
 
 def evaluate(roots: Iterable[Node], env: Mapping[Node, Any], dims: Mapping[str, int] | None = None) -> list[Any]:
@@ -23,44 +22,48 @@ def evaluate(roots: Iterable[Node], env: Mapping[Node, Any], dims: Mapping[str, 
     Args:
         env: arrays by node; what it holds is taken as it is and never computed.
         dims: values of the symbolic dimensions.
-    """
-    roots = list(roots)
-    values: dict[Node, Any] = dict(env)
-    for node in sorted(reachable(roots, env.__contains__), key=lambda n: n.serial):
-        if node not in values:
-            values[node] = evaluate_node(node, [values[i] for i in node.inputs], dims or {})
-    return [values[root] for root in roots]
-
-
-def evaluate_node(node: Node, args: Sequence[Any], dims: Mapping[str, int]) -> Any:
-    """The value of one node for the values of its inputs: an array, or a tuple of arrays.
 
     Raises:
         InternalError: a leaf whose value is missing.
+    """
+    roots, dims = list(roots), dims or {}
+    values: dict[Node, Any] = dict(env)
+    with np.errstate(all="ignore"):
+        for node in sorted(reachable(roots, env.__contains__), key=lambda n: n.serial):
+            if node not in values:
+                attrs = bind_attrs(node.attrs, dims) if node.attrs.symbolic else node.attrs
+                values[node] = compute(node, [values[i] for i in node.inputs], attrs, dims)
+    return [values[root] for root in roots]
+
+
+def compute(node: Node, args: Sequence[Any], attrs: Mapping[str, Any], dims: Mapping[str, int]) -> Any:
+    """The value of one node, an array or a tuple of arrays, for the values of its inputs and bound attributes.
+
+    16-bit floats are computed in float32 and rounded once; floating-point warnings are the caller's to silence.
     """
     if node.body is not None:
         found = evaluate(node.body.outputs, dict(zip(node.body.inputs, args, strict=True)), dims)
         return found[0] if len(found) == 1 else tuple(found)
     if node.op.ref is None:
         raise InternalError(f"{node!r} has no value and can't be computed")
-    attrs: Mapping[str, Any] = bind_attrs(node.attrs, dims) if node.attrs.symbolic else node.attrs
-    with np.errstate(all="ignore"):
-        result = node.op.ref(*[widened(arg) for arg in args], **attrs)
+    result = node.op.ref(*[widened(arg) for arg in args], **attrs)
     if isinstance(node.type, TensorType):
         return stored(result, node.type)
     return tuple([stored(r, t) for r, t in zip(result, node.type.items, strict=True)])
 
 
 def widened(array: Any) -> Any:
-    """16-bit floats as float32, in which they are computed."""
+    """A 16-bit float array as float32; anything else as it is."""
     if isinstance(array, np.ndarray) and array.dtype.itemsize == 2 and array.dtype.kind in "fV":
         return array.astype(np.float32)
     return array
 
 
-def stored(result: Any, type: Any) -> Array:
-    """`result` in the dtype of `type`."""
-    return np.asarray(result).astype(np_dtype(type.dtype), copy=False)
+def stored(result: Any, type: TensorType) -> Array:
+    """`result` as an array of the dtype of `type`."""
+    array = np.asarray(result)
+    dtype = np_dtype(type.dtype)
+    return array if array.dtype == dtype else array.astype(dtype)
 
 
 def bind_attrs(attrs: Attrs, dims: Mapping[str, int]) -> dict[str, Any]:
@@ -69,7 +72,7 @@ def bind_attrs(attrs: Attrs, dims: Mapping[str, int]) -> dict[str, Any]:
 
 
 def bind_value(value: Any, dims: Mapping[str, int]) -> Any:
-    """`value`, an attribute, with every symbolic dimension replaced."""
+    """One attribute with every symbolic dimension replaced."""
     if isinstance(value, tuple):
         return tuple([bind_value(v, dims) for v in value])
     return evaluate_dim(value, dims) if isinstance(value, DimExpr) else value

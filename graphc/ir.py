@@ -8,7 +8,6 @@ Names, scopes and source lines are *occurrences*: they stand beside a node, outs
 from __future__ import annotations
 
 import itertools
-import struct
 import threading
 import weakref
 from _weakref import _remove_dead_weakref
@@ -17,9 +16,8 @@ from dataclasses import dataclass, field
 from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
-from graphc.dims import DimExpr, Guard, take_guards
+from graphc.attrs import NO_ATTRS, Attrs
+from graphc.dims import Guard, take_guards
 from graphc.errors import ArgumentError, GraphcError, GraphError, ShapeError, did_you_mean
 from graphc.operators import Operators
 from graphc.source import Site, user_site
@@ -34,59 +32,6 @@ _serials = itertools.count()
 def next_serial() -> int:
     """A serial number greater than that of every node that exists."""
     return next(_serials)
-
-
-# --------------------------------------------------------------------------------------------- attributes
-
-
-class Attrs(dict[str, Any]):
-    """The immutable attributes of a node; `key` is their hashable, type-exact form."""
-
-    __slots__ = ("key",)
-
-    def __init__(self, values: Mapping[str, Any] = {}) -> None:
-        super().__init__(values)
-        self.key = tuple((name, freeze(value)) for name, value in sorted(values.items()))
-
-    @property
-    def symbolic(self) -> bool:
-        """Whether some attribute holds a symbolic dimension, to be bound before the node can run."""
-        return any(_is_symbolic(value) for value in self.values())
-
-
-NO_ATTRS = Attrs()
-
-
-def freeze(value: Any) -> Any:
-    """A hashable key that tells apart what Python's `==` does not: `1`, `True` and `1.0`; `0.0` and `-0.0`."""
-    match value:
-        case bool():
-            return (bool, value)
-        case float():
-            return (float, struct.pack("<d", value))
-        case tuple():
-            return tuple(map(freeze, value))
-        case np.generic() | list() | dict() | set() | np.ndarray():
-            raise ArgumentError(f"an attribute can't be {value!r}", hint="pass ints, floats, strings or tuples of them")
-        case _:
-            return value
-
-
-def normalise(value: Any) -> Any:
-    """The plain immutable form of a user's attribute: NumPy scalars become Python's, lists become tuples."""
-    match value:
-        case np.generic():
-            return value.item()
-        case list() | tuple():
-            return tuple(map(normalise, value))
-        case _:
-            return value
-
-
-def _is_symbolic(value: Any) -> bool:
-    if isinstance(value, tuple):
-        return any(map(_is_symbolic, value))
-    return isinstance(value, DimExpr)
 
 
 # --------------------------------------------------------------------------------------------- context
@@ -559,7 +504,9 @@ class Program:
         return toposort(self.roots)
 
     def with_roots(self, roots: Sequence[Node]) -> Program:
-        """The same program computing `roots`, given in the order of `self.roots`."""
+        """The same program computing `roots`, given in the order of `self.roots`; itself if they are the same."""
+        if tuple(roots) == self.roots:
+            return self
         count = len(self.outputs)
         updates = tuple((variable, new) for (variable, _), new in zip(self.updates, roots[count:], strict=True))
         return Program(self.inputs, tuple(roots[:count]), updates)

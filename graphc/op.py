@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from graphc import ir
+from graphc.attrs import Attrs, normalise
 from graphc.dims import take_guards
 from graphc.errors import ArgumentError, GraphcError, did_you_mean
-from graphc.ir import Attrs, Node, make
+from graphc.ir import Node, make
 from graphc.source import here
 from graphc.types import Type
 
@@ -60,12 +61,11 @@ class Op:
         vjp: `(g, y, *inputs, **attrs) -> one cotangent for each input (None: nothing flows)`, written with ops, or
             `NoGradient(reason)`. A composite without one is differentiated through its body.
         kind: the trait that passes ask: parameter, placeholder, variable, constant, pointwise, view, reduce,
-            contract, conv, window, index, sort, scan, random, opaque, mode, auxiliary, tuple, composite.
+            contract, conv, window, index, sort, scan, random, extent, opaque, mode, auxiliary, tuple, composite.
         accepts: for pointwise ops, the dtype class of each operand (see `ACCEPTS`; the last one repeats).
         bijective: a view that neither repeats nor drops elements, so that a mask may be moved through it.
         commutative: operands may be swapped; patterns match both orders.
         required, defaults: names of attributes that must be given, and those with a default value.
-        body: for composites, `(operand types, attrs) -> Program` over parameters.
         samples: calls for the generated tests.
     """
 
@@ -80,7 +80,6 @@ class Op:
     commutative: bool = False
     required: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    body: Callable[[tuple[Type, ...], Attrs], ir.Program] | None = None
     samples: Samples | None = None
     doc: str = ""
 
@@ -119,7 +118,7 @@ class Op:
         wrong += [f"needs the argument {n!r}" for n in self.required if n not in attrs]
         if wrong:
             raise ArgumentError(f"{self.name}: {' and '.join(wrong)}", lines=[here()])
-        return Attrs({name: ir.normalise(value) for name, value in {**self.defaults, **attrs}.items()})
+        return Attrs({name: normalise(value) for name, value in {**self.defaults, **attrs}.items()})
 
 
 def collect(modules: Iterable[Any]) -> dict[str, Op]:

@@ -76,3 +76,13 @@ def assigned_name(code: CodeType | None, offset: int) -> str | None:
         name = instruction.argval
         return name if isinstance(name, str) else None
     return None
+
+
+def name_in_caller(value: object) -> str | None:
+    """The name under which the nearest user frame knows `value`, for messages about a name that was rebound."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and _is_internal(frame):
+        frame = frame.f_back
+    if frame is None:
+        return None
+    return next((name for name, known in frame.f_locals.items() if known is value), None)

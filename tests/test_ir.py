@@ -12,11 +12,12 @@ import pytest
 from op_testing import decomposed
 
 from graphc import ir
+from graphc.attrs import Attrs, freeze
 from graphc.composites import composite, custom_gradient, items
 from graphc.dims import symbol
 from graphc.errors import ArgumentError, DTypeError, GraphError, ShapeError
 from graphc.evaluate import evaluate
-from graphc.ir import Attrs, Graph, Program, freeze, reachable, scope, substitute, to_networkx, toposort
+from graphc.ir import Graph, Program, reachable, scope, substitute, to_networkx, toposort
 from graphc.op import Op
 from graphc.operands import Literal, constant, pointwise, primitive, reduce_sum, splat, splat_value
 from graphc.ops.math import add, subtract

@@ -1,0 +1,109 @@
+"""The reference target: walks a program node by node with NumPy. The oracle, and the fallback that runs everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from graphc.errors import GraphcError
+from graphc.evaluate import bind_attrs, compute
+from graphc.ir import Node, Program
+from graphc.op import Array
+from graphc.target import TargetInfo
+
+Draw = tuple[int, int, int]  # seed, stream, counter
+
+
+class Executable(Protocol):
+    """A compiled program; immutable, so that one may serve many runs."""
+
+    def run(
+        self, values: Mapping[Node, Any], dims: Mapping[str, int], draws: Mapping[Node, Draw]
+    ) -> tuple[list[Array], list[Array]]:
+        """Outputs and new values of variables, for the values of the leaves.
+
+        Args:
+            values: arrays of placeholders, variables and parameters; never written to.
+            dims: sizes of the symbolic dimensions.
+            draws: what each random leaf draws from.
+        """
+        ...
+
+
+class Target(Protocol):
+    """What a session asks of a target."""
+
+    info: TargetInfo
+
+    def compile(self, program: Program) -> Executable:
+        """Prepare a program whose passes have run."""
+        ...
+
+
+class _Step(NamedTuple):
+    node: Node
+    symbolic: bool
+    dead: tuple[Node, ...]  # values that nothing needs after this step
+
+
+class ReferenceExecutable:
+    """The nodes of a program in order, with the point at which each value is dropped."""
+
+    def __init__(self, program: Program) -> None:
+        self.roots = program.roots
+        self.outputs = len(program.outputs)
+        computed = [node for node in program.nodes() if node.inputs or node.op.ref is not None]
+        self.steps = [
+            _Step(node, node.attrs.symbolic, dead)
+            for node, dead in zip(computed, _last_uses(computed, self.roots), strict=True)
+        ]
+
+    def run(
+        self, values: Mapping[Node, Any], dims: Mapping[str, int], draws: Mapping[Node, Draw]
+    ) -> tuple[list[Array], list[Array]]:
+        """See `Executable.run`."""
+        env = dict(values)
+        with np.errstate(all="ignore"):
+            for node, symbolic, dead in self.steps:
+                args = (draws[node],) if node in draws else [env[i] for i in node.inputs]
+                attrs = bind_attrs(node.attrs, dims) if symbolic else node.attrs
+                try:
+                    env[node] = compute(node, args, attrs, dims)
+                except Exception as error:
+                    _locate(error, node)
+                    raise
+                for used in dead:
+                    del env[used]
+        found = [env[root] for root in self.roots]
+        return found[: self.outputs], found[self.outputs :]
+
+
+def _last_uses(computed: Sequence[Node], roots: Sequence[Node]) -> list[tuple[Node, ...]]:
+    kept = set(roots)
+    dead: list[tuple[Node, ...]] = []
+    for node in reversed(computed):
+        last = tuple([i for i in dict.fromkeys(node.inputs) if i not in kept])
+        kept.update(last)
+        dead.append(last)
+    return dead[::-1]
+
+
+def _locate(error: Exception, node: Node) -> None:
+    """Tell the user's line of the node at which a run failed."""
+    site = node.occurrence.site
+    if isinstance(error, GraphcError):
+        error.at(str(site) if site else "")
+    elif site is not None:
+        error.add_note(f"in {node.op.name}, {site}")
+
+
+class ReferenceTarget:
+    """Runs programs by the ops' NumPy references, one node at a time."""
+
+    info = TargetInfo(name="reference")
+
+    def compile(self, program: Program) -> ReferenceExecutable:
+        """See `Target.compile`."""
+        return ReferenceExecutable(program)

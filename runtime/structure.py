@@ -1,0 +1,50 @@
+"""Nested fetches: lists, tuples, named tuples, dicts and dataclasses, flattened and put together again."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+Build = Callable[[Iterator[Any]], Any]
+
+
+def flatten(structure: Any, is_leaf: Callable[[Any], bool]) -> tuple[list[Any], Build]:
+    """The leaves of `structure`, and the function that puts as many values into its form."""
+    if is_leaf(structure):
+        return [structure], next
+    for matches, take_apart in _CONTAINERS:
+        if matches(structure):
+            children, rebuild = take_apart(structure)
+            parts = [flatten(child, is_leaf) for child in children]
+            builders = [build for _, build in parts]
+            return [leaf for leaves, _ in parts for leaf in leaves], _builder(rebuild, builders)
+    return [structure], next
+
+
+def _builder(rebuild: Callable[[list[Any]], Any], builders: list[Build]) -> Build:
+    return lambda values: rebuild([build(values) for build in builders])
+
+
+def _mapping(value: Mapping[Any, Any]) -> tuple[list[Any], Callable[[list[Any]], Any]]:
+    keys = list(value)
+    return list(value.values()), lambda found: dict(zip(keys, found, strict=True))
+
+
+def _dataclass(value: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
+    names = [f.name for f in dataclasses.fields(value) if f.init]
+    children = [getattr(value, name) for name in names]
+    return children, lambda found: dataclasses.replace(value, **dict(zip(names, found, strict=True)))
+
+
+def _sequence(value: Sequence[Any]) -> tuple[list[Any], Callable[[list[Any]], Any]]:
+    if hasattr(value, "_fields"):
+        return list(value), lambda found: type(value)(*found)
+    return list(value), tuple if isinstance(value, tuple) else list
+
+
+_CONTAINERS: tuple[tuple[Callable[[Any], bool], Callable[[Any], Any]], ...] = (
+    (lambda value: isinstance(value, Mapping), _mapping),
+    (lambda value: dataclasses.is_dataclass(value) and not isinstance(value, type), _dataclass),
+    (lambda value: isinstance(value, list | tuple), _sequence),
+)

@@ -1,0 +1,75 @@
+"""Values of variables: made at first need, from a recipe and a seed that depends on the variable's name only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from graphc import philox
+from graphc.errors import StateError
+from graphc.evaluate import evaluate
+from graphc.ir import Node, toposort
+from graphc.op import Array
+from graphc.ops.state import Variable
+from graphc.types import TensorType, np_dtype
+
+
+def materialise(wanted: Iterable[Node], known: Mapping[Node, Array], seed: int) -> dict[Node, Array]:
+    """First values of the variables in `wanted` that `known` lacks, and of those that they are computed from."""
+    made: dict[Node, Array] = {}
+    stack = [v for v in wanted if v not in known]
+    while stack:
+        variable = stack[-1]
+        if variable in made:
+            stack.pop()
+            continue
+        needed = [v for v in _sources(variable) if v not in known and v not in made]
+        if needed:
+            stack += needed
+        else:
+            made[variable] = initial_value(variable, {**known, **made}, seed)
+            stack.pop()
+    return made
+
+
+def _sources(variable: Node) -> list[Node]:
+    initial = variable.initial if isinstance(variable, Variable) else None
+    return [n for n in toposort([initial]) if isinstance(n, Variable)] if isinstance(initial, Node) else []
+
+
+def initial_value(variable: Node, known: Mapping[Node, Array], seed: int) -> Array:
+    """The first value of one variable, given those of the variables that it is computed from.
+
+    Raises:
+        StateError: the initialiser returned something of another shape.
+    """
+    assert isinstance(variable, Variable)
+    initial, type = variable.initial, variable.tensor_type
+    if isinstance(initial, np.ndarray):
+        return initial
+    if isinstance(initial, Node):
+        nodes = toposort([initial])
+        stream = philox.stream_key(variable.name)
+        draws = [n for n in nodes if n.op.kind == "random"]
+        env = {n: known[n] for n in nodes if isinstance(n, Variable)}
+        for k, n in enumerate(draws):
+            assert n.op.ref is not None
+            env[n] = n.op.ref((seed, philox.mix(stream, k), 0), **n.attrs)
+        value = evaluate([initial], env)[0]
+    else:
+        try:
+            value = np.asarray(initial(seed, variable.name, type.shape, type.dtype))
+        except Exception as error:
+            error.add_note(f"in the initialiser of {variable.made_at}")
+            raise
+    return _checked(np.asarray(value), variable, type)
+
+
+def _checked(value: Array, variable: Variable, type: TensorType) -> Array:
+    if value.shape != type.shape:
+        raise StateError(
+            f"the initialiser of {variable.name!r} returned shape {value.shape}, expected {type}",
+            lines=[variable.made_at],
+        )
+    return value.astype(np_dtype(type.dtype))
