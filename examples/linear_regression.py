@@ -43,7 +43,9 @@ class Regression:
 
     def descend(self, gradient: tuple[gc.Node, gc.Node], rate: float) -> gc.Updates:
         """Gradient descent, spelled out as assignments."""
-        return gc.group(*(v.assign(v - rate * g, training=True) for v, g in zip((self.w, self.b), gradient, strict=True)))
+        return gc.group(
+            *(v.assign(v - rate * g, training=True) for v, g in zip((self.w, self.b), gradient, strict=True))
+        )
 
 
 def at_the_start() -> tuple[float, float, float]:
