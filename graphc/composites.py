@@ -167,7 +167,7 @@ def composite(
 
 def declare(
     fn: Callable[..., Any],
-    vjp: Any,
+    vjp: Any = None,
     samples: Samples | None = None,
     name: str | None = None,
     accepts: str | tuple[str, ...] | None = None,

@@ -217,7 +217,9 @@ def log10(x: Any) -> Any:
 
 sin = pointwise("sin", np.sin, lambda g, y, x: (g * cos(x),), samples=reals(-3, 3), doc="The sine of x radians.")
 
-cos = pointwise("cos", np.cos, lambda g, y, x: (-(g * sin(x)),), samples=reals(-3, 3), doc="The cosine of x radians.")
+cos: Op = pointwise(
+    "cos", np.cos, lambda g, y, x: (-(g * sin(x)),), samples=reals(-3, 3), doc="The cosine of x radians."
+)
 
 
 @composite(accepts="float", vjp=lambda g, y, x: (g * (1 + y * y),), samples=reals(-1.2, 1.2))
@@ -257,7 +259,7 @@ abs = pointwise(
     doc="|x|; its gradient at 0 is 0.",
 )
 
-sign = pointwise(
+sign: Op = pointwise(
     "sign",
     np.sign,
     PIECEWISE_CONSTANT,
@@ -404,9 +406,9 @@ def _comparison(name: str, ref: np.ufunc, doc: str, *, commutative: bool = False
 equal = _comparison("equal", np.equal, "Whether a and b are equal, elementwise; nan equals nothing.", commutative=True)
 not_equal = _comparison("not_equal", np.not_equal, "Whether a and b differ, elementwise.", commutative=True)
 less = _comparison("less", np.less, "a < b.")
-less_equal = _comparison("less_equal", np.less_equal, "a <= b.")
+less_equal: Op = _comparison("less_equal", np.less_equal, "a <= b.")
 greater = _comparison("greater", np.greater, "a > b.")
-greater_equal = _comparison("greater_equal", np.greater_equal, "a >= b.")
+greater_equal: Op = _comparison("greater_equal", np.greater_equal, "a >= b.")
 
 
 def _classified(rng: np.random.Generator) -> list[Sample]:
@@ -472,7 +474,7 @@ def _choices(rng: np.random.Generator) -> list[Sample]:
     return [Sample((rng.random(c) < 0.5, rng.standard_normal(a), rng.standard_normal(b))) for c, a, b in shapes]
 
 
-where = pointwise(
+where: Op = pointwise(
     "where",
     np.where,
     lambda g, y, condition, a, b: (None, where(condition, g, 0), where(condition, 0, g)),

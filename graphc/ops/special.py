@@ -116,7 +116,7 @@ def erf(x: Array) -> Array:
     )
     for mask, branch in branches:
         result[mask] = branch(size[mask])
-    return np.copysign(result, wide).astype(x.dtype)
+    return np.asarray(np.copysign(result, wide).astype(x.dtype))
 
 
 def _ratio(x: Array, fraction: tuple[Coefficients, Coefficients]) -> Array:
@@ -125,11 +125,11 @@ def _ratio(x: Array, fraction: tuple[Coefficients, Coefficients]) -> Array:
 
 
 def _small(a: Array) -> Array:
-    return a + a * _ratio(a * a, ERF_SMALL)
+    return np.asarray(a + a * _ratio(a * a, ERF_SMALL))
 
 
 def _near_one(a: Array) -> Array:
-    return ERF_AT_ONE + _ratio(a - 1, ERF_NEAR_ONE)
+    return np.asarray(ERF_AT_ONE + _ratio(a - 1, ERF_NEAR_ONE))
 
 
 def _tail(a: Array, fraction: tuple[Coefficients, Coefficients]) -> Array:
