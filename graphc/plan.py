@@ -1,0 +1,112 @@
+"""Level 2: plans, kernels in order over buffers at known bytes. Data only.
+
+A `SymbolicPlan` is made once for a program; a `Plan` is one for given sizes of its symbolic dimensions, in which every
+buffer has bytes and every arena buffer an offset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from graphc.ir import Node, Program
+from graphc.kernel import Kernel
+from graphc.types import TensorType
+
+Role = Literal["given", "constant", "arena", "result", "update"]
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """Contiguous bytes that hold one value in row-major order, and views of it that keep that order.
+
+    Attributes:
+        role: "given": a placeholder, parameter or variable, whose array the caller passes; never written, except by
+            the update that takes its bytes. "constant": the bytes of a constant node. "arena": a temporary. "result":
+            a fresh array that the caller keeps. "update": a variable's new value.
+        node: the value that it holds.
+        takes: the buffer whose bytes it takes over, which nobody reads any more: an arena buffer that of an arena
+            buffer, an update that of its variable. An update without one is a second array, and becomes the
+            variable's when the run commits.
+    """
+
+    role: Role
+    node: Node
+    takes: int | None = None
+
+    @property
+    def type(self) -> TensorType:
+        """dtype and shape; dims may be symbolic."""
+        return self.node.tensor_type
+
+
+class Step(NamedTuple):
+    """A call of a kernel.
+
+    Attributes:
+        reads: buffers, in the order of `Load.read`.
+        writes: buffers, in the order of `Store.write`.
+        nodes: what it computes, in the program's terms: for names, lines and errors.
+        in_place: pairs (read, write) of buffers that share bytes: each element is loaded, by the same access, before
+            it is stored, so a target must not store anything else there first (such as partial sums).
+    """
+
+    kernel: Kernel
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+    nodes: tuple[Node, ...]
+    in_place: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class SymbolicPlan:
+    """What a program becomes, once, for all sizes of its symbolic dimensions.
+
+    Attributes:
+        program: what it was made from.
+        buffers: all storage.
+        steps: in the order of execution.
+        given: the buffer of each leaf that the caller passes: placeholders, parameters, variables.
+        outputs: the result buffer of each of the program's outputs; no two are the same.
+        updates: the update buffer of each of the program's updates, in order.
+    """
+
+    program: Program
+    buffers: tuple[Buffer, ...]
+    steps: tuple[Step, ...]
+    given: Mapping[Node, int]
+    outputs: tuple[int, ...]
+    updates: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan for given sizes: bytes, and offsets in the arena.
+
+    Attributes:
+        symbolic: kernels, steps and buffers.
+        dims: sizes of the symbolic dimensions.
+        nbytes: bytes of each buffer, as they are read and written.
+        offsets: byte offset in the arena of each buffer with role "arena", 0 for all others; multiples of 64.
+        peak_bytes: bytes of the arena: of everything that lives only during a run. What the caller passes and gets
+            (feeds, variables, results), constants, and second arrays of updates are not in it; `report` lists them.
+        lower_bound_bytes: most bytes of arena buffers that are live at any step; no placement needs fewer.
+    """
+
+    symbolic: SymbolicPlan
+    dims: Mapping[str, int]
+    nbytes: tuple[int, ...]
+    offsets: tuple[int, ...]
+    peak_bytes: int
+    lower_bound_bytes: int = field(compare=False)
+
+    @property
+    def kernels(self) -> tuple[Step, ...]:
+        """The steps, in the order of execution."""
+        return self.symbolic.steps
+
+    @property
+    def buffers(self) -> tuple[Buffer, ...]:
+        """All storage."""
+        return self.symbolic.buffers

@@ -1,0 +1,37 @@
+"""What passes may know of a target: a value, so that no pass imports one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from graphc.op import Op
+
+
+@dataclass(frozen=True)
+class TargetInfo:
+    """A target, as passes see it.
+
+    Attributes:
+        name: as in `Session(device=...)`.
+        whole: the composites that it takes as they are; all others are decomposed.
+        fuses: whether it runs fused kernels; if not, every kernel computes one value.
+        epilogues: kinds of kernels whose result pointwise ops may go on computing with before it is stored.
+        prologues: kinds of kernels whose operands may be computed, point by point, while they are read.
+        views: kinds of kernels whose operands may be strided views; those of others lie contiguous in a buffer.
+        max_live: values that a kernel keeps at a time, one vector register each.
+        max_ops: ops in one kernel.
+        max_reductions: reductions in one kernel.
+        row_bytes: bytes up to which a row may be read by several passes of one kernel (softmax); beyond, it would be
+            read from memory each time. A symbolic size counts as 64.
+    """
+
+    name: str
+    whole: frozenset[Op] = field(default=frozenset())
+    fuses: bool = True
+    epilogues: frozenset[str] = frozenset({"contract", "conv", "window"})
+    prologues: frozenset[str] = frozenset({"concat"})
+    views: frozenset[str] = frozenset({"contract", "concat"})
+    max_live: int = 24
+    max_ops: int = 96
+    max_reductions: int = 5
+    row_bytes: int = 1 << 18
