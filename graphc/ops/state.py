@@ -31,6 +31,7 @@ from graphc.types import TensorType, dtype_name, is_float, np_dtype, parse_shape
 
 # What makes a variable's first value: `(seed, name, shape, dtype) -> array`, depending on nothing else.
 Initializer = Callable[[int, str, tuple[int, ...], str], Array]
+Initial = Array | Initializer | Node
 
 
 placeholder_op = primitive("placeholder", one_type, None, NoGradient("a placeholder depends on nothing"), "placeholder")
@@ -101,6 +102,22 @@ def frozen_value(array: Array, type: TensorType, name: str) -> Array:
     return owned
 
 
+def recipe(initial: Any, name: str, shape: Any = None, dtype: Any = None) -> tuple[Initial, TensorType]:
+    """What makes the first value of a variable, checked, and the type of that value; arguments as of `Variable`."""
+    if isinstance(initial, Node):
+        type = initial.tensor_type
+        if type.symbolic:
+            raise ShapeError(f"a variable's size must be known, but {name!r} would be {type}", lines=[here()])
+        return initial, type
+    if callable(initial):
+        if shape is None:
+            raise ArgumentError(f"the initialiser of {name!r} needs shape=", lines=[here()])
+        return initial, TensorType("float32" if dtype is None else dtype_name(dtype), parse_shape(shape))
+    array = as_array(initial, dtype)
+    type = TensorType(dtype_name(array.dtype), array.shape if shape is None else parse_shape(shape))
+    return frozen_value(array, type, name), type
+
+
 class Variable(Leaf):
     """A value that a session keeps between runs and that updates change.
 
@@ -115,7 +132,7 @@ class Variable(Leaf):
     """
 
     __slots__ = ("_trainable", "initial")
-    initial: Array | Initializer | Node
+    initial: Initial
 
     def __init__(
         self,
@@ -127,20 +144,7 @@ class Variable(Leaf):
         dtype: Any = None,
     ) -> None:
         name = leaf_name(name, "variable")
-        if isinstance(initial, Node):
-            type = initial.tensor_type
-            if type.symbolic:
-                raise ShapeError(f"a variable's size must be known, but {name!r} would be {type}", lines=[here()])
-            self.initial = initial
-        elif callable(initial):
-            if shape is None:
-                raise ArgumentError(f"the initialiser of {name!r} needs shape=", lines=[here()])
-            type = TensorType("float32" if dtype is None else dtype_name(dtype), parse_shape(shape))
-            self.initial = initial
-        else:
-            array = as_array(initial, dtype)
-            type = TensorType(dtype_name(array.dtype), array.shape if shape is None else parse_shape(shape))
-            self.initial = frozen_value(array, type, name)
+        self.initial, type = recipe(initial, name, shape, dtype)
         super().__init__(variable_op, type, name)
         self.trainable = is_float(type.dtype) if trainable is None else trainable
 
