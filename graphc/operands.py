@@ -221,14 +221,18 @@ def common_dtype(name: str, values: Sequence[Any], accepted: str = "any") -> str
     return dtype
 
 
-def astype(x: Node, dtype: str) -> Node:
-    """`x` cast to `dtype`; `x` itself if it has it."""
-    return x if x.dtype == dtype else make(cast_op, (x,), Attrs({"dtype": dtype}))
+def astype(x: Any, dtype: str) -> Any:
+    """`x`, which stands for a tensor, cast to `dtype`; `x` itself if it has it."""
+    if x.dtype == dtype:
+        return x
+    return make(cast_op, (x,), Attrs({"dtype": dtype})) if isinstance(x, Node) else cast_op(x, dtype=dtype)
 
 
-def expand(x: Node, shape: tuple[Dim, ...]) -> Node:
-    """`x` broadcast to `shape`; `x` itself if it has it."""
-    return x if x.shape == shape else make(broadcast_op, (x,), Attrs({"shape": shape}))
+def expand(x: Any, shape: tuple[Dim, ...]) -> Any:
+    """`x`, which stands for a tensor, broadcast to `shape`; `x` itself if it has it."""
+    if x.shape == shape:
+        return x
+    return make(broadcast_op, (x,), Attrs({"shape": shape})) if isinstance(x, Node) else broadcast_op(x, shape=shape)
 
 
 def zeros_like(x: Node) -> Node:

@@ -17,7 +17,7 @@ from graphc.composites import composite
 from graphc.errors import DTypeError
 from graphc.ir import Node
 from graphc.op import Array, Cotangents, NoGradient, Op, Sample
-from graphc.operands import as_node, cast, pointwise, pointwise_operands, splat_value
+from graphc.operands import WEAK, as_node, astype, pointwise, pointwise_operands, splat_value
 from graphc.operators import METHODS, method
 from graphc.ops import special
 from graphc.ops.samples import PAIRS, SHAPES, also, away_from, masks, pairs, reals
@@ -58,12 +58,25 @@ multiply = pointwise(
     doc="a * b; of bools, `and` as in NumPy.",
 )
 
-divide = pointwise(
-    "divide",
-    np.divide,
-    lambda g, y, a, b: (g / b, -(g * (y / b))),
-    samples=pairs((-2, 2), (0.5, 2)),
-    doc="a / b, in floats.",
+
+def _divide_operands(op: Op, args: Sequence[Any]) -> tuple[Node, ...]:
+    """Integers are divided in float64, however narrow they are, as in NumPy."""
+    values = [arg if arg.__class__ in WEAK else as_node(arg) for arg in args]
+    tensors = [value for value in values if isinstance(value, Node)]
+    if tensors and not any(is_float(x.dtype) for x in tensors):
+        values = [astype(value, "float64") if isinstance(value, Node) else value for value in values]
+    return pointwise_operands(op, values)
+
+
+divide = dataclasses.replace(
+    pointwise(
+        "divide",
+        np.divide,
+        lambda g, y, a, b: (g / b, -(g * (y / b))),
+        samples=pairs((-2, 2), (0.5, 2)),
+        doc="a / b, in floats; of integers in float64.",
+    ),
+    coerce=_divide_operands,
 )
 
 negative = pointwise("negative", np.negative, lambda g, y, x: (-g,), accepts="number", samples=reals(-2, 2), doc="-x.")
@@ -382,7 +395,7 @@ def round(x: Any, decimals: int = 0) -> Any:
     """`x` rounded to so many decimals (before the point, if negative); halves go to the even neighbour."""
     x = as_node(x)
     if not is_float(x.dtype):
-        return x if decimals >= 0 else cast(round(cast(x, "float64"), decimals), x.dtype)
+        return x if decimals >= 0 else astype(round(astype(x, "float64"), decimals), x.dtype)
     if decimals == 0:
         return round_op(x)
     scale = 10.0 ** (decimals if decimals > 0 else -decimals)
@@ -394,7 +407,7 @@ def round(x: Any, decimals: int = 0) -> Any:
 
 def _compares(rng: np.random.Generator) -> list[Sample]:
     """Small integers, so that many are equal."""
-    return [Sample((np.rint(rng.uniform(0, 3, a)), np.rint(rng.uniform(0, 3, b)))) for a, b in PAIRS]
+    return [Sample((rng.integers(0, 4, a).astype(float), rng.integers(0, 4, b).astype(float))) for a, b in PAIRS]
 
 
 def _comparison(name: str, ref: np.ufunc, doc: str, *, commutative: bool = False) -> Op:

@@ -17,7 +17,6 @@ from graphc.op import Cotangents, NoGradient, Op, Sample
 from graphc.operands import (
     as_node,
     astype,
-    cast,
     expand,
     expand_dims_op,
     kept,
@@ -117,7 +116,7 @@ def _quantified(x: TensorType, *, axes: Axes) -> TensorType:
 
 def _quantified_masks(rng: np.random.Generator) -> list[Sample]:
     cases: list[tuple[tuple[int, ...], Axes]] = [((3, 5, 2), (1,)), ((3, 5), (0, 1)), ((0, 3), (0,)), ((), ())]
-    return [Sample((rng.random(shape) < 0.5,), {"axes": axes}) for shape, axes in cases]
+    return [Sample((np.asarray(rng.random(shape) < 0.5),), {"axes": axes}) for shape, axes in cases]
 
 
 reduce_any = primitive(
@@ -178,12 +177,12 @@ argmin_op = primitive(
 # --------------------------------------------------------------------------------------------- moments
 
 
-def widened(x: Node) -> Node:
+def widened(x: Any) -> Any:
     """16-bit floats as float32, in which composites accumulate them."""
     return astype(x, "float32") if x.dtype in ("float16", "bfloat16") else x
 
 
-def count(x: Node, axes: Axes) -> Node:
+def count(x: Any, axes: Axes) -> Node:
     """The number of elements of `x` along `axes`, in its dtype."""
     return extent(product([x.shape[axis] for axis in axes]), x.dtype)
 
@@ -195,11 +194,11 @@ def mean_op(x: Any, *, axes: Axes) -> Any:
     return astype(reduce_sum(wide, axes=axes) / count(wide, axes), x.dtype)
 
 
-def _centred(x: Node, axes: Axes) -> Any:
+def _centred(x: Any, axes: Axes) -> Any:
     return x - reduce_sum(x, axes=axes) / count(x, axes)
 
 
-def _freedom(x: Node, axes: Axes, ddof: float) -> Any:
+def _freedom(x: Any, axes: Axes, ddof: float) -> Any:
     """The degrees of freedom, by which sums of squares are divided."""
     return maximum(count(x, axes) - ddof, 0) if ddof else count(x, axes)
 
@@ -265,10 +264,6 @@ def _reduced(op: Op, x: Any, axis: Any, keepdims: bool, **attrs: Any) -> Any:
     return result if keepdims or not axes else squeeze_op(result, axes=axes)
 
 
-def _in(x: Any, dtype: str) -> Any:
-    return x if x.dtype == dtype else cast(x, dtype)
-
-
 @method("sum")
 def sum(x: Any, axis: Any = None, keepdims: bool = False, dtype: Any = None) -> Any:
     """The sum over `axis`: an int, the name of a symbolic dimension, a tuple of those, or None for all.
@@ -279,7 +274,7 @@ def sum(x: Any, axis: Any = None, keepdims: bool = False, dtype: Any = None) -> 
     """
     x = as_node(x)
     wanted = accumulator(x.dtype) if dtype is None else dtype_name(dtype)
-    return _reduced(reduce_sum, _in(x, wanted), axis, keepdims)
+    return _reduced(reduce_sum, astype(x, wanted), axis, keepdims)
 
 
 @method("prod")
@@ -287,7 +282,7 @@ def prod(x: Any, axis: Any = None, keepdims: bool = False, dtype: Any = None) ->
     """The product over `axis`; the arguments are those of `sum`."""
     x = as_node(x)
     wanted = accumulator(x.dtype) if dtype is None else dtype_name(dtype)
-    return _reduced(reduce_prod, _in(x, wanted), axis, keepdims)
+    return _reduced(reduce_prod, astype(x, wanted), axis, keepdims)
 
 
 @method("max")
@@ -366,7 +361,7 @@ def _averaged(op: Op, x: Any, axis: Any, keepdims: bool, dtype: Any, **attrs: An
         raise DTypeError(f"{op.name}: dtype={given!r} can't hold a mean", hint="cast the result", lines=[here()])
     inside = given or (x.dtype if is_float(x.dtype) else "float64")
     outside = given or (x.dtype if is_float(x.dtype) else "float32")
-    return _in(_reduced(op, _in(x, inside), axis, keepdims, **attrs), outside)
+    return astype(_reduced(op, astype(x, inside), axis, keepdims, **attrs), outside)
 
 
 @method("var")

@@ -34,7 +34,7 @@ def pairs(first: tuple[float, float], second: tuple[float, float] | None = None)
 
 def masks(count: int) -> Samples:
     """Samples of `count` bool operands of one shape."""
-    return lambda rng: [Sample(tuple([rng.random(shape) < 0.5 for _ in range(count)])) for shape in SHAPES]
+    return lambda rng: [Sample(tuple([np.asarray(rng.random(shape) < 0.5) for _ in range(count)])) for shape in SHAPES]
 
 
 def away_from(kinks: Callable[[Array], Any], samples: Samples, gap: float = 0.05) -> Samples:

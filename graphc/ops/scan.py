@@ -13,7 +13,7 @@ import numpy as np
 from graphc.composites import composite
 from graphc.errors import ShapeError
 from graphc.op import Array, Cotangents, Sample
-from graphc.operands import WEAK, as_node, cast, normalise_axis, pointwise_operands, primitive
+from graphc.operands import WEAK, as_node, astype, normalise_axis, pointwise_operands, primitive
 from graphc.operators import method
 from graphc.ops.math import multiply
 from graphc.types import TensorType, dtype_name, is_float
@@ -80,7 +80,7 @@ def _along(x: Any, axis: Any, dtype: Any) -> tuple[Any, int]:
     """`x` in the dtype to accumulate in, flattened unless an axis is given, and the axis."""
     x = as_node(x)
     wanted = accumulator(x.dtype) if dtype is None else dtype_name(dtype)
-    x = x if x.dtype == wanted else cast(x, wanted)
+    x = astype(x, wanted)
     return (x.reshape(-1), 0) if axis is None else (x, normalise_axis(axis, x.shape))
 
 
