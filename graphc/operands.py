@@ -190,7 +190,7 @@ def _promoted(op: Op, args: Sequence[Any]) -> tuple[Node, ...]:
     return tuple([_fitted(value, dtype, shape) for value, dtype in zip(values, dtypes, strict=True)])
 
 
-def _fitted(value: Any, dtype: str, shape: tuple[Dim, ...]) -> Node:
+def _fitted(value: Any, dtype: str, shape: tuple[Dim, ...]) -> Any:
     if not isinstance(value, Node):
         return splat(value, TensorType(dtype, shape))
     if dtype == "bool" and value.dtype != "bool":
@@ -235,9 +235,9 @@ def expand(x: Any, shape: tuple[Dim, ...]) -> Any:
     return make(broadcast_op, (x,), Attrs({"shape": shape})) if isinstance(x, Node) else broadcast_op(x, shape=shape)
 
 
-def zeros_like(x: Node) -> Node:
-    """Zeros of the type of `x`."""
-    return splat(0, x.tensor_type)
+def zeros_like(x: Any) -> Node:
+    """Zeros of the type of `x`, which stands for a tensor."""
+    return splat(0, x.type)
 
 
 # --------------------------------------------------------------------------------------------- declaring ops

@@ -136,6 +136,12 @@ def softplus(x: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
     return softplus_op(x, beta=float(beta), threshold=float(threshold))
 
 
+@composite(accepts="float", vjp=lambda g, y, x: (g * sigmoid(-x),), samples=reals(-4, 4))
+def log_sigmoid(x: Any) -> Any:
+    """log(sigmoid(x)), accurate where the sigmoid is tiny."""
+    return minimum(x, 0) - log1p(exp(-abs(x)))
+
+
 # --------------------------------------------------------------------------------------------- along an axis
 
 

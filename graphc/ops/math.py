@@ -226,7 +226,22 @@ def log10(x: Any) -> Any:
     return log(x) / math.log(10)
 
 
-# ------------------------------------------------------------------------------------------ angles and sigmoids
+def _xlogy_vjp(g: Any, y: Any, x: Any, a: Any) -> Cotangents:
+    trapped = logical_and(equal(x, 0), less_equal(a, 0))
+    return g * log(where(trapped, 1, a)), g * (x / a)
+
+
+@composite(
+    accepts="float",
+    vjp=_xlogy_vjp,
+    samples=also(pairs((-2, 2), (0.2, 4)), Sample((np.array([0.0, 0.0, 2.0]), np.array([0.0, -1.0, 0.5])))),
+)
+def xlogy(x: Any, a: Any) -> Any:
+    """x * log(a), and 0 where x is 0, whatever number a is."""
+    return where(logical_and(equal(x, 0), logical_not(isnan(a))), 0, x * log(a))
+
+
+# --------------------------------------------------------------------------------------------- angles and sigmoids
 
 sin = pointwise("sin", np.sin, lambda g, y, x: (g * cos(x),), samples=reals(-3, 3), doc="The sine of x radians.")
 
