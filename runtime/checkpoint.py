@@ -1,4 +1,4 @@
-"""Weights in files: safetensors, written atomically, read with one report of everything that differs.
+"""Weights in files: safetensors, written atomically, read back exactly.
 
 A variable `encoder/conv1/weight` is stored as `encoder.conv1.weight`, as torch names it. The counters of the random
 streams stand in the file's metadata, so that a resumed run draws what an unbroken one would have drawn.
@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from graphc.errors import StateError, did_you_mean
+from graphc.errors import StateError
+from graphc.files import write_atomically
 from graphc.op import Array
-from graphc.types import TensorType, dtype_name
 
 FORMAT = "graphc-1"
 
@@ -28,32 +25,6 @@ class Checkpoint:
     tensors: dict[str, Array]
     seed: int | None = None
     counters: Mapping[str, int] | None = None
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What of a checkpoint was taken, and what differs from the variables.
-
-    Attributes:
-        loaded: names that were taken.
-        missing: variables that the file lacks.
-        unexpected: tensors of the file that are no variable.
-        mismatched: one sentence for each tensor of another shape or dtype.
-    """
-
-    loaded: tuple[str, ...]
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-    mismatched: tuple[str, ...]
-
-    @property
-    def lines(self) -> list[str]:
-        """Every difference, with near names."""
-        return [
-            *(f"missing: {name}{did_you_mean(name, self.unexpected, limit=1)}" for name in self.missing),
-            *(f"unexpected: {name}{did_you_mean(name, self.missing, limit=1)}" for name in self.unexpected),
-            *(f"mismatch: {line}" for line in self.mismatched),
-        ]
 
 
 def dotted(name: str) -> str:
@@ -69,41 +40,9 @@ def write(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
     """
     from safetensors.numpy import save
 
-    target = Path(path)
     metadata = {"format": FORMAT, "seed": str(checkpoint.seed), "counters": json.dumps(dict(checkpoint.counters or {}))}
     data = save({name: array.copy(order="C") for name, array in sorted(checkpoint.tensors.items())}, metadata)
-    try:
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    except OSError as error:
-        raise StateError(f"can't write {str(target)!r}: {error.strerror or error}") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, target)
-    except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise StateError(f"can't write {str(target)!r}: {error.strerror or error}") from error
-        raise
-    _sync_folder(target.parent)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":  # elsewhere a folder can't be opened
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    write_atomically(path, data, StateError)
 
 
 def read(path: str | os.PathLike[str]) -> Checkpoint:
@@ -130,33 +69,3 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
         return Checkpoint(tensors, int(metadata["seed"]), counters)
     except (KeyError, ValueError, AttributeError) as error:
         raise StateError(f"{name!r} has unreadable metadata: {error}") from error
-
-
-def compare(wanted: Mapping[str, TensorType], found: Mapping[str, Array]) -> LoadReport:
-    """What of `found` fits the variables in `wanted`."""
-    mismatched = {
-        name: f"{name} is {wanted[name]}, the file has {dtype_name(array.dtype)}{list(array.shape)}"
-        for name, array in found.items()
-        if name in wanted and (wanted[name].shape != array.shape or wanted[name].dtype != dtype_name(array.dtype))
-    }
-    return LoadReport(
-        loaded=tuple(name for name in wanted if name in found and name not in mismatched),
-        missing=tuple(name for name in wanted if name not in found),
-        unexpected=tuple(name for name in found if name not in wanted),
-        mismatched=tuple(mismatched.values()),
-    )
-
-
-def require_all(report: LoadReport, what: Any) -> None:
-    """Refuse a checkpoint that differs.
-
-    Raises:
-        StateError: with every difference.
-    """
-    if report.lines:
-        raise StateError(
-            f"{str(what)!r} doesn't fit the variables: {len(report.missing)} missing, "
-            f"{len(report.unexpected)} unexpected, {len(report.mismatched)} mismatched",
-            lines=report.lines,
-            hint="strict=False loads what fits and returns the report",
-        )

@@ -23,8 +23,9 @@ from graphc.op import Array
 from graphc.operands import parameter
 from graphc.ops.random import Draw
 from graphc.ops.state import Placeholder, Updates, Variable, group
-from graphc.passes.pipeline import check_switches, run_pipeline
+from graphc.passes.pipeline import PIPELINE, Pass, check_switches, run_pipeline, switches
 from graphc.passes.plan import Plan, plan_program
+from graphc.restore import LoadReport, compare, require_all
 from graphc.runtime import checkpoint
 from graphc.runtime.feeds import check_guards, convert_feeds, missing_feeds, resolve_feeds
 from graphc.runtime.plan import PlanTarget
@@ -32,12 +33,22 @@ from graphc.runtime.reference import Executable, ReferenceTarget, Target
 from graphc.runtime.structure import flatten
 from graphc.runtime.variables import materialise
 from graphc.source import here, name_in_caller
+from graphc.target import TargetInfo
 
-# What `device=` can name. Until the native target exists, "cpu" is the reference.
-DEVICES: dict[str, Callable[[int], Target]] = {
-    "cpu": lambda seed: ReferenceTarget(),
-    "reference": lambda seed: ReferenceTarget(),
-    "plan": lambda seed: PlanTarget(seed),
+
+class Device(NamedTuple):
+    """What `device=` can name: how its target is made, and which passes run for it."""
+
+    target: Callable[[int], Target]
+    passes: tuple[Pass, ...]
+
+
+REQUIRED = tuple(p for p in PIPELINE if not p.optional)  # the oracle depends on no optimisation
+
+DEVICES: dict[str, Device] = {
+    "cpu": Device(lambda seed: ReferenceTarget(), PIPELINE),  # until the native target exists: optimised, in NumPy
+    "reference": Device(lambda seed: ReferenceTarget(), REQUIRED),
+    "plan": Device(PlanTarget, PIPELINE),
 }
 
 MAX_PLANS = 128  # compiled programs that a session keeps; the least recently used goes first
@@ -109,12 +120,14 @@ class Session:
             raise ArgumentError(f"threads must be a positive int, got {threads!r}", lines=[here()])
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 1 << 64:
             raise ArgumentError(f"seed must be an int in [0, 2**64), got {seed!r}", lines=[here()])
+        check_switches(disable, switches())
         self.graph = graph
         self.device = name
         self.seed = int(seed)
         self.threads = threads
-        self.disable = check_switches(disable)
-        self._target = DEVICES[name](self.seed)
+        self.disable = frozenset(disable)
+        self._passes = DEVICES[name].passes
+        self._target = DEVICES[name].target(self.seed)
         self._values: dict[Node, Array] = {}
         self._counters: dict[str, int] = {}
         self._plans: OrderedDict[Request, Compiled] = OrderedDict()
@@ -138,9 +151,11 @@ class Session:
 
     def close(self) -> None:
         """Free plans and values; results that were returned stay valid. Closing twice is fine."""
-        self._closed = True
-        self._plans.clear()
-        self._values = {}
+        if self._owner != threading.get_ident():
+            with self._lock:
+                self._closed = True
+                self._plans.clear()
+                self._values = {}
 
     def _check_open(self) -> None:
         if self._closed:
@@ -218,11 +233,11 @@ class Session:
             resolved = [self._fetch(leaf) for leaf in leaves]
             given = resolve_feeds(feeds, self._graph_of([*resolved, *(feeds or {})]))
             request = _request(resolved, given, training)
-            arrays, dims = convert_feeds({**self._defaults(request), **given})
+            _, dims = convert_feeds({**self._defaults(request), **given})
             check_guards(self._compiled(request).guards, dims)
             program, _ = self._program(request)
             target = PlanTarget(self.seed)
-            optimised = run_pipeline(program, target.info, training=request.training, disable=self.disable)
+            optimised = self._optimised(program, target.info, request.training, PIPELINE)
             return plan_program(optimised, target.info, dims, disable=self.disable)
 
     # ------------------------------------------------------------------------------------------ variables
@@ -253,7 +268,7 @@ class Session:
             tensors = {name: self._values[variable] for name, variable in variables.items()}
             checkpoint.write(path, checkpoint.Checkpoint(tensors, self.seed, self._counters))
 
-    def load(self, path: str | os.PathLike[str], *, strict: bool = True) -> checkpoint.LoadReport:
+    def load(self, path: str | os.PathLike[str], *, strict: bool = True) -> LoadReport:
         """Take values of variables, and the random state, from a safetensors file.
 
         Args:
@@ -265,9 +280,9 @@ class Session:
         with _Run(self):
             variables = self._variables()
             found = checkpoint.read(path)
-            report = checkpoint.compare({name: v.tensor_type for name, v in variables.items()}, found.tensors)
+            report = compare({name: v.tensor_type for name, v in variables.items()}, found.tensors)
             if strict:
-                checkpoint.require_all(report, os.fspath(path))
+                require_all(report, os.fspath(path))
             self._values.update({variables[name]: found.tensors[name] for name in report.loaded})
             if found.counters is not None and found.seed is not None:
                 self._counters = dict(found.counters)
@@ -336,7 +351,7 @@ class Session:
         self._misses += 1
         program, overridden = self._program(request)
         self._rebuilds.note(program)
-        optimised = run_pipeline(program, self._target.info, training=request.training, disable=self.disable)
+        optimised = self._optimised(program, self._target.info, request.training)
         nodes = optimised.nodes()
         given = set(request.fed) | set(overridden.values())
         placeholders = [n for n in nodes if isinstance(n, Placeholder) and n not in given]
@@ -358,6 +373,11 @@ class Session:
         if len(self._plans) > MAX_PLANS:
             self._plans.popitem(last=False)
         return found
+
+    def _optimised(self, program: Program, info: TargetInfo, training: bool, passes: Sequence[Pass] = ()) -> Program:
+        passes = passes or self._passes
+        disable = self.disable & switches(passes)
+        return run_pipeline(program, info, training=training, disable=disable, passes=passes)
 
     def _program(self, request: Request) -> tuple[Program, dict[Node, Node]]:
         """The program of a request, with every fed tensor that isn't a leaf replaced by a parameter."""

