@@ -81,15 +81,17 @@ divide = dataclasses.replace(
 
 negative = pointwise("negative", np.negative, lambda g, y, x: (-g,), accepts="number", samples=reals(-2, 2), doc="-x.")
 
+QUOTIENTS = also(
+    pairs((3.1, 3.4), (1.2, 1.5)),
+    Sample((np.array([7.0, -7.0, 7.0, -7.0, 6.0, -6.0]), np.array([2.0, 2.0, -2.0, -2.0, 3.0, 3.0]))),
+)
+
 floor_divide = pointwise(
     "floor_divide",
     np.floor_divide,
     PIECEWISE_CONSTANT,
     accepts="number",
-    samples=also(
-        pairs((3.1, 3.4), (1.2, 1.5)),
-        Sample((np.array([7.0, -7.0, 7.0, -7.0, 6.0, -6.0]), np.array([2.0, 2.0, -2.0, -2.0, 3.0, 3.0]))),
-    ),
+    samples=QUOTIENTS,
     doc="The greatest integer <= a / b. An integer divided by 0 gives 0, a float inf or nan, as in NumPy.",
 )
 
@@ -98,10 +100,7 @@ remainder = pointwise(
     np.remainder,
     lambda g, y, a, b: (g, -(g * floor_divide(a, b))),
     accepts="number",
-    samples=also(
-        pairs((3.1, 3.4), (1.2, 1.5)),
-        Sample((np.array([7.0, -7.0, 7.0, -7.0, 6.0, -6.0]), np.array([2.0, 2.0, -2.0, -2.0, 3.0, 3.0]))),
-    ),
+    samples=QUOTIENTS,
     doc="a - b * floor_divide(a, b), which has the sign of b. Of an integer by 0 it is 0, as in NumPy.",
 )
 
@@ -132,7 +131,7 @@ def _power(a: Array, b: Array) -> Array:
 
 def _power_vjp(g: Any, y: Any, a: Any, b: Any) -> Cotangents:
     """b * a ** (b - 1), and y * log(a), without the traps at a = 0: both are 0 at 0 ** 0, as in torch."""
-    exponent = splat_value(b)
+    exponent = splat_value(b) if isinstance(b, Node) else None
     if exponent is None:
         fewer = where(logical_and(equal(a, 0), equal(b, 0)), 1, b) - 1
     else:
