@@ -117,6 +117,16 @@ class Operators:
     def __getitem__(self, index: Any) -> Any:
         return METHODS["getitem"](self, index)
 
+    @property
+    def T(self) -> Any:  # noqa: N802 - NumPy's name
+        """The axes in reverse order."""
+        return METHODS["T"](self)
+
+    @property
+    def mT(self) -> Any:  # noqa: N802
+        """The last two axes exchanged."""
+        return METHODS["mT"](self)
+
     def __getattr__(self, name: str) -> Any:
         fn = METHODS.get(name)
         if fn is None:
