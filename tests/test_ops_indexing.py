@@ -293,7 +293,8 @@ def test_scatter_add_broadcasts_and_promotes():
     got = run(lambda x: indexing.scatter_add(x, [[1, 1]], 1, axis=1), np.zeros((2, 3), "float16"))
     np.testing.assert_array_equal(got, np.array([[0, 2, 0]] * 2, "float16"), strict=True)
     assert indexing.scatter_add(tensor(2, dtype="int8"), [0], tensor(1, dtype="int32", index=1)).dtype == "int32"
-    assert indexing.scatter_add(tensor(2, dtype="int8"), [0], [1]).dtype == "int8"
+    assert indexing.scatter_add(tensor(2, dtype="int8"), [0], 1).dtype == "int8"
+    assert indexing.scatter_add(tensor(2, dtype="bfloat16"), [0], 0.5).dtype == "bfloat16"
 
 
 def test_scatter_add_along_axis_is_the_adjoint_of_take_along_axis():

@@ -19,9 +19,11 @@ from graphc.errors import ArgumentError, DTypeError, ShapeError
 from graphc.ir import Node
 from graphc.op import Array, Cotangents, NoGradient, Op, Sample
 from graphc.operands import (
+    WEAK,
     as_node,
     as_nodes,
     cast,
+    constant,
     expand,
     expand_dims_op,
     normalise_axis,
@@ -34,7 +36,7 @@ from graphc.ops.math import equal, where
 from graphc.ops.shape import broadcast_to, flatten, moveaxis, reshape, unstack
 from graphc.ops.slicing import Shape, replaced
 from graphc.source import here
-from graphc.types import TensorType, broadcast_shapes, dtype_name, is_bool, is_integer, promote
+from graphc.types import TensorType, broadcast_shapes, dtype_name, is_bool, is_integer, promote, promote_scalar
 
 NO_MASK = "gc.where(mask, x, 0) keeps the shape; np.flatnonzero gives the indices of a mask that is known"
 
@@ -229,11 +231,11 @@ def scatter_add(x: Any, indices: Any, updates: Any, axis: Any = 0) -> Any:
 
 
 def _of_one_dtype(x: Any, updates: Any) -> tuple[Any, Any]:
-    """Both cast to the dtype in which they meet; numbers without one of their own take that of `x`."""
-    strong = isinstance(updates, Node | np.ndarray | np.generic) or hasattr(updates, "__graphc_op__")
-    values = as_node(updates if strong else np.asarray(updates, x.dtype))
+    """Both cast to the dtype in which they meet, where a Python number is weak."""
+    weak = isinstance(updates, WEAK)
+    values = constant(updates, promote_scalar(x.dtype, updates)) if weak else as_node(updates)
     dtype = promote(x.dtype, values.dtype)
-    return tuple(v if v.dtype == dtype else cast(v, dtype) for v in (x, values))
+    return x if x.dtype == dtype else cast(x, dtype), values if values.dtype == dtype else cast(values, dtype)
 
 
 def index_of(indices: Any, size: Dim, axis: int) -> Any:
