@@ -65,7 +65,7 @@ class Composite(Op):
         for arg in tensors:
             if not isinstance(arg, Node) and hasattr(arg, "__graphc_op__"):
                 return arg.__graphc_op__(self, tensors, given)
-        operands = self.coerce(self, tensors)
+        operands = self.operands(tensors)
         frozen = self.frozen_attrs(given)
         body, captured = self.trace(tuple([node.type for node in operands]), frozen)
         node = make(self, (*operands, *captured), frozen, body)

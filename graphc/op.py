@@ -60,8 +60,9 @@ class Op:
             their body is evaluated. 16-bit floats arrive as float32, and results are rounded once, on return.
         vjp: `(g, y, *inputs, **attrs) -> one cotangent for each input (None: nothing flows)`, written with ops, or
             `NoGradient(reason)`. A composite without one is differentiated through its body.
-        kind: the trait that passes ask: parameter, placeholder, variable, constant, pointwise, view, reduce,
-            contract, conv, window, index, sort, scan, random, extent, opaque, mode, auxiliary, tuple, composite.
+        kind: the trait that passes ask: parameter, placeholder, variable, constant, iota (counts), pointwise,
+            view, concat (assembled from regions), reduce, contract, conv, window, index, sort, scan, random, extent,
+            opaque, mode, auxiliary, tuple, composite.
         accepts: for pointwise ops, the dtype class of each operand (see `ACCEPTS`; the last one repeats).
         bijective: a view that neither repeats nor drops elements, so that a mask may be moved through it.
         commutative: operands may be swapped; patterns match both orders.
@@ -95,13 +96,16 @@ class Op:
             if not isinstance(arg, Node) and hasattr(arg, "__graphc_op__"):
                 return arg.__graphc_op__(self, args, attrs)
         frozen = self.frozen_attrs(attrs) if attrs else self._default_attrs
+        return make(self, self.operands(args), frozen)
+
+    def operands(self, args: Sequence[Any]) -> tuple[Node, ...]:
+        """The nodes that the op takes for what the user passed; an error names the op and the user's lines."""
         try:
-            operands = self.coerce(self, args)
+            return self.coerce(self, args)
         except GraphcError as error:
             take_guards()
             nodes = [arg for arg in args if isinstance(arg, Node)]
             raise ir.explain(error, self, nodes, ir.current_occurrence())  # noqa: B904 - the same error, with lines
-        return make(self, operands, frozen)
 
     @cached_property
     def _default_attrs(self) -> Attrs:

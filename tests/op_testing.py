@@ -20,6 +20,7 @@ from graphc.ops.state import placeholder
 from graphc.types import DTYPES, is_float, np_dtype
 
 FLOATS = tuple(d for d, info in DTYPES.items() if info.kind == "float")
+HALVES = ("float16", "bfloat16")
 INTEGERS = tuple(d for d, info in DTYPES.items() if info.kind == "int")
 
 
@@ -173,6 +174,24 @@ def same_bits(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
     nan = np.isnan(wide)
     equal = (wide == other) & (np.signbit(wide) == np.signbit(other))
     return bool(np.all(np.where(nan, np.isnan(other), equal)))
+
+
+def close(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any], tolerance: float) -> bool:
+    """Whether two results agree: integers exactly, floats up to `tolerance` of the largest magnitude (at least 1).
+
+    Where `b` is nan or infinite, so is `a`; an `a` of lower precision may overflow where `b` exceeds its range.
+    """
+    if b.dtype.kind in "biu":
+        return bool(np.array_equal(a, b))
+    if a.shape != b.shape:
+        return False
+    limit = float(ml_dtypes.finfo(a.dtype).max)
+    low, high = a.astype(np.float64), b.astype(np.float64)
+    finite = np.isfinite(high) & (np.abs(high) < limit)
+    special = np.where(np.isfinite(high), np.copysign(np.inf, high), high)
+    scale = max(1.0, float(np.max(np.abs(high), where=finite, initial=0)))
+    near = np.abs(np.where(finite, low - high, 0)) <= tolerance * scale
+    return bool(np.all(np.where(finite, near, (low == special) | (np.isnan(low) & np.isnan(high)))))
 
 
 # --- derivatives
