@@ -15,7 +15,7 @@ from typing import Any, overload
 
 from graphc import ir
 from graphc.attrs import Attrs
-from graphc.errors import ArgumentError
+from graphc.errors import ArgumentError, GraphcError
 from graphc.ir import Leaf, Node, Program, make, reachable, substitute
 from graphc.op import Cotangents, NoGradient, Op, Samples
 from graphc.operands import as_node, as_nodes, parameter, pointwise_operands, primitive
@@ -67,7 +67,13 @@ class Composite(Op):
                 return arg.__graphc_op__(self, tensors, given)
         operands = self.operands(tensors)
         frozen = self.frozen_attrs(given)
-        body, captured = self.trace(tuple([node.type for node in operands]), frozen)
+        types = tuple([node.type for node in operands])
+        try:
+            body, captured = self.trace(types, frozen)
+        except GraphcError as error:
+            made = dict.fromkeys(node.made_at for node in operands if node.made_at)
+            error.lines = (*error.lines, f"inside {self.name}({', '.join(map(str, types))})", *made)
+            raise
         node = make(self, (*operands, *captured), frozen, body)
         return items(node) if isinstance(node.type, TupleType) else node
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import threading
 import weakref
-from _weakref import _remove_dead_weakref
+from _weakref import _remove_dead_weakref  # type: ignore[attr-defined]  # what WeakValueDictionary uses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import CodeType
@@ -349,8 +349,8 @@ class Node(Operators):
 
     @property
     def made_at(self) -> str:
-        """`matmul was made at model.py:12`, or the empty string for a node without a line."""
-        site = self.occurrence.site
+        """`matmul was made at model.py:12`, or the empty string for a parameter and a node without a line."""
+        site = None if self.op.kind == "parameter" else self.occurrence.site
         return f"{self.display_name} was made at {site.short}" if site else ""
 
     def __bool__(self) -> bool:

@@ -709,14 +709,23 @@ def test_composites_nest_and_decompose():
     assert decomposed([node]) == (add(add(double, x), subtract(double, x)),)
 
 
-def test_an_error_inside_a_composite_names_the_inner_op_and_the_users_line():
+def test_an_error_inside_a_composite_names_both_ops_and_the_users_operands():
     @composite
-    def wrong(x, y):
-        return reduce_sum(x, axes=(0,), extra=1) if y is None else add(x, y)
+    def inner(x, y):
+        return add(x, y)
 
+    @composite
+    def outer(x, y):
+        return inner(x, y)
+
+    x, y = x_leaf((3,), "x"), x_leaf((4,), "y")
     with pytest.raises(ShapeError) as error:
-        wrong(x_leaf((3,)), x_leaf((4,)))
-    assert "test_ir.py" in str(error.value)
+        outer(x, y)
+    lines = str(error.value).splitlines()
+    assert lines[0] == "add: shapes [3] and [4] do not broadcast: axis -1 is 3 and 4"
+    assert lines[1].endswith("return add(x, y)")
+    assert lines[2:4] == ["  inside inner(float32[3], float32[4])", "  inside outer(float32[3], float32[4])"]
+    assert [line.split(" was made")[0] for line in lines[4:]] == ["  x", "  y"]
 
 
 def test_a_custom_gradient_computes_its_forward_and_keeps_its_rule():
