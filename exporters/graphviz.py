@@ -7,7 +7,8 @@ from functools import cache
 from typing import Any
 
 from graphc.exporters.images import svg_of
-from graphc.exporters.picture import ROLES, Box, Picture
+from graphc.exporters.picture import Box, Picture
+from graphc.exporters.sketch import ROLES
 
 # Told apart by colour and by shape: fills are light tints of the colour-blind safe palette of Okabe and Ito.
 FILLS = {"forward": "#d6e8f5", "gradient": "#fbe3c6", "update": "#d3ecdd"}
@@ -21,6 +22,7 @@ FORMS = {
     "group": "box3d",
     "output": "plaintext",
 }
+FONT = '"Helvetica,sans-serif"'
 MEANINGS = {
     "forward": "computes a value",
     "gradient": "computes a gradient",
@@ -46,13 +48,21 @@ def _label(lines: tuple[str, ...]) -> str:
 def body(picture: Picture) -> Iterator[str]:
     """The statements of the DOT graph, a line each."""
     notes = _label(picture.notes)
-    yield f"\tgraph [rankdir=TB nodesep=0.25 ranksep=0.35 fontname=Helvetica fontsize=10 labelloc=b label={notes}]\n"
-    yield '\tnode [fontname=Helvetica fontsize=11 style=filled penwidth=1.1 margin="0.12,0.06"]\n'
-    yield '\tedge [fontname=Helvetica fontsize=8 fontcolor="#555555" color="#777777" arrowsize=0.6]\n'
+    yield f"\tgraph [rankdir=TB nodesep=0.25 ranksep=0.35 fontname={FONT} fontsize=10 labelloc=b label={notes}]\n"
+    yield f'\tnode [fontname={FONT} fontsize=11 style=filled penwidth=1.1 margin="0.12,0.06"]\n'
+    yield f'\tedge [fontname={FONT} fontsize=8 fontcolor="#555555" color="#777777" arrowsize=0.6]\n'
+    frames: dict[str, list[str]] = {}
     for k, box in enumerate(picture.boxes):
-        yield f"\tn{k} [label={_label(box.lines)} {_style(box.form, box.role)}]\n"
+        frames.setdefault(box.frame, []).append(f"\tn{k} [label={_label(box.lines)} {_style(box.form, box.role)}]\n")
+    yield from frames.pop("", [])
+    for k, (title, inside) in enumerate(frames.items()):
+        yield f"\tsubgraph cluster_{k} {{\n"
+        yield f'\t\tlabel={quoted(title)} labelloc=t color="{LINES["forward"]}" style="rounded,dashed"\n'
+        yield from inside
+        yield "\t}\n"
     for edge in picture.edges:
-        yield f"\tn{edge.source} -> n{edge.target} [label={quoted(edge.label)}]\n"
+        back = " style=dashed constraint=false" if edge.back else ""
+        yield f"\tn{edge.source} -> n{edge.target} [label={quoted(edge.label)}{back}]\n"
     yield from _legend(picture)
 
 

@@ -8,9 +8,11 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from graphc.errors import ExportError, MissingExtra
 
+NARROWER = 0.87  # width of Helvetica in widths of Bitstream Vera
 TIMEOUT = 30  # seconds that `dot` may take
 
 
@@ -60,16 +62,19 @@ def _png(dot: str) -> bytes:
         import resvg_py
     except ImportError:
         raise MissingExtra("resvg-py", "viz", "writing PNG without the program `dot`") from None
-    # Text needs a font file; a bare machine has none, so one that comes with a package of the extra is offered.
-    return bytes(resvg_py.svg_to_bytes(svg_string=_svg(dot).decode(), dpi=96, zoom=2, font_files=_fonts()))
+    # The layout was made for Helvetica, which is narrower than the font at hand.
+    svg = re.sub(r'font-size="([\d.]+)"', lambda m: f'font-size="{NARROWER * float(m[1]):.2f}"', _svg(dot).decode())
+    return bytes(resvg_py.svg_to_bytes(svg_string=svg, dpi=96, zoom=2, **_font()))
 
 
-def _fonts() -> list[str]:
+def _font() -> dict[str, Any]:
+    """A font for the text: a bare machine has none, so one that comes with a package of the extra is offered."""
     try:
         import reportlab
     except ImportError:
-        return []
-    return [str(path) for path in sorted((Path(reportlab.__file__).parent / "fonts").glob("Vera*.ttf"))]
+        return {}
+    files = [str(path) for path in sorted((Path(reportlab.__file__).parent / "fonts").glob("Vera*.ttf"))]
+    return {"font_files": files, "sans_serif_family": "Bitstream Vera Sans", "skip_system_fonts": True}
 
 
 def _pdf(dot: str) -> bytes:
