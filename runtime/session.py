@@ -18,17 +18,15 @@ import numpy as np
 
 from graphc.dims import Guard
 from graphc.errors import ArgumentError, FetchError, GraphError, SessionError, did_you_mean
-from graphc.ir import Graph, Node, Program, current_graph, substitute, toposort
+from graphc.ir import Graph, Node, Program, current_graph, next_serial, substitute, toposort
 from graphc.op import Array
 from graphc.operands import parameter
 from graphc.ops.random import Draw
 from graphc.ops.state import Placeholder, Updates, Variable, group
 from graphc.passes.pipeline import PIPELINE, Pass, check_switches, run_pipeline, switches
-from graphc.passes.plan import Plan, plan_program
 from graphc.restore import LoadReport, compare, require_all
 from graphc.runtime import checkpoint
 from graphc.runtime.feeds import check_guards, convert_feeds, missing_feeds, resolve_feeds
-from graphc.runtime.plan import PlanTarget
 from graphc.runtime.reference import Executable, ReferenceTarget, Target
 from graphc.runtime.structure import flatten
 from graphc.runtime.variables import materialise
@@ -48,7 +46,6 @@ REQUIRED = tuple(p for p in PIPELINE if not p.optional)  # the oracle depends on
 DEVICES: dict[str, Device] = {
     "cpu": Device(lambda seed: ReferenceTarget(), PIPELINE),  # until the native target exists: optimised, in NumPy
     "reference": Device(lambda seed: ReferenceTarget(), REQUIRED),
-    "plan": Device(PlanTarget, PIPELINE),
 }
 
 MAX_PLANS = 128  # compiled programs that a session keeps; the least recently used goes first
@@ -118,7 +115,7 @@ class Session:
             )
         if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
             raise ArgumentError(f"threads must be a positive int, got {threads!r}", lines=[here()])
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 1 << 64:
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 64:
             raise ArgumentError(f"seed must be an int in [0, 2**64), got {seed!r}", lines=[here()])
         check_switches(disable, switches())
         self.graph = graph
@@ -221,24 +218,6 @@ class Session:
             return build(iter([next(outputs) if isinstance(r, Node) else None for r in resolved]))
 
         return step
-
-    def plan(self, fetches: Any, feeds: Mapping[Any, Any] | None = None, *, training: bool | None = None) -> Plan:
-        """The plan of this run, without running it: kernels, buffers, and every byte.
-
-        Args:
-            feeds: values, or arrays of the same shapes; they give the symbolic dimensions their sizes.
-        """
-        with _Run(self):
-            leaves, _ = flatten(fetches, _is_fetch)
-            resolved = [self._fetch(leaf) for leaf in leaves]
-            given = resolve_feeds(feeds, self._graph_of([*resolved, *(feeds or {})]))
-            request = _request(resolved, given, training)
-            _, dims = convert_feeds({**self._defaults(request), **given})
-            check_guards(self._compiled(request).guards, dims)
-            program, _ = self._program(request)
-            target = PlanTarget(self.seed)
-            optimised = self._optimised(program, target.info, request.training, PIPELINE)
-            return plan_program(optimised, target.info, dims, disable=self.disable)
 
     # ------------------------------------------------------------------------------------------ variables
 
@@ -387,8 +366,9 @@ class Session:
         replaced = substitute(roots, overridden) if overridden else tuple(roots)
         count = len(request.fetches)
         updates = tuple(zip([v for v, _ in request.updates], replaced[count:], strict=True))
-        inputs = tuple([overridden.get(node, node) for node in request.fed])
-        return Program(inputs, replaced[:count], updates), overridden
+        inputs = [overridden.get(node, node) for node in request.fed]
+        inputs += [n for n in toposort(replaced) if isinstance(n, Placeholder) and n not in request.fed]
+        return Program(tuple(inputs), replaced[:count], updates), overridden
 
     def _defaults(self, request: Request) -> dict[Node, Array]:
         nodes = toposort([*request.fetches, *(new for _, new in request.updates)])
@@ -504,28 +484,27 @@ class _Rebuilds:
     """Tells, once, when run after run compiles something new because the graph grows in the loop."""
 
     def __init__(self) -> None:
-        self.streak = 0
-        self.newest = -1
+        self.last_run = next_serial()
         self.told = False
         self.lines: dict[str, int] = {}
 
     def reset(self) -> None:
-        self.streak = 0
         self.lines.clear()
 
     def note(self, program: Program) -> None:
+        """A run compiled `program`: count the line that made the first node since the run before."""
+        before, self.last_run = self.last_run, next_serial()
         if self.told:
             return
-        nodes = program.nodes()
-        fresh = [n for n in nodes if n.serial > self.newest and n.occurrence.code is not None and n.inputs]
-        self.newest = max([self.newest, *(n.serial for n in nodes)])
-        line = str(fresh[0].occurrence.site) if fresh else ""
-        self.streak += 1
+        fresh = next((n for n in program.nodes() if n.serial > before and n.inputs and n.occurrence.code), None)
+        if fresh is None:
+            return
+        line = str(fresh.occurrence.site)
         self.lines[line] = self.lines.get(line, 0) + 1
-        if line and self.lines[line] >= MAX_REBUILDS and self.streak >= MAX_REBUILDS:
+        if self.lines[line] >= MAX_REBUILDS:
             self.told = True
             warnings.warn(
-                f"the last {self.streak} runs each compiled a new plan, because this line builds something new "
+                f"{MAX_REBUILDS} runs in a row each compiled a new plan, because this line builds something new "
                 f"each time:\n  {line}\n  hint: a Python number became part of the graph; feed it through a "
                 "gc.placeholder, or keep it in a gc.Variable",
                 stacklevel=6,
