@@ -16,7 +16,7 @@ from graphc.errors import ArgumentError, DTypeError, GradientError, ShapeError, 
 from graphc.ir import Node, derived_from, reachable, scope
 from graphc.nn.init import zeros
 from graphc.nn.module import Module
-from graphc.operands import as_node, cast
+from graphc.operands import as_node, astype
 from graphc.ops.math import clip, equal, maximum, minimum, sqrt, square, where
 from graphc.ops.reduce import sum as sum_
 from graphc.ops.state import Updates, Variable, fitted
@@ -74,7 +74,7 @@ class Optimizer(ABC):
 
     # ------------------------------------------------------------------------------------------ what users call
 
-    def minimize(self, loss: Node, variables: Any = None) -> Updates:
+    def minimize(self, loss: Any, variables: Any = None) -> Updates:
         """The training update that lowers `loss` by one step; fetch it to take the step.
 
         Args:
@@ -87,23 +87,18 @@ class Optimizer(ABC):
             GradientError: no gradient reaches one of the variables that were given, or any of the others.
         """
         if not isinstance(loss, Node) or loss.ndim:
-            got = loss if isinstance(loss, Node) else type(loss).__name__
-            raise ShapeError(
-                f"minimize: the loss must be a scalar tensor, got {got!r}", hint="loss.mean()", lines=[here()]
-            )
-        if variables is not None:
-            chosen = list(_variables(variables))
-            return self.apply(zip(gradients(loss, chosen), chosen, strict=True))
-        chosen = self._reached(loss)
-        found = gradients(loss, chosen, disconnected="none")
+            got = repr(loss) if isinstance(loss, Node) else type(loss).__name__
+            what = f"minimize: the loss must be a scalar tensor, got {got}"
+            raise ShapeError(what, hint="loss.mean()", lines=[here()])
+        chosen = self._reached(loss) if variables is None else list(_variables(variables))
+        found = gradients(loss, chosen, disconnected="none" if variables is None else "raise")
         pairs = [(g, variable) for g, variable in zip(found, chosen, strict=True) if g is not None]
         if not pairs:
-            names = ", ".join(repr(variable.name) for variable in chosen)
-            what = (
-                f"no gradient of {loss!r} reaches {names}" if chosen else f"{loss!r} depends on no trainable variable"
-            )
+            names = ", ".join(repr(variable.name) for variable in chosen) or "a trainable variable"
             raise GradientError(
-                f"minimize: {what}", hint="gc.gradients(loss, variables) tells where the path is cut", lines=[here()]
+                f"minimize: no gradient of {loss!r} reaches {names}",
+                hint="gc.gradients(loss, variables) tells where the path is cut",
+                lines=[here()],
             )
         return self.apply(pairs)
 
@@ -198,7 +193,7 @@ class Optimizer(ABC):
                 self._steps.update(dict.fromkeys(fresh, Variable(0, "step", dtype="int64")))
 
 
-def _variables(chosen: Any) -> Iterable[Variable]:
+def _variables(chosen: Any) -> Iterable[Any]:
     """The variables that a user named: a module's trainable parameters, one variable, or several."""
     if isinstance(chosen, Module):
         return [variable for variable in chosen.parameters() if variable.trainable]
@@ -331,7 +326,7 @@ class Adam(Optimizer):
         memory = {"exp_avg": mean, "exp_avg_sq": spread}
         if options["amsgrad"]:
             memory["max_exp_avg_sq"] = spread = maximum(slots.values["max_exp_avg_sq"], spread)
-        count = cast(slots.step, "float64")  # 1 - beta ** step would lose half its digits in float32
+        count = _wide(slots.step)  # 1 - beta ** step would lose half its digits in float32
         size = _like(_wide(options["lr"]) / (1 - first**count), value)
         root = sqrt(spread) / _like(sqrt(1 - second**count), value)
         return value - (mean / (root + options["eps"])) * size, memory
@@ -366,16 +361,18 @@ def _decayed(g: Any, variable: Variable, options: Options) -> Any:
 
 def _wide(value: Any) -> Any:
     """A hyperparameter as a number, or a scalar tensor in float64."""
-    if not isinstance(value, Node):
-        return float(value)
-    if value.ndim:
-        raise ShapeError(f"a hyperparameter must be a number or a scalar tensor, got {value!r}", lines=[here()])
-    return cast(value, "float64")
+    return astype(_scalar(value), "float64") if isinstance(value, Node) else float(value)
 
 
 def _like(value: Any, x: Node) -> Any:
-    """A hyperparameter in the dtype of `x`, so that it doesn't widen it."""
-    return cast(_wide(value), x.dtype) if isinstance(value, Node) else float(value)
+    """A hyperparameter as a number, or a scalar tensor in the dtype of `x`, so that it doesn't widen it."""
+    return astype(_scalar(value), x.dtype) if isinstance(value, Node) else float(value)
+
+
+def _scalar(value: Node) -> Node:
+    if value.ndim:
+        raise ShapeError(f"a hyperparameter must be a number or a scalar tensor, got {value!r}", lines=[here()])
+    return value
 
 
 # --------------------------------------------------------------------------------------------- gradient clipping
@@ -392,7 +389,7 @@ def clip_grad_norm(gradients: Sequence[Any], max_norm: Any) -> tuple[list[Any], 
         raise ArgumentError("clip_grad_norm: there are no gradients", lines=[here()])
     norm = sqrt(reduce(add, [sum_(square(g)) for g in nodes]))
     factor = minimum(max_norm / (norm + 1e-6), 1.0)
-    return [g * cast(factor, g.dtype) for g in nodes], norm
+    return [g * astype(factor, g.dtype) for g in nodes], norm
 
 
 def clip_grad_value(gradients: Sequence[Any], clip_value: float) -> list[Any]:

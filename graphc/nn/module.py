@@ -26,6 +26,20 @@ from graphc.ops.state import Variable
 from graphc.restore import LoadReport, compare, require_all
 from graphc.source import here
 
+_MODE = "the mode belongs to a run: fetching a training update, or training=True, makes it a training run"
+_DEVICE = "the device belongs to the session: gc.Session(device=...)"
+
+# Where to find what torch's modules have and these don't.
+ELSEWHERE = {
+    "train": _MODE,
+    "eval": _MODE,
+    "training": f"{_MODE}; gc.by_mode(train, evaluation) chooses by it",
+    "to": _DEVICE,
+    "cuda": _DEVICE,
+    "cpu": _DEVICE,
+    "zero_grad": "gradients are tensors of the graph and don't accumulate",
+}
+
 
 class _Thread(threading.local):
     """What a thread is in the middle of."""
@@ -224,8 +238,8 @@ class Module(metaclass=_Constructed):
             return state if state.value is None else state.value
         if name in self._children:
             return self._children[name]
-        known = [*self._states, *self._children]
-        raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}{did_you_mean(name, known)}")
+        remedy = f"; {ELSEWHERE[name]}" if name in ELSEWHERE else did_you_mean(name, [*self._states, *self._children])
+        raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}{remedy}")
 
     def __delattr__(self, name: str) -> None:
         if name in self._states or name in self._children:
