@@ -1,14 +1,18 @@
 """What graphc says when something is wrong: one exception family and one renderer.
 
 Every message states what happened, what was got and what was expected, the user's own line, and a remedy; internal
-frames never carry information that the message lacks. Passes and ops raise the plain sentence; the place that knows
-the user's lines (`graphc.ir`, the session, an exporter) adds them with `at`.
+frames never carry information that the message lacks. Whoever raises writes the plain sentence: the line that the user
+is on, and the function that it called, are found here. Where another line is at fault (of a node that fails in a run,
+of operands that don't fit), the place that knows it adds it with `at`.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from graphc.source import called, here
 
 MAX_LINES = 14  # a message longer than this is no longer read
 
@@ -26,7 +30,11 @@ class GraphcError(Exception):
         self.message = message
         self.hint = hint
         self.lines = tuple(lines)
+        self.called, self.line = called(), here()
         super().__init__(message)
+
+    def __reduce__(self) -> tuple[Callable[..., GraphcError], tuple[Any, ...]]:
+        return _restored, (type(self), self.__dict__.copy())  # errors come back from worker processes
 
     def at(self, *lines: str) -> GraphcError:
         """Add the user's lines that this error concerns, unless some are known already; returns the error itself."""
@@ -35,7 +43,15 @@ class GraphcError(Exception):
         return self
 
     def __str__(self) -> str:
-        return render(self.message, self.lines, self.hint)
+        named = not self.called or self.called in self.message
+        message = self.message if named else f"{self.called}: {self.message}"
+        return render(message, self.lines, self.hint, self.line)
+
+
+def _restored(cls: type[GraphcError], state: dict[str, Any]) -> GraphcError:
+    error = cls.__new__(cls, state["message"])
+    error.__dict__.update(state)
+    return error
 
 
 class ShapeError(GraphcError, ValueError):
@@ -96,14 +112,22 @@ class InternalError(GraphcError, AssertionError):
     """A broken invariant of graphc itself: please report it with the text of the message."""
 
 
-def render(message: str, lines: Sequence[str], hint: str | None) -> str:
-    """`message`, its indented `lines` (cut with a count past `MAX_LINES`), and the remedy."""
+def render(message: str, lines: Sequence[str], hint: str | None, line: str = "") -> str:
+    """`message`, its indented `lines` (cut with a count past `MAX_LINES`), and the remedy.
+
+    The user's current `line` comes last unless `lines` show it already; it is never cut.
+    """
+    if line and not any(line in shown for shown in lines):
+        lines = (*lines, line)
     room = MAX_LINES - (2 if hint else 1)
-    shown = list(lines if len(lines) <= room else lines[: room - 1])
-    if len(shown) < len(lines):
-        shown.append(f"... and {len(lines) - len(shown)} more")
+    shown = list(lines)
+    if len(lines) > room:
+        kept = [text for text in lines if line and line in text][:1]
+        others = [text for text in lines if text not in kept]
+        count = room - 1 - len(kept)
+        shown = [*kept, *others[:count], f"... and {len(others) - count} more"]
     tail = [f"  hint: {hint}"] if hint else []
-    return "\n".join([message, *(f"  {line}" for line in shown), *tail])
+    return "\n".join([message, *(f"  {text}" for text in shown), *tail])
 
 
 def did_you_mean(word: str, known: Iterable[str], *, limit: int = 3) -> str:

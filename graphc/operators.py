@@ -28,7 +28,7 @@ class Operators:
     """Arithmetic, comparison and indexing operators, and NumPy's methods, by way of `METHODS`."""
 
     __slots__ = ()
-    __array_ufunc__ = None  # ndarray + tensor is left to the tensor
+    __array_priority__ = 1000  # ndarray + tensor is left to the tensor; np.tanh(tensor) asks it for an array
 
     def __add__(self, other: Any) -> Any:
         return METHODS["add"](self, other)

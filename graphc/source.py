@@ -11,9 +11,15 @@ import linecache
 import os
 import sys
 from dataclasses import dataclass
+from textwrap import shorten
 from types import CodeType, FrameType
 
 _internal: dict[CodeType, bool] = {}  # is this code part of graphc? asked once per code object
+
+MAX_TEXT = 120  # characters of a source line that a message shows
+
+# Packages whose frames are never the user's line: graphc, and what may stand between it and the user.
+PACKAGES = frozenset({"graphc", "numpy", "functools", "copy"})
 
 
 def user_site(depth: int = 1) -> tuple[CodeType | None, int]:
@@ -31,8 +37,20 @@ def user_site(depth: int = 1) -> tuple[CodeType | None, int]:
 
 
 def _is_internal(frame: FrameType) -> bool:
-    module = frame.f_globals.get("__name__", "")
-    return module == "graphc" or module.startswith("graphc.") or frame.f_code.co_filename.startswith("<frozen")
+    module = str(frame.f_globals.get("__name__", ""))
+    return module.partition(".")[0] in PACKAGES or frame.f_code.co_filename.startswith("<frozen")
+
+
+def called() -> str:
+    """The function of graphc that the user's line called: `sum`, `getitem`; empty for classes and their methods."""
+    frame: FrameType | None = sys._getframe(1)
+    outermost = ""
+    while frame is not None and _is_internal(frame):
+        name = frame.f_code.co_qualname
+        if "<" not in name and not name.startswith("Operators."):  # no wrapper, lambda or operator
+            outermost = name
+        frame = frame.f_back
+    return "" if "." in outermost else outermost
 
 
 @dataclass(frozen=True)
@@ -55,7 +73,7 @@ class Site:
         return f"{os.path.basename(self.file)}:{self.line}"
 
     def __str__(self) -> str:
-        return f"{self.short}   {self.text}" if self.text else self.short
+        return f"{self.short}   {shorten(self.text, MAX_TEXT, placeholder=' ...')}" if self.text else self.short
 
 
 def here() -> str:
