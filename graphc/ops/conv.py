@@ -19,7 +19,7 @@ from graphc.dims import Dim, compare, require_equal
 from graphc.errors import ArgumentError, DTypeError, ShapeError
 from graphc.ir import Node
 from graphc.op import Array, Cotangents, Op, Sample, Samples
-from graphc.operands import as_node, cast, expand, expand_dims_op, primitive
+from graphc.operands import as_node, astype, expand, expand_dims_op, primitive
 from graphc.ops.math import add
 from graphc.ops.windows import Pads, paddings, per_axis, require_spatial, span, tap, window_counts
 from graphc.source import here
@@ -27,26 +27,29 @@ from graphc.types import TensorType, promote
 
 Ints = tuple[int, ...]
 
-BLOCK = (
-    1 << 22
-)  # elements of the matrix of columns that the reference holds at a time: it bounds memory, and fits caches
+# Elements of the matrix of columns that a reference holds at a time: it bounds memory.
+BLOCK = 1 << 22
 
 
 # --------------------------------------------------------------------------------------------- type rules
 
 
-def _require_operands(a: TensorType, b: TensorType, groups: int, outputs: Dim) -> None:
+def _require_operands(a: TensorType, b: TensorType) -> None:
     if a.dtype != b.dtype:
         raise DTypeError(f"operands must have one dtype, got {a} and {b}")
     if a.rank != b.rank or a.rank < 3:
         raise ShapeError(f"operands must both have a batch, channels and the same spatial axes, got {a} and {b}")
-    require_equal(outputs % groups, 0, f"output channels must divide by groups={groups}")
+
+
+def _require_groups(side: str, channels: Dim, groups: int) -> None:
+    require_equal(channels % groups, 0, f"{side} channels must divide by groups={groups}")
 
 
 def _infer_conv(
     x: TensorType, w: TensorType, *, stride: Ints, padding: Pads, dilation: Ints, groups: int
 ) -> TensorType:
-    _require_operands(x, w, groups, w.shape[0])
+    _require_operands(x, w)
+    _require_groups("output", w.shape[0], groups)
     require_equal(x.shape[1], w.shape[1] * groups, f"channels of {x} and of the weight {w} with groups={groups}")
     return x.with_shape((x.shape[0], w.shape[0], *window_counts(x.shape[2:], w.shape[2:], stride, padding, dilation)))
 
@@ -54,7 +57,8 @@ def _infer_conv(
 def _infer_input_grad(
     g: TensorType, w: TensorType, *, spatial: tuple[Dim, ...], stride: Ints, padding: Pads, dilation: Ints, groups: int
 ) -> TensorType:
-    _require_operands(g, w, groups, w.shape[0])
+    _require_operands(g, w)
+    _require_groups("output", w.shape[0], groups)
     require_equal(g.shape[1], w.shape[0], f"channels of {g} and of the weight {w}")
     _require_windows(g, window_counts(spatial, w.shape[2:], stride, padding, dilation))
     return g.with_shape((g.shape[0], w.shape[1] * groups, *spatial))
@@ -63,8 +67,9 @@ def _infer_input_grad(
 def _infer_weight_grad(
     x: TensorType, g: TensorType, *, kernel: tuple[Dim, ...], stride: Ints, padding: Pads, dilation: Ints, groups: int
 ) -> TensorType:
-    _require_operands(x, g, groups, g.shape[1])
-    require_equal(x.shape[1] % groups, 0, f"input channels must divide by groups={groups}")
+    _require_operands(x, g)
+    _require_groups("output", g.shape[1], groups)
+    _require_groups("input", x.shape[1], groups)
     require_equal(x.shape[0], g.shape[0], "batch sizes")
     _require_windows(g, window_counts(x.shape[2:], kernel, stride, padding, dilation))
     return x.with_shape((g.shape[1], x.shape[1] // groups, *kernel))
@@ -122,8 +127,9 @@ def _input_grad(
     padded = np.zeros((batch, channels, *(n + sum(p) for n, p in zip(spatial, padding, strict=True))), g.dtype)
     weights = _grouped(w, groups).swapaxes(1, 2)
     for block in _blocks(batch, channels * math.prod(kernel) * math.prod(counts)):
-        outputs = g[block].reshape(-1, groups, g.shape[1] // groups, math.prod(counts))
-        columns = np.matmul(weights, outputs).reshape(-1, channels, *kernel, *counts)
+        part = g[block]
+        outputs = part.reshape(len(part), groups, g.shape[1] // groups, math.prod(counts))
+        columns = np.matmul(weights, outputs).reshape(len(part), channels, *kernel, *counts)
         for position in np.ndindex(kernel):
             met = tuple(map(tap, map(int.__mul__, position, dilation), stride, counts))
             padded[(block, slice(None), *met)] += columns[(slice(None), slice(None), *position)]
@@ -138,7 +144,8 @@ def _weight_grad(
     windows = math.prod(g.shape[2:])
     total = np.zeros((groups, shape[0] // groups, math.prod(shape[1:])), x.dtype)
     for block in _blocks(x.shape[0], x.shape[1] * math.prod(kernel) * windows):
-        outputs = g[block].reshape(-1, groups, shape[0] // groups, windows)
+        part = g[block]
+        outputs = part.reshape(len(part), groups, shape[0] // groups, windows)
         columns = _columns(x[block], kernel, stride, padding, dilation, groups)
         total += np.matmul(outputs, columns.swapaxes(2, 3)).sum(axis=0, dtype=x.dtype)
     return total.reshape(shape)
@@ -307,7 +314,7 @@ def _operands(op: str, count: int, x: Any, weight: Any, bias: Any, channels: Cal
                 f"{op}: the bias must be [{wanted}], one for each output channel, got {got}", lines=[here()]
             )
     dtype = promote(*[value.dtype for value in operands])
-    return [value if value.dtype == dtype else cast(value, dtype) for value in operands]
+    return [astype(value, dtype) for value in operands]
 
 
 def _padding(op: str, padding: Any, kernel: tuple[Dim, ...], stride: Ints, dilation: Ints) -> Pads:

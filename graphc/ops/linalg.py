@@ -15,7 +15,7 @@ from graphc.ir import Leaf, Node
 from graphc.op import Cotangents, Op, Sample
 from graphc.operands import (
     as_node,
-    cast,
+    astype,
     expand,
     expand_dims_op,
     normalise_axis,
@@ -26,7 +26,7 @@ from graphc.operands import (
 from graphc.operators import method
 from graphc.ops.indexing import diagonal
 from graphc.ops.math import multiply
-from graphc.ops.shape import broadcast_to, reshape, swapaxes, transpose
+from graphc.ops.shape import broadcast_to, matrix_transpose, reshape, transpose
 from graphc.source import here
 from graphc.types import TensorType, broadcast_shapes, promote
 
@@ -37,7 +37,7 @@ def in_one_dtype(*values: Any) -> list[Any]:
     """The operands as tensors of the dtype that they are promoted to."""
     nodes = [as_node(value) for value in values]
     dtype = promote(*[node.dtype for node in nodes])
-    return [node if node.dtype == dtype else cast(node, dtype) for node in nodes]
+    return [astype(node, dtype) for node in nodes]
 
 
 def origins(*values: Any) -> list[str]:
@@ -53,13 +53,17 @@ def _infer_matmul(a: TensorType, b: TensorType) -> TensorType:
         raise DTypeError(f"operands must have one dtype, got {a} and {b}")
     if a.rank != b.rank or a.rank < 2:
         raise ShapeError(f"operands must be [..., m, k] and [..., k, n] with the same batch sizes, got {a} and {b}")
-    require_equal(a.shape[-1], b.shape[-2], f"inner sizes of {a} @ {b}")
-    batch = [require_equal(m, n, f"batch sizes of {a} @ {b}") for m, n in zip(a.shape[:-2], b.shape[:-2], strict=True)]
+    if a.shape[-1] is not b.shape[-2]:
+        require_equal(a.shape[-1], b.shape[-2], f"inner sizes of {a} @ {b}")
+    batch = a.shape[:-2]
+    if batch != b.shape[:-2]:
+        why = f"batch sizes of {a} @ {b}"
+        batch = tuple([require_equal(m, n, why) for m, n in zip(batch, b.shape[:-2], strict=True)])
     return a.with_shape((*batch, a.shape[-2], b.shape[-1]))
 
 
 def _matmul_vjp(g: Node, y: Node, a: Node, b: Node) -> Cotangents:
-    to_a, to_b = matmul_op(g, swapaxes(b, -2, -1)), matmul_op(swapaxes(a, -2, -1), g)
+    to_a, to_b = matmul_op(g, matrix_transpose(b)), matmul_op(matrix_transpose(a), g)
     return expand(to_a, a.shape), expand(to_b, b.shape)
 
 
@@ -99,6 +103,9 @@ def matmul(a: Any, b: Any) -> Any:
     Raises:
         ShapeError: the inner sizes differ, the leading ones don't broadcast, or an operand is a scalar.
     """
+    tensors = isinstance(a, Node) and isinstance(b, Node)
+    if tensors and a.ndim == b.ndim == 2 and a.dtype == b.dtype and a.shape[1] == b.shape[0]:
+        return matmul_op(a, b)  # the common case needs no other node
     a, b = in_one_dtype(a, b)
     if not a.ndim or not b.ndim:
         raise ShapeError(f"matmul: a scalar is no matrix: {a.type} @ {b.type}", hint="a * b", lines=origins(a, b))
@@ -146,7 +153,7 @@ def _layers(rng: np.random.Generator) -> list[Sample]:
 def linear_op(x: Any, weight: Any, bias: Any = None) -> Any:
     """x[..., k] times the transpose of weight[n, k], plus bias[n]."""
     rows = x if x.ndim == 2 else reshape(x, (product(x.shape[:-1]), x.shape[-1]))
-    y = matmul_op(rows, swapaxes(weight, 0, 1))
+    y = matmul_op(rows, matrix_transpose(weight))
     y = y if bias is None else y + bias
     return y if x.ndim == 2 else reshape(y, (*x.shape[:-1], weight.shape[0]))
 

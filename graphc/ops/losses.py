@@ -19,7 +19,7 @@ from graphc.ops.activations import log_softmax
 from graphc.ops.conv import per_channel
 from graphc.ops.indexing import take, take_along_axis
 from graphc.ops.math import abs, exp, less, log, log1p, maximum, not_equal, square, where
-from graphc.ops.nn import differs, require_floats
+from graphc.ops.nn import differs, require_floats, rounded
 from graphc.ops.reduce import mean, sum, widened
 from graphc.source import here
 from graphc.types import is_float, is_integer
@@ -76,11 +76,6 @@ def _averaged(losses: Any, total: Any, reduction: str) -> Any:
     return REDUCTIONS[reduction](losses)
 
 
-def _rounded(loss: Any, dtype: str) -> Any:
-    """A loss that was computed in float32 for 16-bit operands, in their dtype."""
-    return astype(loss, dtype) if is_float(dtype) else loss
-
-
 @composite(name="nll_loss", samples=_classes)
 def nll_loss_op(
     logp: Any, target: Any, weight: Any = None, *, ignore_index: int = -100, reduction: str = "mean"
@@ -88,7 +83,7 @@ def nll_loss_op(
     """The negative of logp[N, C, ...] at target[N, ...], times weight[C]; the mean is over the weights."""
     wide, scale = widened(logp), None if weight is None else astype(weight, widened(logp).dtype)
     losses, share, _ = _nll(wide, target, scale, ignore_index)
-    return _rounded(_averaged(losses, sum(share), reduction), logp.dtype)
+    return rounded(_averaged(losses, sum(share), reduction), logp.dtype)
 
 
 @composite(name="cross_entropy", samples=_smoothed)
@@ -111,13 +106,13 @@ def cross_entropy_op(
     if target.ndim == logits.ndim:
         chances = astype(target, logp.dtype) * (1 - label_smoothing)
         losses = -sum(weighted * chances, axis=1) - label_smoothing * mean(weighted, axis=1)
-        return _rounded(REDUCTIONS[reduction](losses), logits.dtype)
+        return rounded(REDUCTIONS[reduction](losses), logits.dtype)
     losses, share, counts = _nll(logp, target, scale, ignore_index)
     total = sum(share)
     if label_smoothing:
         spread = where(counts, -mean(weighted, axis=1), 0)
         losses = (1 - label_smoothing) * losses + label_smoothing * spread
-    return _rounded(_averaged(losses, total, reduction), logits.dtype)
+    return rounded(_averaged(losses, total, reduction), logits.dtype)
 
 
 def _checked(op: str, reduction: str, *operands: Any) -> list[Any]:

@@ -15,10 +15,10 @@ from graphc.dims import Dim, compare, product, shape_text
 from graphc.errors import ArgumentError, DTypeError, ShapeError
 from graphc.ir import Node
 from graphc.op import Cotangents, Sample, Samples
-from graphc.operands import as_node, astype, cast, squeeze_op
+from graphc.operands import as_node, astype, squeeze_op
 from graphc.ops.activations import softmax
 from graphc.ops.conv import per_channel
-from graphc.ops.creation import coordinate, zeros_like
+from graphc.ops.creation import coordinate, ones_like, zeros_like
 from graphc.ops.linalg import in_one_dtype, matmul
 from graphc.ops.math import greater_equal, maximum, rsqrt, square, where
 from graphc.ops.random import bernoulli
@@ -30,12 +30,8 @@ from graphc.types import is_float, parse_shape
 
 Ints = tuple[int, ...]
 
-SPACING = {
-    "float64": 2.0**-52,
-    "float32": 2.0**-23,
-    "float16": 2.0**-10,
-    "bfloat16": 2.0**-7,
-}  # of the numbers from 1 on
+# Of the numbers from 1 on, by dtype.
+SPACING = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 
 
 def require_floats(op: str, *operands: Any) -> None:
@@ -47,6 +43,11 @@ def require_floats(op: str, *operands: Any) -> None:
     wrong = [str(x.type) for x in operands if not is_float(x.dtype)]
     if wrong:
         raise DTypeError(f"{op}: expected floats, got {', '.join(wrong)}", hint="gc.cast(x, 'float32')", lines=[here()])
+
+
+def rounded(y: Any, dtype: str) -> Any:
+    """`y`, computed from operands of `dtype`, in that dtype if it is one of floats."""
+    return astype(y, dtype) if is_float(dtype) else y
 
 
 # --------------------------------------------------------------------------------------------- normalisations
@@ -182,13 +183,13 @@ def batch_norm(
     trained = batch_norm_train(x, weight, bias, eps=float(eps))
     for variable, value in zip((centre, variance), batch_stats(x), strict=True):
         moved = variable * (1 - momentum) + value * momentum
-        trained = tracked(trained, variable, cast(moved, variable.dtype))
+        trained = tracked(trained, variable, astype(moved, variable.dtype))
     return trained if training else by_mode(trained, evaluated)
 
 
 def _ones_if_only(weight: Any, bias: Any) -> Any:
     """The weight; ones if there is a bias but no weight."""
-    return zeros_like(bias) + 1 if weight is None and bias is not None else weight
+    return ones_like(bias) if weight is None and bias is not None else weight
 
 
 def differs(shape: tuple[Dim, ...], wanted: tuple[Dim, ...]) -> bool:
@@ -338,15 +339,16 @@ def dropout(x: Any, p: float = 0.5, training: bool | None = None) -> Any:
 # --------------------------------------------------------------------------------------------- attention
 
 
-def _weights(q: Any, k: Any, mask: Any, is_causal: bool, scale: float) -> Any:
-    """How much each query attends to each key: a softmax over the keys."""
-    scores = matmul(q, swapaxes(k, -2, -1)) * scale
+def _attended(q: Any, k: Any, v: Any, mask: Any, is_causal: bool, scale: float, dropout_p: float = 0.0) -> Any:
+    """The values, weighted for each query by a softmax over the keys; `dropout_p` drops weights."""
+    scores = matmul(widened(q), swapaxes(widened(k), -2, -1)) * scale
     if is_causal:
         query, key = (coordinate(scores.shape, scores.ndim - back) for back in (2, 1))
         scores = where(greater_equal(query, key), scores, -math.inf)
     if mask is not None:
         scores = where(mask, scores, -math.inf) if mask.dtype == "bool" else scores + mask
-    return softmax(scores, axis=-1)
+    weights = dropout(softmax(scores, axis=-1), dropout_p, training=True)
+    return rounded(matmul(weights, widened(v)), v.dtype)
 
 
 def _attentions(rng: np.random.Generator) -> list[Sample]:
@@ -369,7 +371,7 @@ def _attentions(rng: np.random.Generator) -> list[Sample]:
 @composite(name="scaled_dot_product_attention", samples=_attentions)
 def attention_op(q: Any, k: Any, v: Any, mask: Any = None, *, is_causal: bool, scale: float) -> Any:
     """softmax(q @ k.mT * scale + mask) @ v, where a bool mask is True for what is seen."""
-    return matmul(_weights(q, k, mask, is_causal, scale), v)
+    return _attended(q, k, v, mask, is_causal, scale)
 
 
 def scaled_dot_product_attention(
@@ -414,9 +416,7 @@ def scaled_dot_product_attention(
         scale = 1 / math.sqrt(max(q.shape[-1], 1))
     mask = None if attn_mask is None else as_node(attn_mask)
     if mask is not None and mask.dtype != "bool":
-        mask = mask if mask.dtype == q.dtype else cast(mask, q.dtype)
+        mask = astype(mask, q.dtype)
     options: dict[str, Any] = dict(is_causal=bool(is_causal), scale=float(scale))
     whole = attention_op(q, k, v, mask, **options)
-    if not dropout_p:
-        return whole
-    return by_mode(matmul(dropout(_weights(q, k, mask, **options), dropout_p, training=True), v), whole)
+    return by_mode(_attended(q, k, v, mask, **options, dropout_p=dropout_p), whole) if dropout_p else whole

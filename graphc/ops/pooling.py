@@ -145,6 +145,8 @@ def _infer_avg(x: TensorType, *, count_include_pad: bool, **geometry: Any) -> Te
 
 
 def _infer_avg_input_grad(g: TensorType, *, spatial: tuple[Dim, ...], **geometry: Any) -> TensorType:
+    if g.rank != len(spatial) + 2:
+        raise ShapeError(f"expected [batch, channels, ...] with {len(spatial)} spatial axes, got {g}")
     x = g.with_shape((*g.shape[:2], *spatial))
     for size, count in zip(g.shape, _infer_avg(x, **geometry).shape, strict=True):
         require_equal(size, count, f"sizes of {g}, the pooled {x}")

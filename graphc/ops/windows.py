@@ -79,6 +79,7 @@ def window_count(
     Raises:
         ShapeError: not one window fits; where that can't be known, a guard is recorded.
     """
+    require_at_least(kernel, 1, "the size of the kernel")
     before, after = pad
     width, padded = span(kernel, dilation), size + before + after
     if not ceil_mode:
