@@ -132,7 +132,7 @@ class _Ref(weakref.ref["Node"]):
 
 
 class _Table:
-    """A weak interning table; readers need no lock, writers take it."""
+    """A weak interning table that many threads may use."""
 
     def __init__(self) -> None:
         self.refs: dict[tuple[Any, ...], _Ref] = {}
@@ -146,14 +146,19 @@ class _Table:
         self.drop: Callable[[weakref.ref[Node]], None] = drop
 
     def add(self, key: tuple[Any, ...], node: Node) -> Node:
-        with self.lock:
-            present = self.refs.get(key)
-            if present is not None and (other := present()) is not None:
-                return other
-            ref = _Ref(node, self.drop)
-            ref.key = key
-            self.refs[key] = ref
+        """The node that stands for `key`: `node`, or the one that another thread was faster to add."""
+        ref = _Ref(node, self.drop)
+        ref.key = key
+        present = self.refs.setdefault(key, ref)  # one step, so that the common case needs no lock
+        if present is ref:
             return node
+        with self.lock:
+            current = self.refs.get(key)
+            other = None if current is None else current()
+            if other is None:  # a dead node's entry that is about to be dropped
+                self.refs[key] = ref
+                return node
+            return other
 
 
 class Graph:
@@ -294,17 +299,19 @@ class Node(Operators):
     @property
     def shape(self) -> tuple[Any, ...]:
         """The dimensions: ints, or symbolic expressions."""
-        return self.tensor_type.shape
+        type = self.type
+        return type.shape if type.__class__ is TensorType else self.tensor_type.shape
 
     @property
     def dtype(self) -> str:
         """The dtype's name, such as `"float32"`."""
-        return self.tensor_type.dtype
+        type = self.type
+        return type.dtype if type.__class__ is TensorType else self.tensor_type.dtype
 
     @property
     def ndim(self) -> int:
         """The number of dimensions."""
-        return len(self.tensor_type.shape)
+        return len(self.shape)
 
     @property
     def size(self) -> Any:
@@ -377,6 +384,18 @@ class Node(Operators):
         raise ArgumentError(
             f"{self!r} is symbolic: it has no values until a session runs it",
             hint="use graphc's function of the same name (gc.tanh, gc.where, ...), or sess.run(x)",
+        )
+
+    def __array_function__(self, function: Callable[..., Any], *args: Any) -> Any:
+        raise ArgumentError(
+            f"np.{function.__name__} needs values, and {self!r} is symbolic: it has none until a session runs it",
+            hint=f"gc.{function.__name__} if there is one, or sess.run(x)",
+        )
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        raise ArgumentError(
+            f"{self!r} is the result of a computation and can't be changed in place",
+            hint="gc.where(mask, value, x) makes a changed one; variables change by sess.run(w.assign(value))",
         )
 
     def _no_number(self) -> Any:
@@ -459,7 +478,12 @@ def explain(error: GraphcError, op: Op, inputs: Sequence[Node], where: tuple[Any
     if not error.message.startswith(f"{op.name}:"):
         error.message = f"{op.name}: {error.message}"
     site = Occurrence(*where).site
-    return error.at(str(site) if site else "", *dict.fromkeys(node.made_at for node in inputs))
+    made = [
+        node.made_at if str(node.type) in error.message else f"{node.made_at} as {node.type}"
+        for node in inputs
+        if node.made_at
+    ]
+    return error.at(str(site) if site else "", *dict.fromkeys(made))
 
 
 def _mixed_graphs(op: Op, inputs: Sequence[Node]) -> GraphError:

@@ -22,6 +22,7 @@ from graphc.source import here
 from graphc.types import Type
 
 Array = np.ndarray[Any, Any]
+MAX_FROZEN = 1024  # sets of attributes that an op remembers
 Cotangents = tuple[Node | None, ...]
 
 
@@ -117,12 +118,42 @@ class Op:
         Raises:
             ArgumentError: an unknown attribute (near names are offered) or a missing one; all are told.
         """
+        key = _plain_key(attrs)
+        found = None if key is None else self._frozen.get(key)
+        if found is None:
+            found = self._checked_attrs(attrs)
+            if key is not None:
+                if len(self._frozen) >= MAX_FROZEN:
+                    self._frozen.clear()
+                self._frozen[key] = found
+        return found
+
+    @cached_property
+    def _frozen(self) -> dict[Any, Attrs]:
+        return {}
+
+    def _checked_attrs(self, attrs: Mapping[str, Any]) -> Attrs:
         known = (*self.required, *self.defaults)
         wrong = [f"has no argument {n!r}{did_you_mean(n, known)}" for n in attrs if n not in known]
         wrong += [f"needs the argument {n!r}" for n in self.required if n not in attrs]
         if wrong:
             raise ArgumentError(f"{self.name}: {' and '.join(wrong)}", lines=[here()])
         return Attrs({name: normalise(value) for name, value in {**self.defaults, **attrs}.items()})
+
+
+def _plain_key(attrs: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    """A type-exact key of attributes that are ints, strings or tuples of ints, as nearly all are; else None."""
+    parts = []
+    for name, value in attrs.items():
+        kind = value.__class__
+        if kind is tuple:
+            for entry in value:
+                if entry.__class__ is not int:
+                    return None
+        elif kind not in (int, str, bool):
+            return None
+        parts.append((name, kind, value))
+    return tuple(parts)
 
 
 def collect(modules: Iterable[Any]) -> dict[str, Op]:

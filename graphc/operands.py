@@ -67,6 +67,11 @@ class Literal:
     def _digest(self) -> bytes:
         return hashlib.blake2b(self.array.tobytes(), digest_size=16).digest()
 
+    @cached_property
+    def number(self) -> float | None:
+        """The Python number that this is, or None for several elements."""
+        return None if self.array.size != 1 else self.array.item()
+
     def __hash__(self) -> int:
         return hash(self._head)
 
@@ -160,20 +165,29 @@ WEAK = (bool, int, float)  # the classes of Python numbers, whose dtype yields t
 
 def pointwise_operands(op: Op, args: Sequence[Any]) -> tuple[Node, ...]:
     """The operands promoted to one dtype and broadcast to one shape, by explicit nodes."""
-    first = args[0] if args else None
-    if isinstance(first, Node) and len(op.accepts) == 1:  # the common cases, without the general rules
-        type = first.type
-        if type.__class__ is TensorType and type.dtype in ACCEPTS[op.accepts[0]]:
-            if len(args) == 1:
-                return (first,)
-            if len(args) == 2:
-                second = args[1]
-                if isinstance(second, Node):
-                    if second.type is type:
-                        return (first, second)
-                elif second.__class__ in (float, int) and is_float(type.dtype):
-                    return (first, splat(second, type))
-    return _promoted(op, args)
+    return _plain_operands(op, args) or _promoted(op, args)
+
+
+def _plain_operands(op: Op, args: Sequence[Any]) -> tuple[Node, ...] | None:
+    """The common cases, without the general rules: one tensor, two of one type, or a float tensor and a number."""
+    if len(op.accepts) > 1 or not args or len(args) > 2:
+        return None
+    first, last = args[0], args[-1]
+    tensor = first if isinstance(first, Node) else last
+    if not isinstance(tensor, Node):
+        return None
+    type = tensor.type
+    if type.__class__ is not TensorType or type.dtype not in ACCEPTS[op.accepts[0]]:
+        return None
+    if len(args) == 1:
+        return (tensor,)
+    other = last if tensor is first else first
+    if isinstance(other, Node):
+        return (first, last) if other.type is type else None
+    if other.__class__ in (float, int) and is_float(type.dtype):
+        number = splat(other, type)
+        return (tensor, number) if tensor is first else (number, tensor)
+    return None
 
 
 def _promoted(op: Op, args: Sequence[Any]) -> tuple[Node, ...]:
@@ -392,14 +406,27 @@ def normalise_axis(axis: Any, shape: tuple[Dim, ...]) -> int:
     return int(axis) % rank
 
 
+def require_axes(x: TensorType, *axes: int) -> None:
+    """Make sure that `axes` are axes of `x`, for type rules; public functions normalise theirs.
+
+    Raises:
+        ShapeError: some aren't.
+    """
+    if not all(0 <= axis < x.rank for axis in axes):
+        raise ShapeError(f"axes {axes} of {x} don't all exist")
+
+
 def _infer_expand_dims(x: TensorType, *, axes: tuple[int, ...]) -> TensorType:
     dims = list(x.shape)
     for axis in axes:
+        if not 0 <= axis <= len(dims):
+            raise ShapeError(f"{x} can't get axes at {axes}")
         dims.insert(axis, 1)
     return x.with_shape(tuple(dims))
 
 
 def _infer_squeeze(x: TensorType, *, axes: tuple[int, ...]) -> TensorType:
+    require_axes(x, *axes)
     for axis in axes:
         if x.shape[axis] != 1:
             require_equal(x.shape[axis], 1, f"axis {axis} is squeezed away")
@@ -497,6 +524,7 @@ broadcast_op: Op = primitive(
 
 def kept(x: TensorType, *, axes: tuple[int, ...]) -> TensorType:
     """The type rule of reductions: the reduced axes stay, with size 1."""
+    require_axes(x, *axes)
     return x.with_shape(tuple([1 if k in axes else d for k, d in enumerate(x.shape)]))
 
 

@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from graphc.errors import ArgumentError, GradientError, InternalError, ShapeError
 from graphc.ir import Node, Program, derived_from, substitute, toposort
 from graphc.op import NoGradient
-from graphc.operands import as_node, astype, expand, parameter, splat, splat_value, zeros_like
+from graphc.operands import as_node, astype, constant, expand, parameter, splat, splat_value, zeros_like
 from graphc.ops.creation import zeros
 from graphc.ops.math import where
 from graphc.ops.shape import reshape, stack
@@ -106,7 +108,8 @@ def jacobian(y: Node, x: Node) -> Node:
     flat = TensorType(y.dtype, (y.size,))
     rows = [substitute([_only([row])], {weights: reshape(_unit(k, flat), y.shape)})[0] for k in range(y.size)]
     shape = (*y.shape, *x.shape)
-    return reshape(stack(rows, axis=0), shape) if rows else zeros(shape, dtype=x.dtype)
+    full: Node = reshape(stack(rows, axis=0), shape) if rows else zeros(shape, dtype=x.dtype)
+    return full
 
 
 def hessian(loss: Node, x: Node) -> Node:
@@ -152,9 +155,9 @@ def _on_a_path(order: Iterable[Node], xs: Iterable[Node]) -> set[Node]:
 
 
 class _Item(NamedTuple):
-    """The cotangent of one result of a node that has several."""
+    """The cotangent of one result, number `slot`, of a node that has several."""
 
-    index: int
+    slot: int
     value: Node
 
 
@@ -164,7 +167,7 @@ def _gathered(node: Node, contributions: Sequence[Any]) -> Any:
         return _sum(contributions)
     slots: list[list[Node]] = [[] for _ in node.type.items]
     for item in contributions:
-        slots[item.index].append(item.value)
+        slots[item.slot].append(item.value)
     return tuple([_sum(slot) if slot else None for slot in slots])
 
 
@@ -266,7 +269,7 @@ def _seeds(ys: Sequence[Node], grad_ys: Any) -> Iterable[tuple[Node, Node]]:
     return seeds.items()
 
 
-def _weight(like: Node, value: Any) -> Node:
+def _weight(like: Node, value: Any) -> Any:
     try:
         return expand(astype(as_node(value), like.dtype), like.shape)
     except ShapeError as error:
@@ -301,11 +304,9 @@ def _only(found: Sequence[Node | None]) -> Node:
 
 def _unit(index: int, type: TensorType) -> Node:
     """The unit vector along `index`."""
-    import numpy as np
-
     row = np.zeros(type.shape, np.float64)
     row[index] = 1
-    return astype(as_node(row), type.dtype)
+    return constant(row, type.dtype)
 
 
 # --------------------------------------------------------------------------------------------- why nothing flows

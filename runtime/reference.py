@@ -13,14 +13,14 @@ from graphc.ir import Node, Program
 from graphc.op import Array
 from graphc.target import TargetInfo
 
-Draw = tuple[int, int, int]  # seed, stream, counter
+DrawKey = tuple[int, int, int]  # seed, stream, counter
 
 
 class Executable(Protocol):
     """A compiled program; immutable, so that one may serve many runs."""
 
     def run(
-        self, values: Mapping[Node, Any], dims: Mapping[str, int], draws: Mapping[Node, Draw]
+        self, values: Mapping[Node, Any], dims: Mapping[str, int], draws: Mapping[Node, DrawKey]
     ) -> tuple[list[Array], list[Array]]:
         """Outputs and new values of variables, for the values of the leaves.
 
@@ -61,7 +61,7 @@ class ReferenceExecutable:
         ]
 
     def run(
-        self, values: Mapping[Node, Any], dims: Mapping[str, int], draws: Mapping[Node, Draw]
+        self, values: Mapping[Node, Any], dims: Mapping[str, int], draws: Mapping[Node, DrawKey]
     ) -> tuple[list[Array], list[Array]]:
         """See `Executable.run`."""
         env = dict(values)
@@ -72,7 +72,7 @@ class ReferenceExecutable:
                 try:
                     env[node] = compute(node, args, attrs, dims)
                 except Exception as error:
-                    _locate(error, node)
+                    locate(error, node)
                     raise
                 for used in dead:
                     del env[used]
@@ -90,7 +90,7 @@ def _last_uses(computed: Sequence[Node], roots: Sequence[Node]) -> list[tuple[No
     return dead[::-1]
 
 
-def _locate(error: Exception, node: Node) -> None:
+def locate(error: Exception, node: Node) -> None:
     """Tell the user's line of the node at which a run failed."""
     site = node.occurrence.site
     if isinstance(error, GraphcError):

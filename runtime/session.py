@@ -24,10 +24,13 @@ from graphc.operands import parameter
 from graphc.ops.random import Draw
 from graphc.ops.state import Placeholder, Updates, Variable, group
 from graphc.passes.pipeline import PIPELINE, Pass, check_switches, run_pipeline, switches
+from graphc.passes.plan import TECHNIQUES
+from graphc.plan import Plan
 from graphc.restore import LoadReport, compare, require_all
 from graphc.runtime import checkpoint
 from graphc.runtime.feeds import check_guards, convert_feeds, missing_feeds, resolve_feeds
-from graphc.runtime.reference import Executable, ReferenceTarget, Target
+from graphc.runtime.plan import PlanTarget
+from graphc.runtime.reference import DrawKey, Executable, ReferenceTarget, Target
 from graphc.runtime.structure import flatten
 from graphc.runtime.variables import materialise
 from graphc.source import here, name_in_caller
@@ -37,15 +40,16 @@ from graphc.target import TargetInfo
 class Device(NamedTuple):
     """What `device=` can name: how its target is made, and which passes run for it."""
 
-    target: Callable[[int], Target]
+    target: Callable[[int, frozenset[str]], Target]
     passes: tuple[Pass, ...]
 
 
 REQUIRED = tuple(p for p in PIPELINE if not p.optional)  # the oracle depends on no optimisation
 
 DEVICES: dict[str, Device] = {
-    "cpu": Device(lambda seed: ReferenceTarget(), PIPELINE),  # until the native target exists: optimised, in NumPy
-    "reference": Device(lambda seed: ReferenceTarget(), REQUIRED),
+    "cpu": Device(lambda *_: ReferenceTarget(), PIPELINE),  # until the native target exists: optimised, in NumPy
+    "reference": Device(lambda *_: ReferenceTarget(), REQUIRED),
+    "plan": Device(PlanTarget, PIPELINE),
 }
 
 MAX_PLANS = 128  # compiled programs that a session keeps; the least recently used goes first
@@ -76,7 +80,7 @@ class Compiled:
     """A request, compiled: the executable and which values it takes."""
 
     executable: Executable
-    placeholders: tuple[Placeholder, ...]
+    defaults: Mapping[Node, Array]
     variables: tuple[Node, ...]
     draws: tuple[Draw, ...]
     updated: tuple[Node, ...]
@@ -117,14 +121,14 @@ class Session:
             raise ArgumentError(f"threads must be a positive int, got {threads!r}", lines=[here()])
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 64:
             raise ArgumentError(f"seed must be an int in [0, 2**64), got {seed!r}", lines=[here()])
-        check_switches(disable, switches())
+        check_switches(disable, switches() | TECHNIQUES)
         self.graph = graph
         self.device = name
         self.seed = int(seed)
         self.threads = threads
         self.disable = frozenset(disable)
         self._passes = DEVICES[name].passes
-        self._target = DEVICES[name].target(self.seed)
+        self._target = DEVICES[name].target(self.seed, self.disable)
         self._values: dict[Node, Array] = {}
         self._counters: dict[str, int] = {}
         self._plans: OrderedDict[Request, Compiled] = OrderedDict()
@@ -218,6 +222,24 @@ class Session:
             return build(iter([next(outputs) if isinstance(r, Node) else None for r in resolved]))
 
         return step
+
+    def plan(self, fetches: Any, feeds: Mapping[Any, Any] | None = None, *, training: bool | None = None) -> Plan:
+        """The plan of this run, without running it: kernels, buffers, and every byte.
+
+        Args:
+            feeds: values, or arrays of the same shapes; they give the symbolic dimensions their sizes.
+        """
+        with _Run(self):
+            leaves, _ = flatten(fetches, _is_fetch)
+            resolved = [self._fetch(leaf) for leaf in leaves]
+            given = resolve_feeds(feeds, self._graph_of([*resolved, *(feeds or {})]))
+            request = _request(resolved, given, training)
+            compiled = self._compiled(request)
+            _, dims = convert_feeds({**compiled.defaults, **given})
+            check_guards(compiled.guards, dims)
+            program, _ = self._program(request)
+            target = PlanTarget(self.seed, self.disable)
+            return target.compile(self._optimised(program, target.info, request.training, PIPELINE)).plan(dims)
 
     # ------------------------------------------------------------------------------------------ variables
 
@@ -341,7 +363,7 @@ class Session:
             raise missing_feeds(missing, fetched)
         found = Compiled(
             self._target.compile(optimised),
-            tuple(placeholders),
+            {n: n.default for n in placeholders if n.default is not None},
             tuple([n for n in nodes if isinstance(n, Variable) and n not in given]),
             tuple([n for n in nodes if isinstance(n, Draw)]),
             tuple([variable for variable, _ in optimised.updates]),
@@ -370,19 +392,14 @@ class Session:
         inputs += [n for n in toposort(replaced) if isinstance(n, Placeholder) and n not in request.fed]
         return Program(tuple(inputs), replaced[:count], updates), overridden
 
-    def _defaults(self, request: Request) -> dict[Node, Array]:
-        nodes = toposort([*request.fetches, *(new for _, new in request.updates)])
-        return {n: n.default for n in nodes if isinstance(n, Placeholder) and n.default is not None}
-
     def _execute(self, compiled: Compiled, feeds: Mapping[Node, Any]) -> list[Array]:
         """Convert the feeds, compute, commit; returns the fetched values."""
-        defaults = {node: node.default for node in compiled.placeholders if node not in feeds}
-        arrays, dims = convert_feeds({**defaults, **feeds})
+        arrays, dims = convert_feeds({**compiled.defaults, **feeds})
         check_guards(compiled.guards, dims)
         self._materialise(compiled.variables)
         values: dict[Node, Array] = {compiled.overridden.get(node, node): array for node, array in arrays.items()}
         values.update((variable, self._values[variable]) for variable in compiled.variables)
-        draws = {leaf: (self.seed, leaf.stream, self._claim(leaf)) for leaf in compiled.draws}
+        draws: dict[Node, DrawKey] = {leaf: (self.seed, leaf.stream, self._claim(leaf)) for leaf in compiled.draws}
         outputs, news = compiled.executable.run(values, dims, draws)
         owned = _owned([*outputs, *news], [*values.values(), *(a for a in feeds.values() if isinstance(a, np.ndarray))])
         # The commit: one dictionary update, which no exception can interrupt.

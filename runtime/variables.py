@@ -52,14 +52,15 @@ def initial_value(variable: Node, known: Mapping[Node, Array], seed: int) -> Arr
         nodes = toposort([initial])
         stream = philox.stream_key(variable.name)
         draws = [n for n in nodes if n.op.kind == "random"]
-        env = {n: known[n] for n in nodes if isinstance(n, Variable)}
+        env: dict[Node, Array] = {n: known[n] for n in nodes if isinstance(n, Variable)}
         for k, n in enumerate(draws):
             assert n.op.ref is not None
             env[n] = n.op.ref((seed, philox.mix(stream, k), 0), **n.attrs)
         value = evaluate([initial], env)[0]
     else:
+        sizes = tuple([int(dim) for dim in type.shape])
         try:
-            value = np.asarray(initial(seed, variable.name, type.shape, type.dtype))
+            value = np.asarray(initial(seed, variable.name, sizes, type.dtype))
         except Exception as error:
             error.add_note(f"in the initialiser of {variable.made_at}")
             raise

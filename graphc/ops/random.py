@@ -82,7 +82,8 @@ def bernoulli(p: Any = 0.5, shape: Any = None, *, name: str | None = None) -> No
             raise ArgumentError(f"a probability is in [0, 1], got {p!r}", lines=[here()])
         return _draw(bernoulli_op, name, () if shape is None else shape, p=float(p))
     probabilities = as_node(p)
-    return less(uniform(probabilities.shape, dtype="float32", name=name or "bernoulli"), probabilities)
+    drawn: Node = less(uniform(probabilities.shape, dtype="float32", name=name or "bernoulli"), probabilities)
+    return drawn
 
 
 def integers(low: int, high: int, shape: Any = (), dtype: Any = "int64", *, name: str | None = None) -> Node:

@@ -31,6 +31,7 @@ from graphc.operands import (
     normalise_axes,
     normalise_axis,
     primitive,
+    require_axes,
     squeeze_op,
 )
 from graphc.operators import method
@@ -220,7 +221,7 @@ def matrix_transpose(x: Any) -> Any:
     x = as_node(x)
     if x.ndim < 2:
         raise ShapeError(f"matrix_transpose: {x.type} is no matrix", lines=[here()])
-    return swapaxes(x, -2, -1)
+    return transpose_op(x, axes=(*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
 
 
 # --- axes of size 1, and broadcasting
@@ -285,9 +286,14 @@ def _flips(rng: np.random.Generator) -> list[Sample]:
     return [Sample((rng.standard_normal(shape),), {"axes": axes}) for shape, axes in cases]
 
 
+def _infer_flip(x: TensorType, *, axes: tuple[int, ...]) -> TensorType:
+    require_axes(x, *axes)
+    return x
+
+
 flip_op: Op = primitive(
     "flip",
-    lambda x, *, axes: x,
+    _infer_flip,
     lambda x, *, axes: np.flip(x, axes),
     lambda g, y, x, *, axes: (flip_op(g, axes=axes),),
     "view",
@@ -319,6 +325,7 @@ def rot90(x: Any, k: int = 1, axes: tuple[Any, Any] = (0, 1)) -> Any:
 
 
 def _infer_concat(*types: TensorType, axis: int) -> TensorType:
+    require_axes(types[0], axis)
     dims = list(types[0].shape)
     for type in types[1:]:
         if type.rank != len(dims) or type.dtype != types[0].dtype:

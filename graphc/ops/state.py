@@ -14,7 +14,7 @@ import numpy as np
 from graphc.dims import symbol
 from graphc.errors import ArgumentError, DTypeError, ShapeError, StateError
 from graphc.ir import Leaf, Node, current_occurrence
-from graphc.op import Array, NoGradient, Sample
+from graphc.op import Array, NoGradient, Op, Sample
 from graphc.operands import (
     WEAK,
     as_array,
@@ -189,11 +189,12 @@ def fitted(variable: Variable, value: Any) -> Node:
             lines=[here(), variable.made_at],
         )
     try:
-        return expand(node, type.shape)
+        expanded: Node = expand(node, type.shape)
     except ShapeError as error:
         raise ShapeError(
             f"{variable.name!r} is {type} and can't be assigned {node.type}", lines=[here(), variable.made_at]
         ) from error
+    return expanded
 
 
 class Updates(Mapping[Variable, Node]):
@@ -256,7 +257,7 @@ def _same_operands(rng: np.random.Generator) -> list[Sample]:
     return [Sample((rng.standard_normal(s), rng.standard_normal(s))) for s in ((3, 5), (), (0, 2))]
 
 
-by_mode = primitive(
+by_mode: Op = primitive(
     "by_mode",
     one_type,
     lambda train, evaluation: evaluation,
