@@ -31,6 +31,7 @@ UNARY: dict[str, Callable[..., Any]] = {
     "silu": lambda x: x * np.exp(np.minimum(x, 0)) / (1 + np.exp(-np.abs(x))),
     "softplus": lambda x, beta=1.0, threshold=20.0: np.where(x * beta > threshold, x, np.logaddexp(0, beta * x) / beta),
     "gelu": lambda x, approximate="none": GELUS[approximate](x),
+    "log_sigmoid": lambda x: -np.logaddexp(0, -x),
 }
 
 GELUS = {
@@ -300,6 +301,14 @@ def cross_entropy(
     return {"none": lambda: losses, "sum": losses.sum, "mean": lambda: losses.sum() / total}[reduction]()
 
 
+# Ops whose meaning is to be another op's gradient, which finite differences of that op establish.
+ADJOINTS = {
+    "avg_pool_input_grad": "avg_pool",
+    "conv_input_grad": "conv",
+    "conv_weight_grad": "conv",
+    "max_pool_input_grad": "max_pool",
+}
+
 MEANINGS: dict[str, Callable[..., Any]] = {
     **UNARY,
     **{name: getattr(np, name) for name in ("add", "subtract", "multiply", "divide", "floor_divide", "remainder")},
@@ -308,6 +317,8 @@ MEANINGS: dict[str, Callable[..., Any]] = {
     **{name: getattr(np, name) for name in ("logical_and", "logical_or", "logical_xor", "take_along_axis")},
     **{name: getattr(np, name) for name in ("tril", "triu")},
     "power": np.power,
+    "xlogy": lambda x, y: np.where((x == 0) & ~np.isnan(y), 0, x * np.log(y)),
+    "extent": lambda *, dim, dtype: np.asarray(dim, np_dtype(dtype)),
     "by_mode": lambda train, evaluation: evaluation,
     "tracked": lambda x, variable, new: x,
     "cast": lambda x, *, dtype: x.astype(np_dtype(dtype)),

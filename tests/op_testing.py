@@ -49,6 +49,12 @@ def retyped(sample: Sample, floats: str = "float64", integers: str = "int64") ->
     return Sample(tuple(map(cast, sample.args)), sample.attrs, sample.differentiable)
 
 
+def doubled(sample: Sample) -> Sample:
+    """`sample` with its float operands, of whatever precision, as float64."""
+    args = [arg.astype(np.float64) if is_array(arg) and is_float(arg.dtype.name) else arg for arg in sample.args]
+    return Sample(tuple(args), sample.attrs, sample.differentiable)
+
+
 def is_array(arg: Any) -> bool:
     """Whether an operand of a sample is an array; anything else is passed as it is."""
     return isinstance(arg, np.ndarray)

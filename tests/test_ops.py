@@ -6,14 +6,17 @@ symbolic shapes, composites against their bodies and against NumPy, gradients ag
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
-from op_meanings import MEANINGS, UNARY
+from op_meanings import ADJOINTS, MEANINGS, UNARY
 from op_testing import (
     FLOATS,
     HALVES,
@@ -24,6 +27,7 @@ from op_testing import (
     convert,
     decomposed,
     derivative,
+    doubled,
     has_kind,
     is_array,
     retyped,
@@ -33,13 +37,14 @@ from op_testing import (
 )
 
 from graphc.composites import item_op
-from graphc.errors import DTypeError
+from graphc.errors import ArgumentError, DTypeError, GraphcError, ShapeError
 from graphc.evaluate import bind_attrs, widened
 from graphc.ir import Node, toposort
 from graphc.op import NoGradient, Op, Sample
 from graphc.operands import ACCEPTS, constant, reduce_sum
 from graphc.ops import REGISTRY
-from graphc.ops.math import multiply
+from graphc.ops.control import stop_gradient
+from graphc.ops.math import multiply, tanh
 from graphc.passes.gradients import gradients
 from graphc.types import DTYPES, TensorType, TupleType, is_float, np_dtype
 
@@ -62,6 +67,9 @@ TARGETS: dict[str, Callable[[Op], str | None]] = {
 
 # Ops that cut a gradient which is not zero, on purpose.
 CUTS = {"stop_gradient": "that is its purpose"}
+
+# Ops whose gradient is nan at some of their samples, as torch's is.
+NAN_GRADIENTS = {"power": "in the exponent of a negative base", "xlogy": "in a where both are 0"}
 
 # Unary ops whose small results are only accurate relative to 1.
 CANCELS = {"gelu": "1 + erf(x) in the left tail, as in torch"}
@@ -109,6 +117,8 @@ def _missing(op: Op) -> Iterator[str]:
         yield "a sample with more than one element"
     elif not any(shape == () or 0 in shape or any(d % 2 and d > 1 for d in shape) for shape in shapes):
         yield "a sample that is empty, 0-d or of odd size"
+    if op.name not in {*MEANINGS, *ADJOINTS}:
+        yield "its meaning in NumPy: a line in tests/op_meanings.py"
     if op.vjp is None and op.kind != "composite":
         yield "a decision about its gradient: vjp=rule, or NoGradient(reason)"
     if callable(op.vjp) and not any(s.differentiable and has_kind(s, "f") for s in samples_of(op)):
@@ -123,7 +133,7 @@ def test_op_runs_on_target(op, target):
 
 
 def test_reasons_name_ops_that_exist():
-    assert {*CUTS, *CANCELS, *MEANINGS} <= set(REGISTRY)
+    assert {*CUTS, *CANCELS, *NAN_GRADIENTS, *MEANINGS, *ADJOINTS, *ADJOINTS.values()} <= set(REGISTRY)
 
 
 # --- types
@@ -207,6 +217,51 @@ def test_symbolic_shapes_give_the_same_types_and_values(op, sample):
         assert same_bits(known, named)
 
 
+@each_case(lambda op, sample: op.kind != "composite")
+def test_what_the_type_rule_lets_pass_can_be_computed(op, sample):
+    """Operands of other shapes and dtypes than the samples': refused when the op is called, or computed."""
+    for position, arg in enumerate(sample.args):
+        for changed in _changed(arg) if is_array(arg) else ():
+            args = (*sample.args[:position], changed, *sample.args[position + 1 :])
+            typed = Sample(args, sample.attrs)
+            made, refusal = _made(op, typed)
+            if made is None:
+                assert refusal.startswith(f"{op.name}: "), refusal
+            else:
+                _check_computed(op, made, typed)
+
+
+def _changed(array: np.ndarray[Any, Any]) -> Iterator[np.ndarray[Any, Any]]:
+    """An axis more or less, another size of an axis, a scalar, other dtypes."""
+    yield from (array[None], array[..., None], np.zeros((), array.dtype))
+    if array.size:
+        yield array[0] if array.ndim else array
+    for axis in range(array.ndim):
+        for size in (0, 1, array.shape[axis] + 1):
+            yield np.zeros((*array.shape[:axis], size, *array.shape[axis + 1 :]), array.dtype)
+    yield from (convert(array, dtype) for dtype in ("bool", "int8", "float16"))
+
+
+def _made(op: Op, sample: Sample) -> tuple[Call | None, str]:
+    """The call, or what was wrong with it."""
+    try:
+        return call(op, sample), ""
+    except GraphcError as error:
+        return None, error.message
+
+
+def _check_computed(op: Op, made: Call, sample: Sample) -> None:
+    label = f"{op.name}({_types(sample)}, {dict(sample.attrs)})"
+    try:
+        values = made.values()
+    except ArgumentError as error:  # an index is a value, so no type rule can know it
+        values = [] if "out of range" in error.message else pytest.fail(f"{label}: {error}")
+    except Exception as error:
+        raise AssertionError(f"{label} passes its type rule") from error
+    for result, value in zip(made.results, values, strict=False):
+        assert value.shape == result.shape, f"{label} has type {result.type}, but shape {value.shape}"
+
+
 # --- values
 
 
@@ -247,16 +302,15 @@ def test_a_unary_op_means_what_numpy_says_at_special_values(op, dtype, tolerance
     assert not far.any(), f"{op.name} of {x[far]} is {value[far]}, not {known[far]}"
 
 
-# Relative to the largest magnitude of the result: a few roundings of each dtype.
-ROUNDINGS = {"float32": 1e-5, "float16": 2e-2, "bfloat16": 1e-1}
+# A few roundings of each dtype, relative to the largest magnitude of the result or 1.
+ROUNDINGS = {dtype: 8 * float(ml_dtypes.finfo(np_dtype(dtype)).eps) for dtype in ("float32", *HALVES)}
 
 
 @each_case(has_floats)
 def test_lower_precision_differs_by_rounding_only(op, sample):
     for dtype, tolerance in ROUNDINGS.items():
         rounded = retyped(sample, dtype)
-        same = tuple(a.astype(np.float64) if is_array(a) and a.dtype == np_dtype(dtype) else a for a in rounded.args)
-        for low, high in zip(call(op, rounded).values(), call(op, Sample(same, sample.attrs)).values(), strict=True):
+        for low, high in zip(call(op, rounded).values(), call(op, doubled(rounded)).values(), strict=True):
             assert close(low, high, tolerance), f"{op.name} in {dtype}: {low} is not {high}"
 
 
@@ -276,6 +330,30 @@ def test_pointwise_op_handles_special_values(op):
         assert np.array_equal(value, swapped, equal_nan=value.dtype.kind in "fV")
         with np.errstate(all="ignore"):
             assert same_bits(value, np.asarray(op.ref(*map(widened, args), **sample.attrs)).astype(value.dtype))
+
+
+# --- traits, which passes rely on
+
+
+@each_case(lambda op, sample: is_pointwise(op))
+def test_a_pointwise_op_computes_each_element_alone(op, sample):
+    """The elements in reverse order give the results in reverse order."""
+    made = call(op, sample)
+    for node in made.results:
+        operands = made.evaluate(node.inputs)
+        turned = [operand.ravel()[::-1] for operand in operands]
+        with np.errstate(all="ignore"):
+            value, mirrored = op.ref(*operands, **node.attrs), op.ref(*turned, **node.attrs)
+        assert close(mirrored, np.ravel(value)[::-1], 1e-15)
+
+
+@each_case(lambda op, sample: op.kind == "view")
+def test_a_view_only_selects_elements(op, sample):
+    numbered = np.arange(1.0, sample.args[0].size + 1).reshape(sample.args[0].shape)
+    (value,) = call(op, Sample((numbered,), sample.attrs)).values()
+    assert set(value.ravel()) <= set(numbered.ravel())
+    if op.bijective:
+        assert sorted(value.ravel()) == sorted(numbered.ravel())
 
 
 # --- gradients
@@ -338,16 +416,92 @@ def test_an_op_without_a_gradient_is_flat(op):
 
 
 @each_case(differentiable)
-def test_gradients_keep_their_types_in_every_precision_and_with_symbolic_shapes(op, sample):
-    exact = _gradient_values(call(op, sample))
-    for named, known in zip(_gradient_values(call(op, sample, symbolic=True)), exact, strict=True):
-        assert close(named, known, 1e-12)
-    for dtype in FLOATS:
-        made = call(op, retyped(sample, dtype))
-        for value, leaf in zip(_gradient_values(made), made.float_leaves, strict=True):
-            assert TensorType(value.dtype.name, value.shape) is leaf.type
+def test_gradients_with_symbolic_shapes_are_the_same(op, sample):
+    known, named = (_gradient_values(call(op, sample, symbolic=symbolic)) for symbolic in (False, True))
+    assert all(close(a, b, 1e-12) for a, b in zip(named, known, strict=True))
+
+
+@each_case(differentiable)
+def test_gradients_in_lower_precision_have_their_types_and_differ_by_rounding_only(op, sample):
+    for dtype, tolerance in ROUNDINGS.items():
+        rounded = retyped(sample, dtype)
+        made = call(op, rounded)
+        exact = _gradient_values(call(op, doubled(rounded)))
+        for leaf, low, high in zip(made.float_leaves, _gradient_values(made), exact, strict=True):
+            assert TensorType(low.dtype.name, low.shape) is leaf.type
+            assert close(low, high, tolerance), f"{op.name} in {dtype}: {low} is not {high}"
+
+
+@each_case(lambda op, s: has_kind(s, "f") and not isinstance(op.vjp, NoGradient) and op.name not in NAN_GRADIENTS)
+def test_gradients_are_numbers_at_kinks_and_ties_too(op, sample):
+    for value in _gradient_values(call(op, sample)):
+        assert not np.isnan(value).any(), f"{op.name}({_types(sample)}, {dict(sample.attrs)}): {value}"
 
 
 def _gradient_values(made: Call) -> list[np.ndarray[Any, Any]]:
+    """The gradients of the float results, weighted at random, with respect to the float leaves."""
+    rng = np.random.default_rng(2)
     floats = [result for result in made.results if is_float(result.dtype)]
-    return made.evaluate(gradients(floats, made.float_leaves, disconnected="zero"))
+    weights = [rng.standard_normal(value.shape) for value in made.evaluate(floats)]
+    return made.evaluate(gradients(floats, made.float_leaves, weights, disconnected="zero"))
+
+
+# --- the checks themselves
+
+
+FAULTS: dict[str, tuple[Callable[..., None], dict[str, Any]]] = {
+    "no samples": (test_op_is_complete, {"samples": None}),
+    "no gradient decision": (test_op_is_complete, {"vjp": None}),
+    "no reference": (lambda op, sample: test_op_runs_on_target(op, "reference"), {"ref": None}),
+    "a gradient that is off by 1e-5": (
+        test_gradients_of_first_and_second_order,
+        {"vjp": lambda g, y, x: (g * (1 - y * y) * (1 + 1e-5),)},
+    ),
+    "a gradient whose own gradient is cut": (
+        test_gradients_of_first_and_second_order,
+        {"vjp": lambda g, y, x: (g * stop_gradient(1 - y * y),)},
+    ),
+    "a gradient that ties dimensions to their size": (
+        test_gradients_with_symbolic_shapes_are_the_same,
+        {"vjp": lambda g, y, x: (g * constant(np.ones(x.shape)) * (1 - y * y),)},
+    ),
+    "no gradient where there is a slope": (test_an_op_without_a_gradient_is_flat, {"vjp": NoGradient("a mistake")}),
+    "a reference in double precision": (
+        test_reference_agrees_with_the_type_rule_in_every_dtype,
+        {"ref": lambda x: np.tanh(x.astype(np.float64))},
+    ),
+    "a type rule with a wrong shape": (
+        test_reference_agrees_with_the_type_rule_in_every_dtype,
+        {"infer": lambda x: x.with_shape((*x.shape, 1))},
+    ),
+    "a type rule with a wrong dtype": (
+        test_reference_agrees_with_the_type_rule_in_every_dtype,
+        {"infer": lambda x: x.with_dtype("float64")},
+    ),
+    "a wrong value": (test_an_op_means_what_numpy_says, {"ref": lambda x: np.tanh(x) * (1 + 1e-9)}),
+    "a wrong infinity": (
+        lambda op, sample: test_a_unary_op_means_what_numpy_says_at_special_values(op, "float32", 1e-6),
+        {"ref": lambda x: np.where(np.isinf(x), np.nan, np.tanh(x))},
+    ),
+    "a claim to be pointwise": (
+        test_a_pointwise_op_computes_each_element_alone,
+        {"ref": lambda x: x - np.cumsum(x.ravel()).reshape(x.shape)},
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_checks_find_planted_faults(fault):
+    check, fields = FAULTS[fault]
+    faulty = dataclasses.replace(tanh, **fields)
+    with pytest.raises((AssertionError, ShapeError)):
+        _run(check, faulty)
+
+
+def _run(check: Callable[..., None], op: Op) -> None:
+    """A test of ops, or of an op's samples."""
+    if list(inspect.signature(check).parameters) == ["op"]:
+        check(op)
+    else:
+        for sample in samples_of(tanh):
+            check(op, sample)

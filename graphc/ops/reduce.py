@@ -43,9 +43,10 @@ Axes = tuple[int, ...]
 
 def _kept_nonempty(x: TensorType, *, axes: Axes) -> TensorType:
     """The type rule of reductions without an identity."""
+    result = kept(x, axes=axes)
     for axis in axes:
         require_at_least(x.shape[axis], 1, f"{x} is reduced over axis {axis}, which must not be empty")
-    return kept(x, axes=axes)
+    return result
 
 
 def _extreme_vjp(g: Any, y: Any, x: Any, *, axes: Axes) -> Cotangents:

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from graphc.composites import composite
-from graphc.errors import ShapeError
 from graphc.op import Array, Cotangents, Sample
-from graphc.operands import WEAK, as_node, astype, normalise_axis, pointwise_operands, primitive
+from graphc.operands import WEAK, as_node, astype, normalise_axis, pointwise_operands, primitive, require_axes
 from graphc.operators import method
 from graphc.ops.math import multiply
 from graphc.types import TensorType, dtype_name, is_float
@@ -51,9 +50,14 @@ def _cumsum_vjp(g: Any, y: Any, x: Any, *, axis: int, reverse: bool, exclusive: 
     return (cumsum_op(g, axis=axis, reverse=not reverse, exclusive=exclusive),)
 
 
+def _infer_cumsum(x: TensorType, *, axis: int, reverse: bool, exclusive: bool) -> TensorType:
+    require_axes(x, axis)
+    return x
+
+
 cumsum_op = primitive(
     "cumsum",
-    lambda x, *, axis, reverse, exclusive: x,
+    _infer_cumsum,
     _cumsum,
     _cumsum_vjp,
     "scan",
@@ -88,8 +92,7 @@ def _along(x: Any, axis: Any, dtype: Any) -> tuple[Any, int]:
 
 
 def _recurrence_type(a: TensorType, b: TensorType, *, axis: int, reverse: bool, initial: float) -> TensorType:
-    if not axis < a.rank:
-        raise ShapeError(f"axis {axis} doesn't exist in {a}")
+    require_axes(a, axis)
     return a
 
 

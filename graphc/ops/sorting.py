@@ -14,12 +14,13 @@ from graphc.composites import composite
 from graphc.dims import Dim
 from graphc.errors import ArgumentError
 from graphc.op import Array, NoGradient, Op, Sample
-from graphc.operands import as_node, normalise_axis, primitive
+from graphc.operands import as_node, normalise_axis, primitive, require_axes
 from graphc.operators import method
 from graphc.ops.indexing import take_along_axis_op
 from graphc.ops.shape import flatten
 from graphc.ops.slicing import narrow
 from graphc.source import here
+from graphc.types import TensorType
 
 CASES: tuple[tuple[tuple[int, ...], int], ...] = (((3, 5), 1), ((4, 3), 0), ((7,), 0), ((0, 3), 0), ((2, 0), 1))
 
@@ -44,9 +45,14 @@ def _sorts(rng: np.random.Generator) -> list[Sample]:
     ]
 
 
+def _infer_argsort(x: TensorType, *, axis: int, descending: bool) -> TensorType:
+    require_axes(x, axis)
+    return x.with_dtype("int64")
+
+
 argsort_op: Op = primitive(
     "argsort",
-    lambda x, *, axis, descending: x.with_dtype("int64"),
+    _infer_argsort,
     _order,
     NoGradient("an order is piecewise constant"),
     "sort",
