@@ -72,7 +72,10 @@ class Composite(Op):
             body, captured = self.trace(types, frozen)
         except GraphcError as error:
             made = dict.fromkeys(node.made_at for node in operands if node.made_at)
-            error.lines = (*error.lines, f"inside {self.name}({', '.join(map(str, types))})", *made)
+            inside, line = f"inside {self.name}({', '.join(map(str, types))})", here()
+            known = line in (error.line, *error.lines)  # of our own composites the user's line is the call itself
+            error.at(error.line)
+            error.lines = (*error.lines, inside if known else f"{inside}, {line}", *made)
             raise
         node = make(self, (*operands, *captured), frozen, body)
         return items(node) if isinstance(node.type, TupleType) else node
@@ -117,6 +120,8 @@ def trace(fn: Callable[..., Any], types: Sequence[Type], attrs: Attrs) -> tuple[
     formals = tuple([parameter(k, type) for k, type in enumerate(types)])
     start = ir.next_serial()
     returned = fn(*formals, **attrs)
+    if returned is None:
+        raise ArgumentError(f"{fn.__name__} returned None", hint="return a tensor, or a tuple of tensors")
     outputs = tuple(map(as_node, returned if isinstance(returned, tuple | list) else (returned,)))
 
     def outside(node: Node) -> bool:  # existed before the call, or is a leaf: no part of the definition
@@ -210,12 +215,21 @@ def custom_gradient(fn: Callable[..., Any]) -> Composite:
         ...     return x, lambda dy: gc.clip(dy, -1, 1)
     """
 
+    def both(*inputs: Node, **attrs: Any) -> tuple[Any, Callable[..., Any]]:
+        returned = fn(*inputs, **attrs)
+        if not (isinstance(returned, tuple) and len(returned) == 2 and callable(returned[1])):
+            raise ArgumentError(
+                f"{fn.__name__} must return its output and a function of the cotangent, got {type(returned).__name__}",
+                hint="return y, lambda dy: ...",
+            )
+        return returned
+
     def forward(*inputs: Node, **attrs: Any) -> Any:
-        return fn(*inputs, **attrs)[0]
+        return both(*inputs, **attrs)[0]
 
     def vjp(g: Any, y: Node, *inputs: Node, **attrs: Any) -> Cotangents:
         declared = inputs[: len(positional)]
-        _, backward = fn(*declared, **attrs)
+        _, backward = both(*declared, **attrs)
         found = backward(*g) if isinstance(g, tuple) else backward(g)
         found = found if isinstance(found, tuple | list) else (found,)
         if len(found) != len(declared):

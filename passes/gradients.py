@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from graphc.errors import ArgumentError, GradientError, InternalError, ShapeError
+from graphc.errors import ArgumentError, GradientError, GraphcError, ShapeError
 from graphc.ir import Node, Program, derived_from, substitute, toposort
 from graphc.op import NoGradient
 from graphc.operands import as_node, astype, constant, expand, parameter, splat, splat_value, zeros_like
@@ -25,6 +25,8 @@ from graphc.ops.shape import reshape, stack
 from graphc.source import here
 from graphc.types import TensorType, TupleType, is_float
 
+MAX_MESSAGE = 200  # characters of a message that shows a value
+SHOWN = 5  # names that a report lists before it says "..."
 RULE = "gradient"  # the rule by which backward nodes are derived; drawings colour by it
 Cotangent = Node | tuple[Node | None, ...]
 
@@ -52,12 +54,14 @@ def gradients(
         GradientError: no gradient reaches an `x`, or something asked for isn't a float tensor.
     """
     ys, xs = _list(ys, "ys"), _list(xs, "xs")
+    if not ys:
+        raise ArgumentError("ys is empty: there is nothing to differentiate")
     if disconnected not in ("raise", "zero", "none"):
-        raise ArgumentError(f"disconnected={disconnected!r} is not one of 'raise', 'zero' and 'none'", lines=[here()])
+        raise ArgumentError(f"disconnected={disconnected!r} is not one of 'raise', 'zero' and 'none'")
     for role, node in [*(("ys", y) for y in ys), *(("xs", x) for x in xs)]:
         if not is_float(node.dtype):
             raise GradientError(
-                f"gradients: {role} must be float tensors, got {node!r}",
+                f"{role} must be float tensors, got {node!r}",
                 lines=[here(), node.made_at],
                 hint="only functions over the reals have gradients; cast the data, not the result",
             )
@@ -79,10 +83,12 @@ def jvp(y: Node, xs: Sequence[Node], vs: Sequence[Any]) -> Node:
     The vector-Jacobian product is linear in its vector, so its own vector-Jacobian product is the one wanted
     (double reverse mode; J. Townsend, 2017).
     """
-    xs = _list(xs, "xs")
+    y, xs, vs = _one(y, "y"), _list(xs, "xs"), _list_of_any(vs)
+    if len(xs) != len(vs):
+        raise ArgumentError(f"jvp: {len(xs)} xs but {len(vs)} vs")
     weights = parameter(-1, y.type)
     backward = gradients(y, xs, [weights], disconnected="zero")
-    vectors = [_weight(x, v) for x, v in zip(xs, _list_of_any(vs), strict=True)]
+    vectors = [_weight(x, v) for x, v in zip(xs, vs, strict=True)]
     reached = [(g, v) for g, v in zip(backward, vectors, strict=True) if g is not None]
     forward = backpropagate(dict(reached), [weights])[0]
     if forward is None:
@@ -101,8 +107,9 @@ def jacobian(y: Node, x: Node) -> Node:
 
     The backward graph is built once and instantiated for each element of `y`, whose size must be known.
     """
+    y = _one(y, "y")
     if not isinstance(y.size, int):
-        raise ShapeError(f"the Jacobian of {y!r} needs a known size", hint="use jvp or vjp", lines=[here()])
+        raise ShapeError(f"the Jacobian of {y!r} needs a known size", hint="use jvp or vjp")
     weights = parameter(-1, y.type)
     (row,) = gradients(y, [x], [weights], disconnected="zero")
     flat = TensorType(y.dtype, (y.size,))
@@ -138,10 +145,8 @@ def backpropagate(seeds: Mapping[Node, Node], xs: Sequence[Node]) -> list[Node |
                 total[node] = cotangent
             if not node.inputs:
                 continue
-            for i, g in zip(node.inputs, pulled_back(node, cotangent), strict=True):
+            for i, g in zip(node.inputs, _checked(node, cotangent), strict=True):
                 if g is not None and i in wanted:
-                    if not _typed_like(g, i):
-                        raise InternalError(f"the vjp of {node.op.name} gave {g!r} for an input of {i.type}")
                     arrived.setdefault(i, []).append(g)
     return [total.get(x) for x in xs]
 
@@ -178,8 +183,33 @@ def _sum(terms: Sequence[Node]) -> Node:
     return result
 
 
-def _typed_like(g: Any, node: Node) -> bool:
-    return isinstance(g, _Item) or g.type is node.type
+def _checked(node: Node, cotangent: Any) -> list[Any]:
+    """What the rule of a node gives for its inputs: one cotangent for each, of its type, or None.
+
+    Raises:
+        GradientError: the rule gives something else; what goes wrong in a rule names the node's line.
+    """
+    try:
+        found = [None if g is None or isinstance(g, _Item) else as_node(g) for g in pulled_back(node, cotangent)]
+    except GraphcError as error:
+        raise error.at(_place(node))  # noqa: B904 - the same error, with the line
+    except Exception as error:
+        error.add_note(f"in the gradient rule of {_place(node)}")
+        raise
+    if len(found) != len(node.inputs):
+        raise GradientError(
+            f"the gradient rule of {node.op.name} returned {len(found)} cotangents for {len(node.inputs)} inputs",
+            lines=[_place(node)],
+            hint="return one for each input, None where nothing flows",
+        )
+    for i, g in zip(node.inputs, found, strict=True):
+        if isinstance(g, Node) and g.type is not i.type:
+            raise GradientError(
+                f"the gradient rule of {node.op.name} gave {g.type} for an input of {i.type}",
+                lines=[_place(node)],
+                hint="a cotangent has the dtype and shape of its input",
+            )
+    return found
 
 
 def pulled_back(node: Node, g: Any) -> Sequence[Any]:
@@ -191,7 +221,9 @@ def pulled_back(node: Node, g: Any) -> Sequence[Any]:
         return (None,) * len(node.inputs)
     rule: Callable[..., Any] | None = op.vjp
     if rule is None and node.body is None:
-        raise InternalError(f"op {op.name!r} has no gradient rule")
+        raise GradientError(
+            f"op {op.name!r} has no gradient rule", hint="declare it with vjp=, a rule or NoGradient(reason)"
+        )
     if rule is None:
         return _through_body(node, g)
     masks, inner = _peeled(g) if _moves_masks(node) else ([], g)
@@ -260,7 +292,7 @@ def _backward_body(body: Program, given: tuple[bool, ...]) -> tuple[Program, tup
 def _seeds(ys: Sequence[Node], grad_ys: Any) -> Iterable[tuple[Node, Node]]:
     weights = [None] * len(ys) if grad_ys is None else _list_of_any(grad_ys)
     if len(weights) != len(ys):
-        raise ArgumentError(f"gradients: {len(ys)} ys but {len(weights)} grad_ys", lines=[here()])
+        raise ArgumentError(f"{len(ys)} ys but {len(weights)} grad_ys")
     seeds: dict[Node, Node] = {}
     for y, weight in zip(ys, weights, strict=True):
         with derived_from(y, RULE):
@@ -273,27 +305,33 @@ def _weight(like: Node, value: Any) -> Any:
     try:
         return expand(astype(as_node(value), like.dtype), like.shape)
     except ShapeError as error:
-        raise ShapeError(
-            f"the weights of {like!r} have the wrong shape: {as_node(value).type}", lines=[here()]
-        ) from error
+        raise ShapeError(f"the weights of {like!r} have the wrong shape: {as_node(value).type}") from error
 
 
 def _list(nodes: Any, role: str) -> list[Node]:
     found = list(nodes) if isinstance(nodes, list | tuple) else [nodes]
     for node in found:
         if not isinstance(node, Node):
-            raise ArgumentError(f"gradients: {role} must be tensors of a graph, got {node!r}", lines=[here()])
+            raise ArgumentError(f"{role} must be tensors of a graph, got {type(node).__name__} {node!r}"[:MAX_MESSAGE])
     return found
+
+
+def _one(node: Any, role: str) -> Node:
+    found = _list(node, role)
+    if len(found) != 1:
+        raise ArgumentError(f"{role} must be one tensor, got {len(found)}")
+    return found[0]
 
 
 def _list_of_any(values: Any) -> list[Any]:
     return list(values) if isinstance(values, list | tuple) else [values]
 
 
-def _scalar(loss: Node) -> Node:
-    if loss.ndim:
-        raise ShapeError(f"expected a scalar, got {loss!r}", hint="reduce it first: loss.mean()", lines=[here()])
-    return loss
+def _scalar(loss: Any) -> Node:
+    node = _one(loss, "the loss")
+    if node.ndim:
+        raise ShapeError(f"expected a scalar, got {node!r}", hint="reduce it first: loss.mean()")
+    return node
 
 
 def _only(found: Sequence[Node | None]) -> Node:
@@ -315,52 +353,62 @@ def _unit(index: int, type: TensorType) -> Node:
 def cut_report(ys: Sequence[Node], missing: Sequence[Node]) -> GradientError:
     """The error for `xs` that no gradient reaches: for each, the ops that cut its paths, and their lines."""
     order = toposort(ys)
-    alive = _alive(order, ys)
-    lines = []
-    for x in missing:
-        depends = _on_a_path(order, [x])
-        if depends.isdisjoint(ys):
-            lines.append(f"{x.display_name}: not used in computing {', '.join(y.display_name for y in ys)}")
-            continue
-        cuts = [n for n in order if n in alive and n in depends and n is not x and _cuts(n, depends)]
-        lines += [f"{x.display_name}: cut at {_place(n)}: {_reason(n)}" for n in cuts[:3]]
-    names = ", ".join(repr(x.display_name) for x in missing)
+    lines = [line for x in missing for line in _cuts(order, ys, x)]
+    unused = not set(order).issuperset(missing)
+    refed = "; a value that another run computed carries none, use the tensor itself" if unused else ""
     return GradientError(
-        f"no gradient reaches {names}",
+        f"no gradient reaches {', '.join(repr(x.display_name) for x in missing)}",
         lines=lines,
-        hint="disconnected='zero' (or 'none') if that is meant",
+        hint=f"disconnected='zero' (or 'none') if that is meant{refed}",
     )
 
 
-def _alive(order: Sequence[Node], ys: Iterable[Node]) -> set[Node]:
-    """The nodes that some cotangent arrives at."""
-    alive = set(ys)
-    for node in reversed(order):
-        if node in alive and not isinstance(node.op.vjp, NoGradient):
-            alive.update(i for k, i in enumerate(node.inputs) if _passes(node, k))
-    return alive
+def _cuts(order: Sequence[Node], ys: Sequence[Node], x: Node) -> list[str]:
+    """Where the paths from `x` to `ys` are cut: the first op on each that passes nothing back."""
+    depends = _on_a_path(order, [x])
+    if depends.isdisjoint(ys):
+        leaves = [node.display_name for node in order if node.graph is not None and not node.inputs]
+        of = f", which depends on {_some(leaves)}" if leaves else ""
+        return [f"{x.display_name}: not used in computing {_some([y.display_name for y in ys])}{of}"]
+    connected = {x}
+    lines = []
+    for node in order:
+        last = next((i for i in node.inputs if i in connected), None)
+        if node in connected or last is None:
+            continue
+        if any(passes and i in connected for i, passes in zip(node.inputs, _passing(node), strict=True)):
+            connected.add(node)
+        else:
+            behind = "" if last is x else f" behind {last.display_name}"
+            lines.append(f"{x.display_name}: cut{behind} by {node.op.name} ({_reason(node)}): {_line(node)}")
+    return lines
 
 
-def _passes(node: Node, k: int) -> bool:
-    type = node.inputs[k].type
-    if isinstance(type, TensorType) and not is_float(type.dtype):
-        return False
-    return not (isinstance(node.type, TensorType) and not is_float(node.type.dtype))
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names if len(names) <= SHOWN else [*names[:SHOWN], "..."])
 
 
-def _cuts(node: Node, depends: set[Node]) -> bool:
-    """Whether a node that cotangents arrive at hands none to any input that depends on x."""
-    if isinstance(node.op.vjp, NoGradient):
-        return True
-    return not any(i in depends and _passes(node, k) for k, i in enumerate(node.inputs))
+def _passing(node: Node) -> Sequence[bool]:
+    """Which inputs a node hands a cotangent to if one arrives for each of its float results."""
+    types = node.type.items if isinstance(node.type, TupleType) else (node.type,)
+    weights = tuple([parameter(-1 - k, type) if is_float(type.dtype) else None for k, type in enumerate(types)])
+    if not any(weights):
+        return [False] * len(node.inputs)
+    with derived_from(node, RULE):
+        return [g is not None for g in _checked(node, weights if isinstance(node.type, TupleType) else weights[0])]
 
 
 def _place(node: Node) -> str:
-    site = node.occurrence.site
-    return f"{node.op.name}, {site}" if site else node.op.name
+    return f"{node.op.name}, {_line(node)}"
+
+
+def _line(node: Node) -> str:
+    return str(node.occurrence.site or "a line that isn't known")
 
 
 def _reason(node: Node) -> str:
     if isinstance(node.op.vjp, NoGradient):
         return node.op.vjp.reason
-    return "its operand is not a float tensor" if node.inputs else "it depends on nothing"
+    if isinstance(node.type, TensorType) and not is_float(node.type.dtype):
+        return f"it is {node.type}"
+    return "its rule passes none"

@@ -42,7 +42,7 @@ def _require_operands(a: TensorType, b: TensorType) -> None:
 
 
 def _require_groups(side: str, channels: Dim, groups: int) -> None:
-    require_equal(channels % groups, 0, f"{side} channels must divide by groups={groups}")
+    require_equal(channels % groups, 0, f"{channels} {side} channels must divide by groups={groups}; the rest")
 
 
 def _infer_conv(

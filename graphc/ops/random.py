@@ -88,4 +88,6 @@ def bernoulli(p: Any = 0.5, shape: Any = None, *, name: str | None = None) -> No
 
 def integers(low: int, high: int, shape: Any = (), dtype: Any = "int64", *, name: str | None = None) -> Node:
     """Integers uniform in [low, high), a new draw each run; arguments as for `uniform`."""
+    if low >= high:
+        raise ArgumentError(f"there is no integer in [{low}, {high})", lines=[here()])
     return _draw(integers_op, name, shape, low=int(low), high=int(high), dtype=dtype_name(dtype))
