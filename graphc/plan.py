@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 from graphc.ir import Node, Program
@@ -78,6 +79,21 @@ class SymbolicPlan:
     given: Mapping[Node, int]
     outputs: tuple[int, ...]
     updates: tuple[int, ...]
+
+    @cached_property
+    def lifetimes(self) -> tuple[tuple[int, int], ...]:
+        """For each buffer the step that writes it and the last that reads it, by position.
+
+        What is there before the run is written in step -1; what nobody reads lives in the step that writes it.
+        """
+        born = [-1] * len(self.buffers)
+        last = [-1] * len(self.buffers)
+        for at, step in enumerate(self.steps):
+            for buffer in step.writes:
+                born[buffer] = last[buffer] = at
+            for buffer in step.reads:
+                last[buffer] = at
+        return tuple(zip(born, last, strict=True))
 
 
 @dataclass(frozen=True)
