@@ -11,7 +11,7 @@ import itertools
 import threading
 import weakref
 from _weakref import _remove_dead_weakref  # type: ignore[attr-defined]  # what WeakValueDictionary uses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -231,7 +231,7 @@ class Graph:
     def claim(self, name: str, leaf: Leaf) -> str:
         """Give `leaf` a unique name: `name` itself or, if a live leaf has it, `name_1`, `name_2`, ..."""
         with self.table.lock:
-            unique = next(n for n in _candidates(name) if n not in self.leaves)
+            unique = _free_name(name, self.leaves)
             self.leaves[unique] = leaf
         return unique
 
@@ -240,9 +240,18 @@ class Graph:
         return to_networkx(self.nodes())
 
 
-def _candidates(name: str) -> Iterator[str]:
-    yield name
-    yield from (f"{name}_{i}" for i in itertools.count(1))
+def _free_name(name: str, taken: Container[str]) -> str:
+    """`name`, or `name_k` with a free k after a taken one, found by doubling and bisection."""
+    if name not in taken:
+        return name
+    free = 1
+    while f"{name}_{free}" in taken:
+        free *= 2
+    last = free // 2  # taken, as the bare name is
+    while free - last > 1:
+        middle = (last + free) // 2
+        last, free = (middle, free) if f"{name}_{middle}" in taken else (last, middle)
+    return f"{name}_{free}"
 
 
 _graph_numbers = itertools.count()

@@ -346,6 +346,8 @@ def test_leaves_with_one_name_are_numbered(graph):
     leaves = [x_leaf(name="w") for _ in range(3)]
     assert [leaf.name for leaf in leaves] == ["w", "w_1", "w_2"]
     assert graph["w_2"] is leaves[2]
+    leaves += [x_leaf(name="w") for _ in range(97)]
+    assert {leaf.name for leaf in leaves} == {"w", *(f"w_{k}" for k in range(1, 100))}
 
 
 def test_a_dead_leafs_name_is_free_again():
