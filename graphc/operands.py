@@ -19,7 +19,7 @@ import numpy as np
 
 from graphc.attrs import Attrs
 from graphc.dims import Dim, require_equal, take_guards
-from graphc.errors import ArgumentError, DTypeError, ShapeError
+from graphc.errors import ArgumentError, DTypeError, ShapeError, did_you_mean
 from graphc.ir import Node, make
 from graphc.op import Array, Cotangents, NoGradient, Op, Sample, Samples
 from graphc.source import here
@@ -399,8 +399,10 @@ def normalise_axis(axis: Any, shape: tuple[Dim, ...]) -> int:
         named = [k for k, dim in enumerate(shape) if str(dim) == axis]
         if len(named) == 1:
             return named[0]
-        what = "more than one axis is" if named else "no axis is"
-        raise ShapeError(f"{what} named {axis!r} in [{_dims(shape)}]", hint="give its position", lines=[here()])
+        if named:
+            raise ShapeError(f"more than one axis is named {axis!r} in [{_dims(shape)}]", hint="give its position")
+        names = [str(dim) for dim in shape if not isinstance(dim, int)]
+        raise ShapeError(f"no axis is named {axis!r} in [{_dims(shape)}]{did_you_mean(axis, names)}")
     if isinstance(axis, bool) or not isinstance(axis, int | np.integer) or not -rank <= axis < rank:
         raise ShapeError(f"axis {axis!r} doesn't exist in [{_dims(shape)}]", lines=[here()])
     return int(axis) % rank
