@@ -41,7 +41,7 @@ from graphc.errors import ArgumentError, DTypeError, GraphcError, ShapeError
 from graphc.evaluate import bind_attrs, widened
 from graphc.ir import Node, toposort
 from graphc.op import NoGradient, Op, Sample
-from graphc.operands import ACCEPTS, constant, reduce_sum
+from graphc.operands import ACCEPTS, constant, reduce_sum, zeros_like
 from graphc.ops import REGISTRY
 from graphc.ops.control import stop_gradient
 from graphc.ops.math import multiply, tanh
@@ -365,7 +365,7 @@ def test_gradients_of_first_and_second_order(op, sample):
     made, rng = call(op, sample), np.random.default_rng(1)
     objective = _projected(made.results, rng)
     for order in (1, 2):
-        found = gradients(objective, made.float_leaves, disconnected="zero")
+        found = _gradients(objective, made)
         along = _directions(made, rng)
         slopes = [_total(multiply(g, constant(u))) for g, u in zip(found, along.values(), strict=True)]
         exact = sum(float(value.sum()) for value in made.evaluate(slopes))
@@ -443,7 +443,14 @@ def _gradient_values(made: Call) -> list[np.ndarray[Any, Any]]:
     rng = np.random.default_rng(2)
     floats = [result for result in made.results if is_float(result.dtype)]
     weights = [rng.standard_normal(value.shape) for value in made.evaluate(floats)]
-    return made.evaluate(gradients(floats, made.float_leaves, weights, disconnected="zero"))
+    return made.evaluate(_gradients(floats, made, weights))
+
+
+def _gradients(ys: list[Node], made: Call, weights: Any = None) -> list[Node]:
+    """Zeros where nothing flows, as from an op whose result isn't float."""
+    if not ys:
+        return [zeros_like(leaf) for leaf in made.float_leaves]
+    return gradients(ys, made.float_leaves, weights, disconnected="zero")
 
 
 # --- the checks themselves
