@@ -71,12 +71,10 @@ class Composite(Op):
         try:
             body, captured = self.trace(types, frozen)
         except GraphcError as error:
-            made = dict.fromkeys(node.made_at for node in operands if node.made_at)
+            made = dict.fromkeys(node.made_at for node in operands)
             inside, line = f"inside {self.name}({', '.join(map(str, types))})", here()
             known = line in (error.line, *error.lines)  # of our own composites the user's line is the call itself
-            error.at(error.line)
-            error.lines = (*error.lines, inside if known else f"{inside}, {line}", *made)
-            raise
+            raise error.within(inside if known else f"{inside}, {line}", *made)  # noqa: B904 - the same error
         node = make(self, (*operands, *captured), frozen, body)
         return items(node) if isinstance(node.type, TupleType) else node
 

@@ -42,6 +42,12 @@ class GraphcError(Exception):
             self.lines = tuple(line for line in lines if line)
         return self
 
+    def within(self, *lines: str) -> GraphcError:
+        """Add what surrounds the place of this error, after its own lines; returns the error itself."""
+        self.at(self.line)
+        self.lines = (*self.lines, *(line for line in lines if line and line not in self.lines))
+        return self
+
     def __str__(self) -> str:
         named = not self.called or self.called in self.message
         message = self.message if named else f"{self.called}: {self.message}"

@@ -20,7 +20,7 @@ from graphc.operands import as_node, astype
 from graphc.ops.math import clip, equal, maximum, minimum, sqrt, square, where
 from graphc.ops.reduce import sum as sum_
 from graphc.ops.state import Updates, Variable, fitted
-from graphc.passes.gradients import gradients
+from graphc.passes.gradients import cut_report, gradients
 from graphc.source import here
 from graphc.types import is_float
 
@@ -94,12 +94,7 @@ class Optimizer(ABC):
         found = gradients(loss, chosen, disconnected="none" if variables is None else "raise")
         pairs = [(g, variable) for g, variable in zip(found, chosen, strict=True) if g is not None]
         if not pairs:
-            names = ", ".join(repr(variable.name) for variable in chosen) or "a trainable variable"
-            raise GradientError(
-                f"minimize: no gradient of {loss!r} reaches {names}",
-                hint="gc.gradients(loss, variables) tells where the path is cut",
-                lines=[here()],
-            )
+            raise cut_report([loss], chosen) if chosen else _nothing_trainable(loss)
         return self.apply(pairs)
 
     def apply(self, grads_and_vars: Iterable[Pair]) -> Updates:
@@ -198,6 +193,14 @@ def _variables(chosen: Any) -> Iterable[Any]:
     if isinstance(chosen, Module):
         return [variable for variable in chosen.parameters() if variable.trainable]
     return [chosen] if isinstance(chosen, Node) else chosen
+
+
+def _nothing_trainable(loss: Node) -> GradientError:
+    frozen = sorted(repr(v.name) for v in reachable([loss]) if isinstance(v, Variable) and is_float(v.dtype))
+    return GradientError(
+        f"minimize: no gradient of {loss!r} reaches a trainable variable of this optimiser",
+        hint=f"it depends on {', '.join(frozen)}: name them in variables=, or set trainable = True" if frozen else None,
+    )
 
 
 def _require_pairs(pairs: Sequence[Pair]) -> None:

@@ -68,7 +68,7 @@ def gradients(
     found = backpropagate(dict(_seeds(ys, grad_ys)), xs)
     missing = [x for x, g in zip(xs, found, strict=True) if g is None]
     if missing and disconnected == "raise":
-        raise cut_report(ys, missing)
+        raise cut_report(ys, missing, "disconnected='zero' (or 'none') if that is meant")
     return [zeros_like(x) if g is None and disconnected == "zero" else g for x, g in zip(xs, found, strict=True)]
 
 
@@ -190,9 +190,10 @@ def _checked(node: Node, cotangent: Any) -> list[Any]:
         GradientError: the rule gives something else; what goes wrong in a rule names the node's line.
     """
     try:
-        found = [None if g is None or isinstance(g, _Item) else as_node(g) for g in pulled_back(node, cotangent)]
+        found = [g if g is None or isinstance(g, _Item) else as_node(g) for g in pulled_back(node, cotangent)]
     except GraphcError as error:
-        raise error.at(_place(node))  # noqa: B904 - the same error, with the line
+        known = any(_line(node) in line for line in error.lines)
+        raise error.within("" if known else f"in the gradient of {_place(node)}")  # noqa: B904 - the same error
     except Exception as error:
         error.add_note(f"in the gradient rule of {_place(node)}")
         raise
@@ -350,16 +351,15 @@ def _unit(index: int, type: TensorType) -> Node:
 # --------------------------------------------------------------------------------------------- why nothing flows
 
 
-def cut_report(ys: Sequence[Node], missing: Sequence[Node]) -> GradientError:
+def cut_report(ys: Sequence[Node], missing: Sequence[Node], hint: str = "") -> GradientError:
     """The error for `xs` that no gradient reaches: for each, the ops that cut its paths, and their lines."""
     order = toposort(ys)
-    lines = [line for x in missing for line in _cuts(order, ys, x)]
     unused = not set(order).issuperset(missing)
-    refed = "; a value that another run computed carries none, use the tensor itself" if unused else ""
+    refed = "a value that another run computed carries no gradient, use the tensor itself" if unused else ""
     return GradientError(
         f"no gradient reaches {', '.join(repr(x.display_name) for x in missing)}",
-        lines=lines,
-        hint=f"disconnected='zero' (or 'none') if that is meant{refed}",
+        lines=[line for x in missing for line in _cuts(order, ys, x)],
+        hint="; ".join(filter(None, (hint, refed))) or None,
     )
 
 
@@ -392,7 +392,7 @@ def _passing(node: Node) -> Sequence[bool]:
     """Which inputs a node hands a cotangent to if one arrives for each of its float results."""
     types = node.type.items if isinstance(node.type, TupleType) else (node.type,)
     weights = tuple([parameter(-1 - k, type) if is_float(type.dtype) else None for k, type in enumerate(types)])
-    if not any(weights):
+    if weights.count(None) == len(weights):
         return [False] * len(node.inputs)
     with derived_from(node, RULE):
         return [g is not None for g in _checked(node, weights if isinstance(node.type, TupleType) else weights[0])]

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any, Self
 
-from graphc.errors import ArgumentError, GraphError, did_you_mean
+from graphc.errors import ArgumentError, GraphcError, GraphError, did_you_mean
 from graphc.ir import Graph, Node, current_graph, current_scope, scope
 from graphc.nn.state import Buffer, Parameter, State, state_of
 from graphc.operands import as_array
@@ -39,6 +39,9 @@ ELSEWHERE = {
     "cpu": _DEVICE,
     "zero_grad": "gradients are tensors of the graph and don't accumulate",
 }
+
+
+IN_MODULE = "in module "
 
 
 class _Thread(threading.local):
@@ -126,6 +129,10 @@ class Module(metaclass=_Constructed):
         try:
             with _nested(path):
                 return self.forward(*args, **kwargs)
+        except GraphcError as error:
+            path = _join(current_scope(), path)
+            told = any(line.startswith(IN_MODULE) for line in error.lines)  # the innermost path has all others in it
+            raise error.within("" if told or not path else f"{IN_MODULE}{path} ({type(self).__name__})")  # noqa: B904
         finally:
             _thread.calls.pop()
 
