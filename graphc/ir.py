@@ -478,8 +478,9 @@ def make(op: Op, inputs: tuple[Node, ...], attrs: Attrs = NO_ATTRS, body: Progra
 
 
 def _note(node: Node, where: tuple[Any, ...]) -> None:
-    if where not in node.more:
-        node.more = (*node.more, Occurrence(*where))
+    occurrence = Occurrence(*where)
+    if occurrence not in node.more:
+        node.more = (*node.more, occurrence)
 
 
 def explain(error: GraphcError, op: Op, inputs: Sequence[Node], where: tuple[Any, ...]) -> GraphcError:

@@ -95,10 +95,13 @@ class Optimizer(ABC):
         pairs = [(g, variable) for g, variable in zip(found, chosen, strict=True) if g is not None]
         if not pairs:
             raise cut_report([loss], chosen) if chosen else _nothing_trainable(loss)
-        return self.apply(pairs)
+        return self.apply(pairs, losses=(loss,))
 
-    def apply(self, grads_and_vars: Iterable[Pair]) -> Updates:
+    def apply(self, grads_and_vars: Iterable[Pair], *, losses: tuple[Node, ...] = ()) -> Updates:
         """The training update for gradients that were computed (or clipped) elsewhere: `(gradient, variable)` pairs.
+
+        Args:
+            losses: what they are gradients of; statistics tracked on the way there are updated with the variables.
 
         Raises:
             GradientError: a gradient is None. ArgumentError: a variable twice, or something that is none.
@@ -122,7 +125,7 @@ class Optimizer(ABC):
                 new.update({remembered[name]: (node, line) for name, node in memory.items()})
                 if step is not None:
                     new[step] = step + 1, line
-        return Updates(new, training=True)
+        return Updates(new, training=True, losses=losses)
 
     # ------------------------------------------------------------------------------------------ what an optimiser is
 

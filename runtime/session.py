@@ -23,6 +23,7 @@ from graphc.op import Array
 from graphc.operands import parameter
 from graphc.ops.random import Draw
 from graphc.ops.state import Placeholder, Updates, Variable, group
+from graphc.passes.modes import resolve_mode
 from graphc.passes.pipeline import PIPELINE, Pass, check_switches, run_pipeline, switches
 from graphc.passes.plan import TECHNIQUES
 from graphc.plan import Plan
@@ -71,6 +72,7 @@ class Request:
 
     fetches: tuple[Node, ...]
     updates: tuple[tuple[Node, Node], ...]
+    losses: tuple[Node, ...]
     fed: tuple[Node, ...]
     training: bool
 
@@ -313,12 +315,12 @@ class Session:
             return leaf
         if isinstance(leaf, str):
             return (self.graph or current_graph())[leaf]
-        name = name_in_caller(leaf)
         if isinstance(leaf, np.ndarray | np.generic | int | float) and not isinstance(leaf, bool):
-            called = f"{name!r}" if name else "what is fetched"
+            name, places = name_in_caller(leaf)
             raise FetchError(
-                f"{called} is a value ({type(leaf).__name__}), not a tensor of the graph",
-                lines=[here()],
+                f"{repr(name) if name else 'what is fetched'} is a value ({type(leaf).__name__}), "
+                "not a tensor of the graph",
+                lines=[f"{name} is assigned at {place}" for place in places],
                 hint="the name was probably rebound to the result of an earlier run; keep tensor and value apart",
             )
         raise FetchError(
@@ -368,7 +370,7 @@ class Session:
             tuple([n for n in nodes if isinstance(n, Draw)]),
             tuple([variable for variable, _ in optimised.updates]),
             overridden,
-            collect_guards(program, training=request.training),
+            collect_guards(program),
         )
         self._plans[request] = found
         if len(self._plans) > MAX_PLANS:
@@ -381,16 +383,17 @@ class Session:
         return run_pipeline(program, info, training=training, disable=disable, passes=passes)
 
     def _program(self, request: Request) -> tuple[Program, dict[Node, Node]]:
-        """The program of a request, with every fed tensor that isn't a leaf replaced by a parameter."""
+        """The program of a request in its mode, with every fed tensor that isn't a leaf replaced by a parameter."""
         inner = [node for node in request.fed if not isinstance(node, Placeholder | Variable)]
         overridden = {node: parameter(k, node.type) for k, node in enumerate(inner)}
-        roots = [*request.fetches, *(new for _, new in request.updates)]
-        replaced = substitute(roots, overridden) if overridden else tuple(roots)
-        count = len(request.fetches)
-        updates = tuple(zip([v for v, _ in request.updates], replaced[count:], strict=True))
+        outputs = (*request.fetches, *request.losses)
+        replaced = substitute([*outputs, *(new for _, new in request.updates)], overridden)
+        updates = tuple(zip([v for v, _ in request.updates], replaced[len(outputs) :], strict=True))
         inputs = [overridden.get(node, node) for node in request.fed]
         inputs += [n for n in toposort(replaced) if isinstance(n, Placeholder) and n not in request.fed]
-        return Program(tuple(inputs), replaced[:count], updates), overridden
+        # Statistics on the way to a loss are updated even if no gradient, and so no update, depends on them.
+        whole = resolve_mode(Program(tuple(inputs), replaced[: len(outputs)], updates), training=request.training)
+        return Program(whole.inputs, whole.outputs[: len(request.fetches)], whole.updates), overridden
 
     def _execute(self, compiled: Compiled, feeds: Mapping[Node, Any]) -> list[Array]:
         """Convert the feeds, compute, commit; returns the fetched values."""
@@ -446,6 +449,7 @@ def _request(resolved: Sequence[Node | Updates], given: Mapping[Node, Any], trai
     return Request(
         tuple([r for r in resolved if isinstance(r, Node)]),
         tuple(updates.items()),
+        updates.losses,
         tuple(given),
         updates.training if training is None else bool(training),
     )
@@ -475,25 +479,13 @@ def _copied_out(found: Sequence[Array], out: Sequence[Array]) -> list[Array]:
     return list(out)
 
 
-def collect_guards(program: Program, *, training: bool) -> tuple[tuple[Guard, Node], ...]:
-    """The assumptions of all nodes that a run in this mode computes, those inside composites included."""
+def collect_guards(program: Program) -> tuple[tuple[Guard, Node], ...]:
+    """The assumptions of all nodes of a program, those inside composites included, each with a node that made it."""
     found: dict[Guard, Node] = {}
-    stack = list(program.roots)
-    seen = set(stack)
-    while stack:
-        node = stack.pop()
-        for guard in node.guards:
+    for node in program.nodes():
+        inner = () if node.body is None else [guard for guard, _ in collect_guards(node.body)]
+        for guard in (*node.guards, *inner):
             found.setdefault(guard, node)
-        if node.body is not None:
-            for inner in collect_guards(node.body, training=training):
-                found.setdefault(inner[0], node)
-        inputs = node.inputs
-        if node.op.kind == "mode":
-            inputs = inputs[:1] if training else inputs[1:]
-        for i in inputs:
-            if i not in seen:
-                seen.add(i)
-                stack.append(i)
     return tuple(found.items())
 
 

@@ -294,6 +294,15 @@ def test_batch_statistics_update_in_training_runs_only_and_once_a_node(session):
     assert int(session[norm.num_batches_tracked]) == 1
 
 
+def test_statistics_are_updated_even_if_no_gradient_depends_on_them(session):
+    x = gc.placeholder("x", shape=("n", 1))
+    norm = gc.nn.BatchNorm1d(1, affine=False)
+    w = variable(1.0)
+    train = gc.optim.SGD(lr=0.1).minimize(norm(x).sum() + w)
+    session.run(train, {x: [[2.0], [4.0]]})
+    np.testing.assert_allclose(session[norm.running_mean], [0.3], rtol=1e-6)
+
+
 def test_several_statistics_on_one_variable_compose_in_the_order_of_creation(session):
     x, z = gc.placeholder("x", shape=("n", 1)), gc.placeholder("z", shape=("m", 1))
     norm = gc.nn.BatchNorm1d(1)
@@ -373,6 +382,7 @@ def test_rebuilding_an_expression_in_a_loop_adds_no_nodes(session):
     for _ in range(200):
         session.run(-a), session.run(a[0]), session.run(a + b), session.run([-a, a[0], a + b])
     assert len(session.graph) <= count and session.cache_info().misses == 4
+    assert len((-a).occurrences) <= 5
 
 
 # --- random draws

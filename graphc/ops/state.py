@@ -13,7 +13,7 @@ import numpy as np
 
 from graphc.dims import symbol
 from graphc.errors import ArgumentError, DTypeError, ShapeError, StateError
-from graphc.ir import Leaf, Node, current_occurrence
+from graphc.ir import Leaf, Node, current_occurrence, reachable
 from graphc.op import Array, NoGradient, Op, Sample
 from graphc.operands import (
     WEAK,
@@ -106,6 +106,12 @@ def recipe(initial: Any, name: str, shape: Any = None, dtype: Any = None) -> tup
     """What makes the first value of a variable, checked, and the type of that value; arguments as of `Variable`."""
     if isinstance(initial, Node):
         type = initial.tensor_type
+        fed = next((node for node in reachable([initial]) if isinstance(node, Placeholder)), None)
+        if fed is not None:
+            raise ArgumentError(
+                f"the first value of {name!r} can't depend on {fed.name!r}, which each run is fed anew",
+                hint="start from a constant, and sess.run(w.assign(value), feeds)",
+            )
         if type.symbolic:
             raise ShapeError(f"a variable's size must be known, but {name!r} would be {type}", lines=[here()])
         return initial, type
@@ -201,11 +207,19 @@ class Updates(Mapping[Variable, Node]):
     """New values of variables, to be fetched; fetching it returns None and commits them all after the run.
 
     `updates[w]` is the new value of `w`, itself fetchable.
+
+    Attributes:
+        training: whether a run that fetches it is a training run.
+        losses: what is minimised: statistics tracked on the way to it are updated too, even where no gradient
+            depends on them.
     """
 
-    def __init__(self, new: Mapping[Variable, tuple[Node, str]], *, training: bool = False) -> None:
+    def __init__(
+        self, new: Mapping[Variable, tuple[Node, str]], *, training: bool = False, losses: tuple[Node, ...] = ()
+    ) -> None:
         self.new = dict(new)
         self.training = training
+        self.losses = losses
         self.occurrence = current_occurrence(2)
 
     def __getitem__(self, variable: Variable) -> Node:
@@ -238,7 +252,8 @@ def group(*updates: Updates) -> Updates:
             known = merged.setdefault(variable, (value, line))
             if known[0] is not value:
                 raise conflict(variable.name, known[1], line)
-    return Updates(merged, training=any(update.training for update in updates))
+    losses = dict.fromkeys(loss for update in updates for loss in update.losses)
+    return Updates(merged, training=any(update.training for update in updates), losses=tuple(losses))
 
 
 def conflict(name: str, first: str, second: str) -> StateError:
