@@ -318,7 +318,6 @@ MEANINGS: dict[str, Callable[..., Any]] = {
     **{name: getattr(np, name) for name in ("tril", "triu")},
     "power": np.power,
     "xlogy": lambda x, y: np.where((x == 0) & ~np.isnan(y), 0, x * np.log(y)),
-    "extent": lambda *, dim, dtype: np.asarray(dim, np_dtype(dtype)),
     "by_mode": lambda train, evaluation: evaluation,
     "tracked": lambda x, variable, new: x,
     "cast": lambda x, *, dtype: x.astype(np_dtype(dtype)),

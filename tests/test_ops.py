@@ -51,12 +51,11 @@ from graphc.types import DTYPES, TensorType, TupleType, is_float, np_dtype
 # Kinds of ops that have no samples, and where their meaning is tested instead.
 WITHOUT_SAMPLES = {
     "parameter": "stands for an operand of a body: tests/test_ir.py",
-    "placeholder": "its value is fed: the tests of sessions",
-    "variable": "its value is kept by a session: the tests of sessions",
+    "placeholder": "its value is fed: tests/test_state.py",
+    "variable": "its value is kept by a session: tests/test_state.py",
     "constant": "its value is its attribute: tests/test_ir.py",
     "extent": "its value is a size that a run binds: tests/test_ops_reduce.py",
-    "iota": "counts without operands: tests/test_ops_shape.py",
-    "random": "its value comes from a stream: tests/test_random.py",
+    "random": "its value comes from a stream: tests/test_philox.py",
     "tuple": "takes an item of ops with several results, whose samples exercise it",
 }
 
