@@ -16,6 +16,7 @@ from types import CodeType, FrameType
 
 _internal: dict[CodeType, bool] = {}  # is this code part of graphc? asked once per code object
 
+STORES = frozenset({"STORE_NAME", "STORE_FAST", "STORE_GLOBAL", "STORE_DEREF"})  # what assigns a name
 MAX_TEXT = 120  # characters of a source line that a message shows
 
 # Packages whose frames are never the user's line: graphc, and what may stand between it and the user.
@@ -88,19 +89,24 @@ def assigned_name(code: CodeType | None, offset: int) -> str | None:
         return None
     following = (i for i in dis.get_instructions(code) if i.offset > offset)
     instruction = next((i for i in following if i.opname not in ("CACHE", "NOP")), None)
-    if instruction is not None and instruction.opname.startswith(
-        ("STORE_NAME", "STORE_FAST", "STORE_GLOBAL", "STORE_DEREF")
-    ):
+    if instruction is not None and instruction.opname in STORES:
         name = instruction.argval
         return name if isinstance(name, str) else None
     return None
 
 
-def name_in_caller(value: object) -> str | None:
-    """The name under which the nearest user frame knows `value`, for messages about a name that was rebound."""
+def name_in_caller(value: object) -> tuple[str, list[Site]]:
+    """The one name that the nearest user frame has for `value`, and where it assigns it; or an empty name.
+
+    For messages about a name that was rebound.
+    """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and _is_internal(frame):
         frame = frame.f_back
     if frame is None:
-        return None
-    return next((name for name, known in frame.f_locals.items() if known is value), None)
+        return "", []
+    code = frame.f_code
+    names = [name for name, known in frame.f_locals.items() if known is value]
+    name = names[0] if len(names) == 1 else ""
+    stores = (i for i in dis.get_instructions(code) if i.opname in STORES and i.argval == name)
+    return name, [Site.of(code, i.offset) for i in stores]

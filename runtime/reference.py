@@ -9,7 +9,7 @@ import numpy as np
 
 from graphc.errors import GraphcError
 from graphc.evaluate import bind_attrs, compute
-from graphc.ir import Node, Program
+from graphc.ir import Node, Program, explain
 from graphc.op import Array
 from graphc.target import TargetInfo
 
@@ -91,12 +91,15 @@ def _last_uses(computed: Sequence[Node], roots: Sequence[Node]) -> list[tuple[No
 
 
 def locate(error: Exception, node: Node) -> None:
-    """Tell the user's line of the node at which a run failed."""
-    site = node.occurrence.site
-    if isinstance(error, GraphcError):
-        error.at(str(site) if site else "")
-    elif site is not None:
-        error.add_note(f"in {node.op.name}, {site}")
+    """Tell the op at which a run failed, the user's line of it, and the composites that it is part of."""
+    if not isinstance(error, GraphcError):
+        error.add_note(f"in {node.op.name}, {node.occurrence.site or 'a line that is not known'}")
+        return
+    explain(error, node.op, node.inputs, node.where)
+    origin = node.occurrence.origin
+    while origin is not None:
+        error.within(f"inside {origin.op.name}" if origin.body is not None else "")
+        origin = origin.occurrence.origin
 
 
 class ReferenceTarget:

@@ -315,7 +315,7 @@ class Session:
             return leaf
         if isinstance(leaf, str):
             return (self.graph or current_graph())[leaf]
-        if isinstance(leaf, np.ndarray | np.generic | int | float) and not isinstance(leaf, bool):
+        if isinstance(leaf, np.ndarray | np.generic | int | float | None) and not isinstance(leaf, bool):
             name, places = name_in_caller(leaf)
             raise FetchError(
                 f"{repr(name) if name else 'what is fetched'} is a value ({type(leaf).__name__}), "

@@ -14,6 +14,8 @@ from graphc.op import Array
 from graphc.ops.state import Variable
 from graphc.types import TensorType, np_dtype
 
+NO_NUMBERS = "OUSMmc"  # NumPy's kinds of dtypes that are objects, text, times and complex numbers
+
 
 def materialise(wanted: Iterable[Node], known: Mapping[Node, Array], seed: int) -> dict[Node, Array]:
     """First values of the variables in `wanted` that `known` lacks, and of those that they are computed from."""
@@ -42,7 +44,7 @@ def initial_value(variable: Node, known: Mapping[Node, Array], seed: int) -> Arr
     """The first value of one variable, given those of the variables that it is computed from.
 
     Raises:
-        StateError: the initialiser returned something of another shape.
+        StateError: the initialiser returned something of another shape, or no real numbers.
     """
     assert isinstance(variable, Variable)
     initial, type = variable.initial, variable.tensor_type
@@ -62,15 +64,15 @@ def initial_value(variable: Node, known: Mapping[Node, Array], seed: int) -> Arr
         try:
             value = np.asarray(initial(seed, variable.name, sizes, type.dtype))
         except Exception as error:
-            error.add_note(f"in the initialiser of {variable.made_at}")
+            error.add_note(f"in the initialiser: {variable.made_at}")
             raise
     return _checked(np.asarray(value), variable, type)
 
 
 def _checked(value: Array, variable: Variable, type: TensorType) -> Array:
-    if value.shape != type.shape:
+    if value.shape != type.shape or value.dtype.kind in NO_NUMBERS:
         raise StateError(
-            f"the initialiser of {variable.name!r} returned shape {value.shape}, expected {type}",
+            f"the initialiser of {variable.name!r} returned {value.dtype}{list(value.shape)}, expected {type}",
             lines=[variable.made_at],
         )
     return value.astype(np_dtype(type.dtype))

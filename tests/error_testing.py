@@ -13,7 +13,7 @@ import pytest
 import graphc as gc
 from graphc.errors import MAX_LINES
 
-MARK = "# <-"  # at the end of the line of a program that its error must name
+MARK = "# <-"  # in the line of a program that its error must name
 
 # The files of graphc itself, none of which may appear in a message.
 INTERNAL = {
@@ -34,7 +34,7 @@ class Program(NamedTuple):
     def place(self) -> str:
         """`file.py:12`, the marked line."""
         lines, first = inspect.getsourcelines(self.run)
-        marked = [first + k for k, line in enumerate(lines) if line.rstrip().endswith(MARK)]
+        marked = [first + k for k, line in enumerate(lines) if MARK in line]
         assert len(marked) == 1, f"{self.run.__name__} must mark one line with {MARK}"
         return f"{Path(inspect.getsourcefile(self.run) or '').name}:{marked[0]}"
 

@@ -155,7 +155,7 @@ def variable_of_integers_trained():
 
 @broken(gc.ShapeError, "'w'", "float32[n]", "size must be known")
 def variable_of_unknown_size():
-    return gc.Variable(x("n"), name="w")  # <-
+    return gc.Variable(gc.ones(("n",)), name="w")  # <-
 
 
 @broken(gc.StateError, "variable 'w'", "two different values", "one assign")

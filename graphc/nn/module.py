@@ -130,9 +130,11 @@ class Module(metaclass=_Constructed):
             with _nested(path):
                 return self.forward(*args, **kwargs)
         except GraphcError as error:
-            path = _join(current_scope(), path)
-            told = any(line.startswith(IN_MODULE) for line in error.lines)  # the innermost path has all others in it
-            raise error.within("" if told or not path else f"{IN_MODULE}{path} ({type(self).__name__})")  # noqa: B904
+            path, line = _join(current_scope(), path), here()
+            if path and not any(known.startswith(IN_MODULE) for known in error.lines):  # the innermost tells all
+                place = f"{IN_MODULE}{path} ({type(self).__name__})"
+                error.within(place if line in (error.line, *error.lines) else f"{place}, {line}")
+            raise
         finally:
             _thread.calls.pop()
 
