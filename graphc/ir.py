@@ -42,7 +42,7 @@ class _Context(threading.local):
 
     graph: Graph | None = None
     scope: str = ""
-    origin: tuple[Node, str] | None = None  # set while a pass builds on behalf of a node
+    derived: tuple[Any, ...] | None = None  # the occurrence of all nodes that a pass builds on behalf of a node
 
     def __init__(self) -> None:
         self.entered: list[tuple[Graph | None, str]] = []  # what the blocks that this thread is in return to
@@ -78,26 +78,25 @@ class Occurrence(NamedTuple):
 
 def current_occurrence(depth: int = 1) -> Occurrence:
     """The occurrence that a node built now would get."""
-    origin = _context.origin
-    if origin is not None:
-        return Occurrence(origin[0].occurrence.scope, None, 0, origin[0], origin[1])
+    if _context.derived is not None:
+        return Occurrence(*_context.derived)
     return Occurrence(_context.scope, *user_site(depth + 1))
 
 
 class derived_from:
     """Within this block, new nodes are recorded as derived from `node` by `rule` instead of from a user's line."""
 
-    __slots__ = ("origin", "saved")
+    __slots__ = ("saved", "where")
 
     def __init__(self, node: Node, rule: str) -> None:
-        self.origin = (node, rule)
+        self.where = (node.where[0], None, 0, node, rule)
 
     def __enter__(self) -> None:
-        self.saved = _context.origin
-        _context.origin = self.origin
+        self.saved = _context.derived
+        _context.derived = self.where
 
     def __exit__(self, *exc: object) -> None:
-        _context.origin = self.saved
+        _context.derived = self.saved
 
 
 class scope:
@@ -454,20 +453,21 @@ def make(op: Op, inputs: tuple[Node, ...], attrs: Attrs = NO_ATTRS, body: Progra
             graph = owner
     table = _free if graph is None else graph.table
     key = (op, inputs, attrs.key, body)
-    origin = _context.origin
-    where: tuple[Any, ...] = (
-        (_context.scope, *user_site(1)) if origin is None else (origin[0].where[0], None, 0, *origin)
-    )
+    where = derived = _context.derived
+    if where is None:
+        code, offset = user_site(1)
+        where = (_context.scope, code, offset)
     ref = table.refs.get(key)
     if ref is not None:
         node = ref()  # type: ignore[assignment]
         if node is not None:
-            if node.where != where and origin is None:
+            if derived is None and node.where != where:
                 _note(node, where)
             return node
     node = Node()
     try:
-        node.type = op.infer(*[i.type for i in inputs], **attrs) if body is None else body.type
+        types = [i.type for i in inputs]
+        node.type = body.type if body is not None else op.infer(*types, **attrs) if attrs else op.infer(*types)
     except GraphcError as error:
         take_guards()
         raise explain(error, op, inputs, where)  # noqa: B904 - the same error, with lines

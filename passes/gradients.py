@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from graphc.collector import paused
 from graphc.errors import ArgumentError, GradientError, GraphcError, ShapeError
 from graphc.ir import Node, Program, derived_from, substitute, toposort
 from graphc.op import NoGradient
@@ -130,6 +131,11 @@ def hessian(loss: Node, x: Node) -> Node:
 
 def backpropagate(seeds: Mapping[Node, Node], xs: Sequence[Node]) -> list[Node | None]:
     """The cotangents of `xs` for the given cotangents of some nodes; None where nothing flows."""
+    with paused():
+        return _backpropagated(seeds, xs)
+
+
+def _backpropagated(seeds: Mapping[Node, Node], xs: Sequence[Node]) -> list[Node | None]:
     order = toposort(seeds)
     wanted = _on_a_path(order, xs)
     arrived: dict[Node, list[Any]] = {node: [g] for node, g in seeds.items()}
