@@ -1,26 +1,38 @@
 """Ways to group the nodes of a picture into fewer boxes, from the most detailed on.
 
-Repeats first: consecutive sibling scopes whose contents are isomorphic are drawn once, in a frame titled `× 8`. Then
-scopes collapse, from the innermost out. What has no scopes is searched for repetitions, and the rest is cut into
-stretches.
+Repeats first: consecutive sibling scopes that compute the same thing are drawn once, in a frame titled `× 8`. Then
+gradients and updates collapse, then scopes, from the innermost out. What has no scopes is searched for repetitions,
+and what is left of a huge graph is cut into stretches.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from graphc.exporters.sketch import LEAVES, ROLES, Sketch
+from graphc.exporters.sketch import LEAVES, ROLES, Sketch, path_of
 from graphc.ir import Node
 
 MAX_PERIOD = 64  # nodes in one repetition of a chain without scopes
-MAX_MATCHED = 200  # nodes of a scope up to which isomorphism is searched for, beyond the order of creation
+MIN_COUNT = 4  # repetitions from which on such a chain is rolled up
+MIN_BOXES = 2 * len(ROLES)  # into how few boxes any graph can be folded: one for each role, and what comes out of it
 
-Key = Hashable
+
+class Group(NamedTuple):
+    """A box for several nodes: their role, a title (empty for all of the role), and a number to tell equals apart."""
+
+    role: str
+    title: str
+    number: int = 0
+
+
+Key: TypeAlias = Node | Group
+Levels: TypeAlias = Mapping[str, int | None]
 
 
 @dataclass(frozen=True)
@@ -28,15 +40,16 @@ class Folding:
     """Which box each node is in, and which boxes stand in a frame.
 
     Attributes:
-        keys: the box of each node: `("node", serial)` for one of its own, else a group.
+        keys: the box of each node: a node for the box of that node, else a group.
         frames: the title of the frame that a box stands in.
     """
 
     keys: dict[Node, Key]
     frames: Mapping[Key, str] = field(default_factory=dict)
 
-    def __len__(self) -> int:
-        return len(set(self.keys.values()))
+    def boxes(self, sketch: Sketch) -> int:
+        """How many boxes are drawn, with one for the results of each box that has some."""
+        return len(set(self.keys.values())) + len({self.keys[root] for _, root in sketch.roots})
 
 
 @dataclass(frozen=True)
@@ -54,180 +67,224 @@ class Run:
     twins: dict[Node, Node]
 
 
-def foldings(sketch: Sketch, depth: int | None, expand: tuple[str, ...], budget: int) -> Iterator[Folding]:
-    """Ways to group the nodes, each coarser than the one before; the last has at most `budget` boxes."""
-    single: dict[Node, Key] = {n: ("node", n.serial) for n in sketch.nodes}
-    deepest = max((_depth(n.scope) for n in sketch.nodes), default=0)
+def foldings(sketch: Sketch, depth: int | None, expand: Collection[str], max_boxes: int) -> Iterator[Folding]:
+    """Ways to group the nodes, each coarser than the one before; the last has at most `max_boxes` boxes.
+
+    Args:
+        depth: show scopes no deeper than this.
+        expand: scopes whose nodes get a box each, except in the last two ways.
+    """
+    runs = _repeats(sketch, expand)
+    deepest = max([1, *map(len, sketch.paths.values())])
     if depth is None:
-        yield Folding(single)
-    runs = _repeats(sketch)
-    if depth is None and runs:
-        yield _drawn_once(sketch, runs)
-    rolled = {scope: run.title for run in runs for scope in run.scopes}
-    for level in range(deepest if depth is None else min(depth, deepest), 0, -1):
-        yield Folding({n: _scope_key(sketch, n, rolled, level, expand) for n in sketch.nodes})
-    coarse = {n: _scope_key(sketch, n, rolled, 1, expand) for n in sketch.nodes}
-    periodic = _periodic(sketch, coarse)
-    yield Folding(periodic)
-    yield Folding(_chunked(periodic, sketch, budget))
+        yield Folding({n: n for n in sketch.nodes})
+        yield _grouped(sketch, _needed(sketch, runs, max_boxes), dict.fromkeys(ROLES), expand, framed=True)
+        yield _grouped(sketch, runs, {"forward": None, "gradient": 1, "update": 1}, expand, framed=True)
+    for level in range(min(depth or deepest, deepest), 0, -1):
+        yield _grouped(sketch, runs, dict.fromkeys(ROLES, level), expand)
+    periodic = _periodic(sketch, _grouped(sketch, runs, dict.fromkeys(ROLES, 1), expand).keys)
+    yield periodic
+    roles = _roles_apart(sketch, periodic.keys)
+    yield roles
+    yield _stretches(sketch, roles.keys, max_boxes)
 
 
-def _depth(scope: str) -> int:
-    return scope.count("/") + 1 if scope else 0
+def _roles_apart(sketch: Sketch, keys: Mapping[Node, Key]) -> Folding:
+    """`keys`, with all gradients in one box and all updates in another."""
+    return _tidy({n: k if (role := sketch.roles[n]) == "forward" else Group(role, "") for n, k in keys.items()})
 
 
-def _prefixes(scope: str) -> list[str]:
-    parts = scope.split("/") if scope else []
-    return ["/".join(parts[:k]) for k in range(1, len(parts) + 1)]
+def _tidy(keys: dict[Node, Key], frames: Mapping[Key, str] = {}) -> Folding:
+    """A folding in which a group of one node is that node."""
+    members = Counter(keys.values())
+    single = {n: n if isinstance(key, Group) and members[key] == 1 else key for n, key in keys.items()}
+    return Folding(single, frames)
 
 
-def _scope_key(sketch: Sketch, node: Node, rolled: Mapping[str, str], level: int, expand: tuple[str, ...]) -> Key:
-    """The box of a node when scopes deeper than `level` are collapsed and repeats are rolled up."""
-    if node.op.kind in LEAVES and node.op.kind != "variable":
-        return ("node", node.serial)
-    prefixes = _prefixes(node.scope)
-    if any(prefix in expand for prefix in prefixes):
-        return ("node", node.serial)
-    run = next((rolled[prefix] for prefix in prefixes if prefix in rolled), None)
-    if run is not None:
-        return ("scope", sketch.roles[node], run)
-    return ("scope", sketch.roles[node], prefixes[level - 1]) if len(prefixes) >= level else ("node", node.serial)
+def _grouped(
+    sketch: Sketch, runs: Sequence[Run], levels: Levels, expand: Collection[str], *, framed: bool = False
+) -> Folding:
+    """Scopes deeper than the level of their role collapsed, and each run rolled up into one box or one frame."""
+    keys: dict[Node, Key] = {}
+    frames: dict[Key, str] = {}
+    titles = {scope: run.title for run in runs for scope in run.scopes}
+    twins = {node: twin for run in runs for node, twin in run.twins.items()} if framed else {}
+    for node in sketch.nodes:
+        path, role = sketch.paths[node.scope], sketch.roles[node]
+        level = levels[role]
+        title = next((titles[scope] for scope in path if scope in titles), None)
+        keys[node] = node
+        if (node.op.kind in LEAVES and node.op.kind != "variable") or not set(path).isdisjoint(expand):
+            continue
+        if node in twins:
+            keys[node] = twins[node]
+            frames[twins[node]] = str(title)
+        elif title is not None:
+            keys[node] = Group(role, title)
+        elif level is not None and len(path) >= level:
+            keys[node] = Group(role, path[level - 1])
+    return _tidy(keys, frames)
 
 
 # --------------------------------------------------------------------------------------------- repeats
 
 
-def _drawn_once(sketch: Sketch, runs: Sequence[Run]) -> Folding:
-    """Every repeat drawn once, in a frame; gradients and updates of its scopes are one box each."""
-    keys: dict[Node, Key] = {}
-    frames: dict[Key, str] = {}
-    twins = {node: twin for run in runs for node, twin in run.twins.items()}
-    titles = {scope: run.title for run in runs for scope in run.scopes}
-    for node in sketch.nodes:
-        title = next((titles[p] for p in _prefixes(node.scope) if p in titles), None)
-        if node in twins:
-            keys[node] = ("node", twins[node].serial)
-            frames[keys[node]] = str(title)
-        else:
-            keys[node] = ("node", node.serial) if title is None else ("scope", sketch.roles[node], title)
-    return Folding(keys, frames)
-
-
-def _repeats(sketch: Sketch) -> list[Run]:
-    """The outermost runs of consecutive sibling scopes with isomorphic contents."""
+def _repeats(sketch: Sketch, expand: Collection[str]) -> list[Run]:
+    """The outermost runs of sibling scopes that follow each other directly and are isomorphic."""
     contents: dict[str, list[Node]] = {}
+    children: dict[str, dict[str | Node, None]] = {}  # of each scope, in order: scopes, and the ops between them
     for node in sketch.nodes:
-        if sketch.roles[node] == "forward" and (node.op.kind == "variable" or node.op.kind not in LEAVES):
-            for prefix in _prefixes(node.scope):
-                contents.setdefault(prefix, []).append(node)
-    siblings: dict[str, list[str]] = {}
-    for scope in contents:
-        siblings.setdefault(scope.rpartition("/")[0], []).append(scope)
+        if sketch.roles[node] != "forward" or (node.op.kind in LEAVES and node.op.kind != "variable"):
+            continue
+        path = sketch.paths[node.scope]
+        for scope in path:
+            contents.setdefault(scope, []).append(node)
+        if node.op.kind != "variable":
+            below: tuple[str | Node, ...] = (*path, node)
+            for parent, child in zip(("", *path), below, strict=True):
+                children.setdefault(parent, {})[child] = None
     found: list[Run] = []
     inside: set[str] = set()
-    for parent in sorted(siblings, key=_depth):
-        if inside.isdisjoint(_prefixes(parent)):
-            runs = list(_runs(sketch, siblings[parent], contents))
+    for parent in sorted(children, key=lambda scope: len(path_of(scope))):
+        if inside.isdisjoint(path_of(parent)):
+            runs = list(_runs(sketch, children[parent], contents, expand))
             found += runs
             inside.update(scope for run in runs for scope in run.scopes)
     return found
 
 
-def _runs(sketch: Sketch, scopes: Sequence[str], contents: Mapping[str, list[Node]]) -> Iterator[Run]:
-    """Maximal runs of two or more scopes that are isomorphic to the first of them."""
-    at = 0
-    while at < len(scopes):
-        first = contents[scopes[at]]
-        twins = {node: node for node in first}
-        stop = at + 1
-        while stop < len(scopes) and (match := _isomorphism(sketch, contents[scopes[stop]], first)) is not None:
-            twins.update(match)
-            stop += 1
-        if stop - at > 1:
-            last = scopes[stop - 1].rpartition("/")[2]
-            yield Run(f"{scopes[at]} … {last}  × {stop - at}", tuple(scopes[at:stop]), twins)
-        at = stop
+def _runs(
+    sketch: Sketch, children: Iterable[str | Node], contents: Mapping[str, list[Node]], expand: Collection[str]
+) -> Iterator[Run]:
+    """Maximal runs of two or more scopes with one signature."""
+    orders: dict[str, list[Node]] = {}
+
+    def signature(child: str | Node) -> Any:
+        if isinstance(child, Node) or len(contents[child]) < 2 or _touches(child, expand):
+            return child
+        orders[child] = _canonical(sketch, contents[child])
+        return _signature(sketch, orders[child])
+
+    for _, group in groupby(children, signature):
+        scopes = tuple(map(str, group))
+        if len(scopes) > 1:
+            twins = {n: twin for scope in scopes for n, twin in zip(orders[scope], orders[scopes[0]], strict=True)}
+            last = scopes[-1].rpartition("/")[2]
+            yield Run(f"{scopes[0]} … {last}  × {len(scopes)}", scopes, twins)
 
 
-def _isomorphism(sketch: Sketch, nodes: Sequence[Node], pattern: Sequence[Node]) -> dict[Node, Node] | None:
-    """A mapping from `nodes` to `pattern` that keeps ops, types and connections, or None.
-
-    Repeats come from the same code, so the order of creation nearly always is one; networkx searches for others.
-    """
-    if len(pattern) < 2 or Counter(map(_kind_of, nodes)) != Counter(map(_kind_of, pattern)):
-        return None
-    import networkx
-
-    first, second = _subgraph(sketch, nodes), _subgraph(sketch, pattern)
-    in_order = dict(zip(nodes, pattern, strict=True))
-    if all(_kind_of(a) == _kind_of(b) for a, b in in_order.items()):
-        moved = Counter((in_order[a], in_order[b]) for a, b in first.edges())
-        if moved == Counter(second.edges()):
-            return in_order
-    if len(pattern) > MAX_MATCHED:
-        return None
-    matcher = networkx.isomorphism.MultiDiGraphMatcher(first, second, lambda x, y: x["kind"] == y["kind"])
-    return dict(matcher.mapping) if matcher.is_isomorphic() else None
+def _touches(scope: str, others: Iterable[str]) -> bool:
+    """Whether a scope is inside one of `others`, or around it."""
+    return any(f"{scope}/".startswith(f"{other}/") or other.startswith(f"{scope}/") for other in others)
 
 
-def _subgraph(sketch: Sketch, nodes: Sequence[Node]) -> Any:
-    import networkx
+def _canonical(sketch: Sketch, nodes: Sequence[Node]) -> list[Node]:
+    """The nodes of a scope depth first from its results, so that the order tells nothing but what is computed."""
+    inside = set(nodes)
+    used = {source for node in nodes for _, source in sketch.inputs[node]}
+    order: dict[Node, None] = {}
+    stack = [node for node in reversed(nodes) if node not in used]
+    while stack:
+        node = stack.pop()
+        if node not in order:
+            order[node] = None
+            stack += [source for _, source in reversed(sketch.inputs[node]) if source in inside]
+    return list(order)
 
-    graph, inside = networkx.MultiDiGraph(), set(nodes)
-    graph.add_nodes_from((n, {"kind": _kind_of(n)}) for n in nodes)
-    graph.add_edges_from((s, n) for n in nodes for _, s in sketch.inputs[n] if s in inside)
-    return graph
+
+def _signature(sketch: Sketch, order: Sequence[Node]) -> Any:
+    """Equal for two scopes if and only if they are isomorphic: ops, types, attributes, and which operand is which."""
+    position = {node: k for k, node in enumerate(order)}
+    return [
+        (n.op, n.type, n.attrs.key, n.body, [position.get(source) for _, source in sketch.inputs[n]]) for n in order
+    ]
 
 
-def _kind_of(node: Node) -> tuple[Any, ...]:
-    return (node.op, node.type, node.attrs.key)
+def _needed(sketch: Sketch, runs: Sequence[Run], max_boxes: int) -> list[Run]:
+    """The runs that save most, as few as it takes to draw everything else in full; all, if that doesn't fit."""
+    title = {scope: k for k, run in enumerate(runs) for scope in run.scopes}
+    derived = Counter(
+        (next(k for scope in sketch.paths[n.scope] if (k := title.get(scope)) is not None), sketch.roles[n])
+        for n in sketch.nodes
+        if sketch.roles[n] != "forward" and not title.keys().isdisjoint(sketch.paths[n.scope])
+    )
+    saved = [len(run.twins) - len(set(run.twins.values())) for run in runs]
+    for (k, _), count in derived.items():
+        saved[k] += count - 1
+    boxes = Folding({n: n for n in sketch.nodes}).boxes(sketch)
+    chosen: list[Run] = []
+    for k in sorted(range(len(runs)), key=lambda k: -saved[k]):
+        if boxes <= max_boxes:
+            break
+        chosen.append(runs[k])
+        boxes -= saved[k]
+    return chosen
 
 
 # --------------------------------------------------------------------------------------------- what has no scopes
 
 
-def _periodic(sketch: Sketch, keys: dict[Node, Key]) -> dict[Node, Key]:
+def _periodic(sketch: Sketch, keys: Mapping[Node, Key]) -> Folding:
     """`keys`, with repetitions in the sequence of single nodes (an unrolled loop) grouped into one box each."""
-    single = [n for n in sketch.nodes if keys[n] == ("node", n.serial) and n.op.kind not in LEAVES]
+    single = [n for n in sketch.nodes if keys[n] is n and n.op.kind not in LEAVES]
     position = {n: k for k, n in enumerate(single)}
-    names: dict[Any, int] = {}
+    numbers: dict[Any, int] = {}
 
     def label(k: int, node: Node) -> int:
-        near = [k - position[s] for _, s in sketch.inputs[node] if s in position]
-        shape = (node.op, node.type, tuple(d if d <= MAX_PERIOD else 0 for d in near))
-        return names.setdefault(shape, len(names))
+        near = [k - position[source] for _, source in sketch.inputs[node] if source in position]
+        shape = (node.op, node.type, sketch.roles[node], tuple([d if d <= MAX_PERIOD else 0 for d in near]))
+        return numbers.setdefault(shape, len(numbers))
 
-    labels = np.array([label(k, node) for k, node in enumerate(single)])
+    labels = np.array([label(k, node) for k, node in enumerate(single)], dtype=np.int64)
     grouped = dict(keys)
     for start, stop, period in _repetitions(labels):
-        key = ("period", sketch.roles[single[start]], single[start].serial, (stop - start) // period)
-        grouped.update(dict.fromkeys(single[start:stop], key))
-    return grouped
+        first = single[start]
+        group = Group(sketch.roles[first], f"repeated × {(stop - start) // period:,}", first.serial)
+        grouped.update(dict.fromkeys(single[start:stop], group))
+    return Folding(grouped)
 
 
 def _repetitions(labels: Any) -> Iterator[tuple[int, int, int]]:
-    """Stretches `(start, stop, period)` of `labels` that repeat at least four times, longest first, disjoint."""
-    open_ranges = [(0, len(labels))]
-    while open_ranges:
-        low, high = open_ranges.pop()
-        best = (0, 0, 0, 0)
-        for period in range(1, min(MAX_PERIOD, (high - low) // 4) + 1):
-            same = labels[low : high - period] == labels[low + period : high]
-            breaks = np.flatnonzero(np.concatenate(([True], ~same, [True])))
-            widths = np.diff(breaks) - 1
-            at = int(np.argmax(widths))
-            count = (int(widths[at]) + period) // period
-            if count >= 4 and count * period > best[0]:
-                best = (count * period, low + int(breaks[at]), count, period)
-        covered, start, _, period = best
-        if covered:
-            yield start, start + covered, period
-            open_ranges += [(low, start), (start + covered, high)]
+    """Disjoint stretches `(start, stop, period)` of `labels` that repeat at least `MIN_COUNT` times, longest first.
+
+    Linear: the repetitions of one period don't overlap by more than it, and there are `MAX_PERIOD` periods.
+    """
+    found: list[tuple[int, int, int]] = []
+    for period in range(1, min(MAX_PERIOD, len(labels) // MIN_COUNT) + 1):
+        same = labels[:-period] == labels[period:]
+        bounds = np.flatnonzero(np.diff(np.concatenate(([False], same, [False]))))
+        starts, widths = bounds[::2], bounds[1::2] - bounds[::2]
+        counts = widths // period + 1
+        often = counts >= MIN_COUNT
+        found += [(int(c) * period, period, int(s)) for c, s in zip(counts[often], starts[often], strict=True)]
+    free = np.ones(len(labels), dtype=bool)
+    for covered, period, start in sorted(found, key=lambda f: (-f[0], f[1:])):
+        left = start + np.flatnonzero(free[start : start + covered])
+        if len(left) >= MIN_COUNT * period and left[-1] - left[0] + 1 == len(left):
+            stop = int(left[0]) + len(left) // period * period
+            free[left[0] : stop] = False
+            yield int(left[0]), stop, period
 
 
-def _chunked(keys: dict[Node, Key], sketch: Sketch, budget: int) -> dict[Node, Key]:
-    """At most `budget` boxes: neighbours in the order of creation share one."""
-    order = list(dict.fromkeys(keys.values()))
-    size = -(-len(order) // max(budget - len(ROLES), 1))
-    chunk = {key: k // size for k, key in enumerate(order)}
-    return {n: ("chunk", sketch.roles[n], chunk[key]) for n, key in keys.items()}
+def _stretches(sketch: Sketch, keys: Mapping[Node, Key], max_boxes: int) -> Folding:
+    """At most `max_boxes` boxes: neighbours of one role, in the order of creation, share one."""
+    order: dict[str, dict[Key, list[Node]]] = {}
+    for node in sketch.nodes:
+        order.setdefault(sketch.roles[node], {}).setdefault(keys[node], []).append(node)
+    total = sum(map(len, order.values()))
+    room = max_boxes // 2 - len(order)  # as many boxes may be needed for the results
+    grouped: dict[Node, Key] = {}
+    for role, boxes in order.items():
+        count = 1 + room * len(boxes) // total
+        size = -(-len(boxes) // count)
+        listed = list(boxes.items())
+        for k in range(0, len(listed), size):
+            stretch = listed[k : k + size]
+            nodes = [node for _, members in stretch for node in members]
+            title = " … ".join(dict.fromkeys([_called(stretch[0][0]), _called(stretch[-1][0])]))
+            grouped.update(dict.fromkeys(nodes, Group(role, title, k)))
+    return _tidy(grouped)
+
+
+def _called(key: Key) -> str:
+    return key.title if isinstance(key, Group) else key.display_name

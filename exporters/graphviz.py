@@ -7,8 +7,7 @@ from functools import cache
 from typing import Any
 
 from graphc.exporters.images import svg_of
-from graphc.exporters.picture import Box, Picture
-from graphc.exporters.sketch import ROLES
+from graphc.exporters.picture import Picture
 
 # Told apart by colour and by shape: fills are light tints of the colour-blind safe palette of Okabe and Ito.
 FILLS = {"forward": "#d6e8f5", "gradient": "#fbe3c6", "update": "#d3ecdd"}
@@ -22,38 +21,47 @@ FORMS = {
     "group": "box3d",
     "output": "plaintext",
 }
-FONT = '"Helvetica,sans-serif"'
+FONT = "Helvetica"  # the layout has its metrics, and viewers have it or one as wide
+# What the legend says of the boxes that occur, in its order.
 MEANINGS = {
-    "forward": "computes a value",
-    "gradient": "computes a gradient",
-    "update": "updates a variable",
-    "placeholder": "fed",
-    "variable": "variable",
-    "random": "random draw",
-    "group": "several nodes",
+    ("placeholder", "forward"): "fed",
+    ("variable", "forward"): "variable",
+    ("variable", "gradient"): "variable of gradients",
+    ("variable", "update"): "variable of updates",
+    ("random", "forward"): "random draw",
+    ("parameter", "forward"): "parameter",
+    ("op", "forward"): "computes a value",
+    ("op", "gradient"): "computes a gradient",
+    ("op", "update"): "computes an update",
+    ("group", "forward"): "several of them",
+    ("group", "gradient"): "several for gradients",
+    ("group", "update"): "several for updates",
 }
 
 
-def quoted(text: str) -> str:
-    """`text` as a DOT string that shows it literally, whatever it contains."""
+def escaped(text: str) -> str:
+    """`text` as a part of a DOT string that shows it literally, whatever it contains."""
     plain = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-    escaped = plain.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+    return plain.replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"')
 
 
-def _label(lines: tuple[str, ...]) -> str:
-    return '"' + "\\n".join(quoted(line)[1:-1] for line in lines) + '"'
+def quoted(*lines: str) -> str:
+    """A DOT string of lines that are shown literally."""
+    return '"' + "\\n".join(map(escaped, lines)) + '"'
 
 
 def body(picture: Picture) -> Iterator[str]:
     """The statements of the DOT graph, a line each."""
-    notes = _label(picture.notes)
+    notes = quoted(*picture.notes)
     yield f"\tgraph [rankdir=TB nodesep=0.25 ranksep=0.35 fontname={FONT} fontsize=10 labelloc=b label={notes}]\n"
     yield f'\tnode [fontname={FONT} fontsize=11 style=filled penwidth=1.1 margin="0.12,0.06"]\n'
     yield f'\tedge [fontname={FONT} fontsize=8 fontcolor="#555555" color="#777777" arrowsize=0.6]\n'
+    yield from _legend(picture)
     frames: dict[str, list[str]] = {}
     for k, box in enumerate(picture.boxes):
-        frames.setdefault(box.frame, []).append(f"\tn{k} [label={_label(box.lines)} {_style(box.form, box.role)}]\n")
+        tip = f" tooltip={quoted(*box.tip)}" if box.tip else ""
+        statement = f"\tn{k} [label={quoted(*box.lines)} {_style(box.form, box.role)}{tip}]\n"
+        frames.setdefault(box.frame, []).append(statement)
     yield from frames.pop("", [])
     for k, (title, inside) in enumerate(frames.items()):
         yield f"\tsubgraph cluster_{k} {{\n"
@@ -61,9 +69,9 @@ def body(picture: Picture) -> Iterator[str]:
         yield from inside
         yield "\t}\n"
     for edge in picture.edges:
+        label = f" label={quoted(' ' + edge.label)}" if edge.label else ""  # the space keeps it off the line
         back = " style=dashed constraint=false" if edge.back else ""
-        yield f"\tn{edge.source} -> n{edge.target} [label={quoted(edge.label)}{back}]\n"
-    yield from _legend(picture)
+        yield f"\tn{edge.source} -> n{edge.target} [{(label + back).strip()}]\n"
 
 
 def _style(form: str, role: str) -> str:
@@ -74,16 +82,12 @@ def _style(form: str, role: str) -> str:
 
 
 def _legend(picture: Picture) -> Iterator[str]:
-    """A sample of each role and form that occurs, stacked in a cluster."""
-    present = [role for role in ROLES if any(box.role == role and box.form == "op" for box in picture.boxes)]
-    forms = [form for form in FORMS if form in MEANINGS and any(box.form == form for box in picture.boxes)]
-    samples = [Box((MEANINGS[role],), "op", role) for role in present]
-    samples += [Box((MEANINGS[form],), form, "forward") for form in forms]
-    yield '\tsubgraph cluster_legend {\n\t\tlabel="legend" fontsize=9 color="#bbbbbb" style=rounded\n'
-    for k, box in enumerate(samples):
-        yield f"\t\tlegend{k} [label={_label(box.lines)} {_style(box.form, box.role)} fontsize=9 height=0.3]\n"
-    for k in range(len(samples) - 1):
-        yield f"\t\tlegend{k} -> legend{k + 1} [style=invis]\n"
+    """A sample of each kind of box that occurs, side by side in a cluster."""
+    present = {(box.form, box.role) for box in picture.boxes}
+    yield '\tsubgraph cluster_legend {\n\t\tlabel="legend" labelloc=t fontsize=9 color="#bbbbbb" style=rounded\n'
+    for k, (form, role) in enumerate(kind for kind in MEANINGS if kind in present):
+        label = quoted(MEANINGS[form, role])
+        yield f"\t\tlegend{k} [label={label} {_style(form, role)} fontsize=9 height=0.3]\n"
     yield "\t}\n"
 
 

@@ -64,6 +64,7 @@ def _png(dot: str) -> bytes:
         raise MissingExtra("resvg-py", "viz", "writing PNG without the program `dot`") from None
     # The layout was made for Helvetica, which is narrower than the font at hand.
     svg = re.sub(r'font-size="([\d.]+)"', lambda m: f'font-size="{NARROWER * float(m[1]):.2f}"', _svg(dot).decode())
+    svg = re.sub(r'font-family="[^"]*"', 'font-family="sans-serif"', svg)
     return bytes(resvg_py.svg_to_bytes(svg_string=svg, dpi=96, zoom=2, **_font()))
 
 

@@ -31,52 +31,62 @@ def render(
     Args:
         what: tensors or updates, or a list or dict of them.
         path: a file ending in .dot, .svg, .png or .pdf; None returns the drawing instead.
-        max_nodes: at most so many boxes: scopes are collapsed, repeats rolled up and constants folded to get there.
+        max_nodes: at most so many boxes, 6 or more: scopes are collapsed, repeats rolled up and constants folded to
+            get there.
         depth: show scopes no deeper than this.
-        expand: scopes to show in full.
+        expand: scopes to show in full, as far as there is room.
         training: the mode; by default training if a training update is drawn.
 
     Returns:
         A `graphviz.Digraph` if `path` is None, else None.
 
     Raises:
-        ArgumentError: an unknown format, or something that can't be drawn.
+        ArgumentError: an unknown format, something that can't be drawn, or a scope that isn't there.
+        ExportError: the layout failed, or the file can't be written.
         MissingExtra: no program `dot`, and the packages of the extra `viz` aren't installed.
     """
-    roots, updates = _named_roots(what)
-    mode = any(update.training for update in updates) if training is None else training
-    program = resolve_mode(Program((), tuple(roots.values())), training=mode)
-    named = list(zip(roots, program.outputs, strict=False))
-    picture = compose(named, max_boxes=max_nodes, depth=depth, expand=expand)
-    if path is None:
-        return graphviz.digraph(picture)
-    target = Path(path)
-    kind = target.suffix.lstrip(".").lower()
+    target = None if path is None else Path(path)
+    kind = target.suffix.lstrip(".").lower() if target else ""
     known = ("dot", *images.FORMATS)
-    if kind not in known:
+    if target and kind not in known:
         raise ArgumentError(f"can't draw {str(target)!r}: the name must end in .{', .'.join(known)}", lines=[here()])
+    picture = compose(_resolved(what, training), max_boxes=max_nodes, depth=depth, expand=expand)
+    if target is None:
+        return graphviz.digraph(picture)
     dot = graphviz.dot(picture)
     write_atomically(target, dot.encode() if kind == "dot" else images.image(dot, kind), ExportError)
     return None
 
 
-def _named_roots(what: Any) -> tuple[dict[str, Node], list[Updates]]:
-    """What to draw by the names to show, and the updates among it."""
-    roots: dict[str, Node] = {}
+def _resolved(what: Any, training: bool | None) -> list[tuple[str, Node]]:
+    """What to draw by name, in one mode; in training also the new values of what the graph tracks."""
+    roots, updates = _named_roots(what)
+    if not roots:
+        raise ArgumentError("there is nothing to draw", hint="give tensors or updates", lines=[here()])
+    mode = any(update.training for update in updates) if training is None else training
+    names = [name for name, _ in roots]
+    program = resolve_mode(Program((), tuple([node for _, node in roots])), training=mode)
+    tracked = [(f"new {variable.display_name}", new) for variable, new in program.updates]
+    return [*zip(names, program.outputs, strict=True), *tracked]
+
+
+def _named_roots(what: Any) -> tuple[list[tuple[str, Node]], list[Updates]]:
+    """What to draw with the names to show, and the updates among it."""
+    roots: list[tuple[str, Node]] = []
     updates: list[Updates] = []
     pending: list[tuple[str, Any]] = [("", what)]
     while pending:
-        name, item = pending.pop(0)
+        name, item = pending.pop()
         match item:
             case Node():
-                roots[name or item.display_name] = item
+                roots.append((name or item.display_name, item))
             case Updates():
                 updates.append(item)
-                roots.update((f"new {variable.name}", new) for variable, new in item.items())
+                roots += [(f"new {variable.name}", new) for variable, new in item.items()]
             case Mapping():
-                pending = [(str(key), value) for key, value in item.items()] + pending
+                pending += reversed([(str(key), value) for key, value in item.items()])
             case list() | tuple():
-                pending = [(name and f"{name}[{k}]", value) for k, value in enumerate(item)] + pending
+                pending += reversed([(name and f"{name}[{k}]", value) for k, value in enumerate(item)])
             case _:
                 raise ArgumentError(
                     f"can't draw {type(item).__name__} {item!r}"[:200],
@@ -84,4 +94,3 @@ def _named_roots(what: Any) -> tuple[dict[str, Node], list[Updates]]:
                     lines=[here()],
                 )
     return roots, updates
-
