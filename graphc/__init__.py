@@ -23,7 +23,8 @@ from graphc.errors import (
     ShapeError,
     StateError,
 )
-from graphc.ir import Graph, Node, Program, current_graph, scope
+from graphc.ir import Graph, Node, Program, current_graph
+from graphc.occurrences import scope
 from graphc.op import Op
 from graphc.operands import cast, constant
 from graphc.ops.activations import elu, gelu, leaky_relu, log_softmax, relu, silu, softmax, softplus

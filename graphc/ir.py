@@ -13,14 +13,14 @@ import weakref
 from _weakref import _remove_dead_weakref  # type: ignore[attr-defined]  # what WeakValueDictionary uses
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import CodeType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from graphc.attrs import NO_ATTRS, Attrs
 from graphc.dims import Guard, take_guards
 from graphc.errors import ArgumentError, GraphcError, GraphError, ShapeError, did_you_mean
+from graphc.occurrences import Occurrence, context, current_occurrence, derived_from
 from graphc.operators import Operators
-from graphc.source import Site, user_site
+from graphc.source import user_site
 from graphc.types import TensorType, TupleType, Type
 
 if TYPE_CHECKING:
@@ -32,92 +32,6 @@ _serials = itertools.count()
 def next_serial() -> int:
     """A serial number greater than that of every node that exists."""
     return next(_serials)
-
-
-# --------------------------------------------------------------------------------------------- context
-
-
-class _Context(threading.local):
-    """What new nodes inherit from the thread that builds them."""
-
-    graph: Graph | None = None
-    scope: str = ""
-    derived: tuple[Any, ...] | None = None  # the occurrence of all nodes that a pass builds on behalf of a node
-
-    def __init__(self) -> None:
-        self.entered: list[tuple[Graph | None, str]] = []  # what the blocks that this thread is in return to
-
-    def enter(self, graph: Graph | None, scope: str) -> None:
-        self.entered.append((self.graph, self.scope))
-        self.graph, self.scope = graph, scope
-
-    def leave(self) -> None:
-        self.graph, self.scope = self.entered.pop()
-
-
-_context = _Context()
-
-
-class Occurrence(NamedTuple):
-    """One place where a node was written: its scope, and the user's line or the node it was derived from."""
-
-    scope: str
-    code: CodeType | None
-    offset: int
-    origin: Node | None = None
-    rule: str = ""
-
-    @property
-    def site(self) -> Site | None:
-        """The user's line, following derived nodes back to what they were derived from."""
-        at = self
-        while at.code is None and at.origin is not None:
-            at = at.origin.occurrence
-        return None if at.code is None else Site.of(at.code, at.offset)
-
-
-def current_occurrence(depth: int = 1) -> Occurrence:
-    """The occurrence that a node built now would get."""
-    if _context.derived is not None:
-        return Occurrence(*_context.derived)
-    return Occurrence(_context.scope, *user_site(depth + 1))
-
-
-class derived_from:
-    """Within this block, new nodes are recorded as derived from `node` by `rule` instead of from a user's line."""
-
-    __slots__ = ("saved", "where")
-
-    def __init__(self, node: Node, rule: str) -> None:
-        self.where = (node.where[0], None, 0, node, rule)
-
-    def __enter__(self) -> None:
-        self.saved = _context.derived
-        _context.derived = self.where
-
-    def __exit__(self, *exc: object) -> None:
-        _context.derived = self.saved
-
-
-class scope:
-    """`with gc.scope("encoder"):` prefixes the names of the nodes built inside with `encoder/`; scopes nest."""
-
-    def __init__(self, name: str) -> None:
-        if not name or name.strip("/") != name:
-            raise ArgumentError(f"a scope's name can't be {name!r}", hint="use letters, digits, '_' and inner '/'")
-        self.name = name
-
-    def __enter__(self) -> str:
-        _context.enter(_context.graph, f"{_context.scope}/{self.name}" if _context.scope else self.name)
-        return _context.scope
-
-    def __exit__(self, *exc: object) -> None:
-        _context.leave()
-
-
-def current_scope() -> str:
-    """The scope that nodes built now are in; empty at the top."""
-    return _context.scope
 
 
 # --------------------------------------------------------------------------------------------- graphs
@@ -172,11 +86,11 @@ class Graph:
         self.leaves: weakref.WeakValueDictionary[str, Leaf] = weakref.WeakValueDictionary()
 
     def __enter__(self) -> Graph:
-        _context.enter(self, "")
+        context.enter(self, "")
         return self
 
     def __exit__(self, *exc: object) -> None:
-        _context.leave()
+        context.leave()
 
     def __len__(self) -> int:
         return len(self.table.refs) + len(self.leaves)
@@ -260,7 +174,7 @@ _free = _Table()  # constants, and what is built from constants alone, belong to
 
 def current_graph() -> Graph:
     """The innermost `with Graph()` of this thread, or the process-wide default graph."""
-    return _context.graph or _default_graph
+    return context.graph or _default_graph
 
 
 # --------------------------------------------------------------------------------------------- nodes
@@ -427,7 +341,7 @@ class Leaf(Node):
         self.guards, self.more, self.body = (), (), None
         self.where = current_occurrence(2)
         self.serial = next(_serials)
-        self.name = self.graph.claim(f"{_context.scope}/{name}" if scoped and _context.scope else name, self)
+        self.name = self.graph.claim(f"{context.scope}/{name}" if scoped and context.scope else name, self)
 
     @property
     def display_name(self) -> str:
@@ -453,10 +367,10 @@ def make(op: Op, inputs: tuple[Node, ...], attrs: Attrs = NO_ATTRS, body: Progra
             graph = owner
     table = _free if graph is None else graph.table
     key = (op, inputs, attrs.key, body)
-    where = derived = _context.derived
+    where = derived = context.derived
     if where is None:
         code, offset = user_site(1)
-        where = (_context.scope, code, offset)
+        where = (context.scope, code, offset)
     ref = table.refs.get(key)
     if ref is not None:
         node = ref()  # type: ignore[assignment]

@@ -18,6 +18,7 @@ from graphc.attrs import Attrs, normalise
 from graphc.dims import take_guards
 from graphc.errors import ArgumentError, GraphcError, did_you_mean
 from graphc.ir import Node, make
+from graphc.occurrences import current_occurrence
 from graphc.source import here
 from graphc.types import Type
 
@@ -106,7 +107,7 @@ class Op:
         except GraphcError as error:
             take_guards()
             nodes = [arg for arg in args if isinstance(arg, Node)]
-            raise ir.explain(error, self, nodes, ir.current_occurrence())  # noqa: B904 - the same error, with lines
+            raise ir.explain(error, self, nodes, current_occurrence())  # noqa: B904 - the same error, with lines
 
     @cached_property
     def _default_attrs(self) -> Attrs:

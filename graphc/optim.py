@@ -13,9 +13,10 @@ from operator import add
 from typing import Any, NamedTuple
 
 from graphc.errors import ArgumentError, DTypeError, GradientError, ShapeError, did_you_mean
-from graphc.ir import Node, derived_from, reachable, scope
+from graphc.ir import Node, reachable
 from graphc.nn.init import zeros
 from graphc.nn.module import Module
+from graphc.occurrences import derived_from, scope
 from graphc.operands import as_node, astype
 from graphc.ops.math import clip, equal, maximum, minimum, sqrt, square, where
 from graphc.ops.reduce import sum as sum_

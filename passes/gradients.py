@@ -17,7 +17,8 @@ import numpy as np
 
 from graphc.collector import paused
 from graphc.errors import ArgumentError, GradientError, GraphcError, ShapeError
-from graphc.ir import Node, Program, derived_from, substitute, toposort
+from graphc.ir import Node, Program, substitute, toposort
+from graphc.occurrences import derived_from
 from graphc.op import NoGradient
 from graphc.operands import as_node, astype, constant, expand, parameter, splat, splat_value, zeros_like
 from graphc.ops.creation import zeros

@@ -10,13 +10,14 @@ import weakref
 import numpy as np
 import pytest
 
-from graphc import ir
+from graphc import ir, occurrences
 from graphc.attrs import Attrs, freeze
 from graphc.composites import items
 from graphc.dims import symbol
 from graphc.errors import ArgumentError, DTypeError, GraphError, ShapeError
 from graphc.evaluate import evaluate
-from graphc.ir import Graph, Program, reachable, scope, substitute, to_networkx, toposort
+from graphc.ir import Graph, Program, reachable, substitute, to_networkx, toposort
+from graphc.occurrences import scope
 from graphc.operands import Literal, constant, pointwise, primitive, reduce_sum, splat, splat_value
 from graphc.ops.math import add, subtract
 from graphc.ops.state import placeholder
@@ -269,8 +270,8 @@ def test_scopes_are_occurrences_and_the_first_names_the_node(graph):
 def test_a_leaf_is_named_in_its_scope(graph):
     with scope("encoder"):
         x = x_leaf(name="w")
-        assert ir.current_scope() == "encoder"
-    assert ir.current_scope() == ""
+        assert occurrences.current_scope() == "encoder"
+    assert occurrences.current_scope() == ""
     assert x.name == "encoder/w"
     assert graph["encoder/w"] is x
 
@@ -279,15 +280,15 @@ def test_a_scope_may_be_entered_again_inside_itself():
     again = scope("a")
     with again:
         with again:
-            assert ir.current_scope() == "a/a"
-        assert ir.current_scope() == "a"
-    assert ir.current_scope() == ""
+            assert occurrences.current_scope() == "a/a"
+        assert occurrences.current_scope() == "a"
+    assert occurrences.current_scope() == ""
 
 
 def test_a_scope_is_left_when_its_block_raises():
     with pytest.raises(KeyError), scope("a"):
         raise KeyError
-    assert ir.current_scope() == ""
+    assert occurrences.current_scope() == ""
 
 
 @pytest.mark.parametrize("name", ["", "/a", "a/"])
@@ -300,9 +301,9 @@ def test_derived_nodes_lead_back_to_the_users_line():
     x = x_leaf()
     with scope("model"):
         origin = add(x, x)
-    with ir.derived_from(origin, "rule"):
+    with occurrences.derived_from(origin, "rule"):
         middle = add(x, 1.0)
-        with ir.derived_from(middle, "other"):
+        with occurrences.derived_from(middle, "other"):
             node = add(x, 2.0)
     assert node.occurrence.origin is middle
     assert node.occurrence.rule == "other"
@@ -313,7 +314,7 @@ def test_derived_nodes_lead_back_to_the_users_line():
 def test_deriving_an_existing_node_adds_no_occurrence():
     x = x_leaf()
     node = add(x, x)
-    with ir.derived_from(x, "rule"):
+    with occurrences.derived_from(x, "rule"):
         assert add(x, x) is node
     assert len(node.occurrences) == 1
 
@@ -366,7 +367,7 @@ def test_graphs_nest_and_reset_the_scope():
     outer = ir.current_graph()
     with scope("a"), Graph() as inner:
         assert ir.current_graph() is inner
-        assert ir.current_scope() == ""
+        assert occurrences.current_scope() == ""
         with inner:
             assert ir.current_graph() is inner
         assert ir.current_graph() is inner

@@ -25,6 +25,8 @@ ROOMS = {
         "graphc.files",
         "graphc.ir",
         "graphc.kernel",
+        "graphc.occurrences",
+        "graphc.occurrences",
         "graphc.op",
         "graphc.operands",
         "graphc.operators",

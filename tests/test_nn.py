@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from graphc.errors import ArgumentError, GraphError, StateError
-from graphc.ir import Graph, scope
+from graphc.ir import Graph
+from graphc.occurrences import scope
 from graphc.nn import (
     BatchNorm1d,
     BatchNorm2d,

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from graphc.errors import ArgumentError, GradientError, ShapeError
-from graphc.ir import Graph, scope
+from graphc.ir import Graph
+from graphc.occurrences import scope
 from graphc.nn import BatchNorm1d, Linear, Module, ReLU, Sequential
 from graphc.operands import cast
 from graphc.ops.control import stop_gradient

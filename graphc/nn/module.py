@@ -19,8 +19,9 @@ from contextlib import ExitStack
 from typing import Any, Self
 
 from graphc.errors import ArgumentError, GraphcError, GraphError, did_you_mean
-from graphc.ir import Graph, Node, current_graph, current_scope, scope
+from graphc.ir import Graph, Node, current_graph
 from graphc.nn.state import Buffer, Parameter, State, state_of
+from graphc.occurrences import current_scope, scope
 from graphc.operands import as_array
 from graphc.ops.state import Variable
 from graphc.restore import LoadReport, compare, require_all

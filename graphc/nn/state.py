@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from graphc.dims import Dim
 from graphc.errors import ShapeError
-from graphc.ir import Occurrence
+from graphc.occurrences import Occurrence
 from graphc.ops.state import Initial, Variable, recipe
 from graphc.source import here, user_site
 from graphc.types import is_float

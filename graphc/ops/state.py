@@ -13,7 +13,8 @@ import numpy as np
 
 from graphc.dims import symbol
 from graphc.errors import ArgumentError, DTypeError, ShapeError, StateError
-from graphc.ir import Leaf, Node, current_occurrence, reachable
+from graphc.ir import Leaf, Node, reachable
+from graphc.occurrences import current_occurrence
 from graphc.op import Array, NoGradient, Op, Sample
 from graphc.operands import (
     WEAK,
