@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from graphc.dims import Guard, unify
+from graphc.dims import DimExpr, Guard, Problem, shape_text, symbols_of, unify
 from graphc.errors import FeedError, GraphcError, GuardError
-from graphc.ir import Graph, Node
+from graphc.ir import Graph, Node, current_graph, toposort
 from graphc.op import Array
-from graphc.source import here
-from graphc.types import DTYPES, dtype_name, is_float, np_dtype
+from graphc.ops.state import Placeholder
+from graphc.types import DTYPES, TupleType, is_float, np_dtype
 
+SHOWN = 3  # names that a message lists before it says "..."
 _KNOWN = frozenset(map(np_dtype, DTYPES))
 
 
-def resolve_feeds(feeds: Mapping[Any, Any] | None, graph: Graph | None) -> dict[Node, Any]:
+def feeds_given(feeds: Any) -> Mapping[Any, Any]:
+    """`feeds` as a mapping, empty for None.
+
+    Raises:
+        FeedError: they are something else.
+    """
+    if feeds is not None and not isinstance(feeds, Mapping):
+        raise FeedError(f"feeds must be a dict from tensors to values, got {type(feeds).__name__}")
+    return feeds or {}
+
+
+def resolve_feeds(feeds: Mapping[Any, Any], graph: Graph | None) -> dict[Node, Any]:
     """Feeds by node; keys may be names.
 
     Raises:
         FeedError: keys that are no tensors, or tensors of another graph; all are told.
     """
-    if feeds is None:
-        return {}
-    if not isinstance(feeds, Mapping):
-        raise FeedError(f"feeds must be a dict from tensors to values, got {type(feeds).__name__}", lines=[here()])
     found: dict[Node, Any] = {}
     problems: list[str] = []
     for key, value in feeds.items():
@@ -57,6 +66,22 @@ def convert_feeds(feeds: Mapping[Node, Any]) -> tuple[dict[Node, Array], dict[st
     Raises:
         FeedError: every array whose dtype or shape doesn't fit, and every symbol with two sizes.
     """
+    arrays, dims, problems = _fitted(feeds)
+    if problems:
+        raise _report(problems)
+    return arrays, dims
+
+
+def with_misfits(missing: FeedError, feeds: Mapping[Node, Any]) -> FeedError:
+    """The error for missing feeds, together with all that is wrong with those that were given."""
+    problems = _fitted(feeds)[2]
+    if not problems:
+        return missing
+    return FeedError(f"{missing.message}, and others don't fit", lines=[*missing.lines, *problems], hint=missing.hint)
+
+
+def _fitted(feeds: Mapping[Node, Any]) -> tuple[dict[Node, Array], dict[str, int], list[str]]:
+    """The arrays that could be made, the sizes that they give, and everything that is wrong."""
     arrays: dict[Node, Array] = {}
     problems: list[str] = []
     for node, value in feeds.items():
@@ -65,65 +90,77 @@ def convert_feeds(feeds: Mapping[Node, Any]) -> tuple[dict[Node, Array], dict[st
             problems.append(problem)
         else:
             arrays[node] = array
-    shapes = [(node.display_name, node.shape, array.shape) for node, array in arrays.items()]
-    dims, misfits = unify(shapes)
+    dims, misfits = unify([(node.display_name, node.shape, array.shape) for node, array in arrays.items()])
+    return arrays, dims, problems + (_shape_problems(arrays, misfits) if misfits else [])
+
+
+def _shape_problems(arrays: Mapping[Node, Array], misfits: Sequence[Problem]) -> list[str]:
+    """One sentence for each feed whose shape has a likely mistake, and for each other misfit."""
     by_name = {node.display_name: node for node in arrays}
+    told: dict[str, str] = {}
     for misfit in misfits:
         node = by_name[misfit.feed]
-        hint = shape_hint(node.shape, arrays[node].shape) if misfit.kind in ("rank", "size") else ""
-        problems.append(f"{misfit.message}{hint}")
-    if problems:
-        raise _report(problems)
-    return arrays, dims
+        declared, fed = node.shape, arrays[node].shape
+        hint = shape_hint(declared, fed) if misfit.kind in ("rank", "size") else ""
+        if hint:
+            told[misfit.feed] = f"feed {misfit.feed!r} has shape {shape_text(fed)}, expected {node.type}; {hint}"
+        else:
+            told[misfit.message] = misfit.message
+    return list(told.values())
 
 
 def _report(problems: Sequence[str]) -> FeedError:
     if len(problems) == 1:
-        return FeedError(problems[0], lines=[here()])
-    return FeedError(f"{len(problems)} feeds don't fit", lines=[*problems, here()])
+        return FeedError(problems[0])
+    return FeedError(f"{len(problems)} feeds don't fit", lines=problems)
 
 
 def _converted(node: Node, value: Any) -> tuple[Any, str]:
     """The value as an array of the node's dtype, or what is wrong with it."""
     name, wanted = node.display_name, np_dtype(node.dtype)
     if isinstance(value, Node):
-        return None, f"{name!r} is fed a tensor of the graph; run it first and feed its value"
+        return None, f"{name!r} is fed a tensor of the graph, {value!r}; run it first and feed its value"
     try:
         array = np.asarray(value)
-    except ValueError:
-        return None, f"{name!r} is fed a ragged list: its rows differ in length"
+    except Exception as error:
+        ragged = isinstance(error, ValueError) and isinstance(value, list | tuple)
+        what = "a ragged list: its rows differ in length" if ragged else f"{type(value).__name__}: {error}"
+        return None, f"{name!r} is {node.type}, fed {what}".partition("\n")[0]
     if array.dtype == wanted:
         return array, ""
-    if array.dtype not in _KNOWN:
+    given = array.dtype
+    if given not in _KNOWN and given.kind not in "iuf":
         return None, f"{name!r} is {node.type}, fed {_described(value, array)}"
-    given = dtype_name(array.dtype)
-    if is_float(node.dtype) and is_float(given):
-        python_numbers = not hasattr(value, "dtype")
-        if python_numbers or node.dtype in ("float32", "float64"):  # float64 data is float64 by accident
-            return array.astype(wanted), ""
-    elif array.dtype.kind in "iub" and (wanted.kind in "iu" or is_float(node.dtype)):
-        with np.errstate(all="ignore"):
-            cast = array.astype(wanted)
-            if array.size == 0 or np.array_equal(cast.astype(array.dtype), array):
-                return cast, ""
-        return None, f"{name!r} is {node.type}, fed {given} values that don't fit {node.dtype} exactly"
-    elif array.size == 0:
+    is_exact = given.kind in "biu" and wanted.kind != "b"
+    by_accident = is_float(node.dtype) and (not hasattr(value, "dtype") or node.dtype in ("float32", "float64"))
+    if array.size == 0 or (by_accident and not is_exact):  # data is float64 by accident, and [] has no dtype
         return array.astype(wanted), ""
-    return None, f"{name!r} is {node.type}, fed {given}; convert it: value.astype({str(wanted)!r})"
+    if not is_exact:
+        return None, f"{name!r} is {node.type}, fed {given}; convert it: value.astype({str(wanted)!r})"
+    with np.errstate(all="ignore"):
+        cast = array.astype(wanted)
+        wraps = wanted.kind in "iu" and not np.array_equal(cast, array)  # and back again: uint8 255 is int8 -1
+        if np.array_equal(cast.astype(given), array) and not wraps:
+            return cast, ""
+    return None, f"{name!r} is {node.type}, fed {given} values that don't fit {node.dtype} exactly"
 
 
 def _described(value: Any, array: Array) -> str:
     if value is None:
         return "None"
-    return type(value).__name__ if array.dtype == object else f"{type(value).__name__} of {array.dtype}"
+    entries = sorted({type(entry).__name__ for entry in array.flat if entry is not value})
+    inside = ", ".join(entries) if array.dtype == object else str(array.dtype)
+    return f"{type(value).__name__} of {inside}" if inside else type(value).__name__
 
 
 # ------------------------------------------------------------------------------------------- the likely mistake
 
 
 def shape_hint(declared: tuple[Any, ...], fed: tuple[int, ...]) -> str:
-    """The likely mistake behind a shape that doesn't fit, as `"; ..."`, or the empty string."""
-    return next((f"; {text}" for rule in _HINTS if (text := rule(declared, fed))), "")
+    """The likely mistake behind a shape that doesn't fit, or the empty string."""
+    if _matches(declared, fed):  # what doesn't fit is the size of a symbol
+        return ""
+    return next((text for rule in _HINTS if (text := rule(declared, fed))), "")
 
 
 def _matches(declared: Sequence[Any], fed: Sequence[int]) -> bool:
@@ -136,8 +173,15 @@ def _empty(declared: tuple[Any, ...], fed: tuple[int, ...]) -> str:
     return "the array is empty: did a file pattern match nothing?" if fed == (0,) and declared != (0,) else ""
 
 
-def _missing_batch(declared: tuple[Any, ...], fed: tuple[int, ...]) -> str:
-    return "the batch axis is missing: value[None]" if _matches(declared[1:], fed) and declared else ""
+def _missing_axis(declared: tuple[Any, ...], fed: tuple[int, ...]) -> str:
+    """An axis of size 1, or the batch, that a single sample lacks."""
+    lacking = [k for k, d in enumerate(declared) if d == 1 or (k == 0 and not isinstance(d, int))]
+    axis = next((k for k in lacking if _matches(declared[:k] + declared[k + 1 :], fed)), None)
+    if axis is None:
+        return ""
+    if axis == 0:
+        return "the batch axis is missing: value[None]"
+    return f"axis {axis} of size 1 is missing: np.expand_dims(value, {axis})"
 
 
 def _extra_axis(declared: tuple[Any, ...], fed: tuple[int, ...]) -> str:
@@ -157,20 +201,60 @@ def _transposed(declared: tuple[Any, ...], fed: tuple[int, ...]) -> str:
 
 
 def _flattened(declared: tuple[Any, ...], fed: tuple[int, ...]) -> str:
-    if len(declared) < 2 or len(fed) < 2 or not isinstance(declared[-1], int):
+    sizes = declared[1:]
+    if not sizes or len(fed) < 2 or not _matches(declared[:1], fed[:1]) or not all(isinstance(d, int) for d in sizes):
         return ""
-    wanted = int(np.prod([d for d in declared[1:] if isinstance(d, int)]))
-    given = int(np.prod(fed[1:]))
+    wanted, given = math.prod(sizes), math.prod(fed[1:])
     if given == wanted:
-        return f"the sizes agree once it is reshaped: value.reshape(-1, {', '.join(map(str, declared[1:]))})"
-    if wanted and given % wanted == 0:
+        return f"the sizes agree once it is reshaped: value.reshape(-1, {', '.join(map(str, sizes))})"
+    if wanted > 1 and given and given % wanted == 0:
         times = given // wanted
-        colour = ": colour images?" if times == 3 else ""
-        return f"{given} = {times} * {wanted}{colour}"
+        return f"{given} = {times} * {wanted}{': colour images?' if times == 3 else ''}"
     return ""
 
 
-_HINTS = (_empty, _missing_batch, _extra_axis, _channels_last, _transposed, _flattened)
+_HINTS = (_empty, _missing_axis, _extra_axis, _channels_last, _transposed, _flattened)
+
+
+# --------------------------------------------------------------------------------------------- sizes
+
+
+def sizes_needed(nodes: Iterable[Node], guards: Iterable[tuple[Guard, Node]]) -> dict[str, Node]:
+    """The symbolic dimensions that computing `nodes` and checking `guards` needs, each with the first that does."""
+    found: dict[str, Node] = {}
+    for node in nodes:
+        types = node.type.items if isinstance(node.type, TupleType) else (node.type,)
+        for dim in (*(dim for type in types for dim in type.shape), *_dims_in(tuple(node.attrs.values()))):
+            for name in symbols_of(dim):
+                found.setdefault(name, node)
+    for guard, node in guards:
+        for name in symbols_of(guard.left) | symbols_of(guard.right):
+            found.setdefault(name, node)
+    return found
+
+
+def _dims_in(value: Any) -> list[Any]:
+    if isinstance(value, tuple):
+        return [dim for entry in value for dim in _dims_in(entry)]
+    return [value] if isinstance(value, DimExpr) else []
+
+
+def check_sizes(needed: Mapping[str, Node], dims: Mapping[str, int]) -> None:
+    """Make sure that every size that a run needs is known.
+
+    Raises:
+        FeedError: all that no feed gives, what needs them, and the placeholders that would give them.
+    """
+    unknown = [name for name in needed if name not in dims]
+    if unknown:
+        graphs = {node.graph for node in needed.values() if node.graph is not None} or {current_graph()}
+        leaves = [leaf for graph in graphs for leaf in graph.nodes() if isinstance(leaf, Placeholder)]
+        giving = [leaf.name for leaf in leaves if not leaf.tensor_type.symbols.isdisjoint(unknown)]
+        raise FeedError(
+            f"no feed gives the size{'s' if len(unknown) > 1 else ''} {', '.join(unknown)}",
+            lines=[f"{name} is needed by {_place(needed[name])}" for name in unknown],
+            hint=f"feed {' or '.join(giving)}, whose shape has it" if giving else None,
+        )
 
 
 # --------------------------------------------------------------------------------------------- guards
@@ -187,27 +271,31 @@ def check_guards(guards: Sequence[tuple[Guard, Node]], dims: Mapping[str, int]) 
         given = ", ".join(f"{name} = {size}" for name, size in sorted(dims.items()))
         raise GuardError(
             f"the graph assumes {broken[0][0]}, but the feeds give {given}",
-            lines=[f"{guard}: {_guard_place(node)}" for guard, node in broken],
+            lines=[f"{guard}: {_place(node)}" for guard, node in broken],
         )
 
 
-def _guard_place(node: Node) -> str:
+def _place(node: Node) -> str:
     site = node.occurrence.site
     return f"{node.op.name}, {site}" if site else node.op.name
 
 
 def missing_feeds(missing: Sequence[Node], fetched: Sequence[tuple[str, Node]]) -> FeedError:
     """The error for placeholders without a value: who needs each, and along which path."""
+    order = toposort([root for _, root in fetched])
     lines = []
     for leaf in missing:
-        users = [(name, path) for name, root in fetched if (path := path_to(root, leaf))]
-        names = ", ".join(repr(name) for name, _ in users[:3])
+        dependent = {leaf}
+        dependent.update(node for node in order if not dependent.isdisjoint(node.inputs))
+        users = [(name, root) for name, root in fetched if root in dependent]
         only = "only " if len(users) < len(fetched) else ""
-        lines.append(f"{leaf.display_name!r}, {leaf.type}, is needed {only}by {names}: {_abridged(users[0][1])}")
+        names = ", ".join([*(repr(name) for name, _ in users[:SHOWN]), *["..."][: len(users) - SHOWN]])
+        path = _abridged(path_to(users[0][1], leaf))
+        lines.append(f"{leaf.display_name!r}, {leaf.type}, is needed {only}by {names}: {path}")
     names = ", ".join(repr(leaf.display_name) for leaf in missing)
     what = "a value for the placeholder" if len(missing) == 1 else "values for the placeholders"
     feeds = ", ".join(f"{leaf.display_name}: ..." for leaf in missing)
-    return FeedError(f"this run needs {what} {names}", lines=[*lines, here()], hint=f"sess.run(..., {{{feeds}}})")
+    return FeedError(f"this run needs {what} {names}", lines=lines, hint=f"sess.run(..., {{{feeds}}})")
 
 
 def path_to(root: Node, leaf: Node) -> list[Node]:

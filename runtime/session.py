@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from graphc.dims import Guard
-from graphc.errors import ArgumentError, FetchError, GraphError, SessionError, did_you_mean
+from graphc.errors import ArgumentError, FeedError, FetchError, GraphError, SessionError, did_you_mean
 from graphc.ir import Graph, Node, Program, current_graph, next_serial, substitute, toposort
 from graphc.op import Array
 from graphc.operands import parameter
@@ -29,7 +29,16 @@ from graphc.passes.plan import TECHNIQUES
 from graphc.plan import Plan
 from graphc.restore import LoadReport, compare, require_all
 from graphc.runtime import checkpoint
-from graphc.runtime.feeds import check_guards, convert_feeds, missing_feeds, resolve_feeds
+from graphc.runtime.feeds import (
+    check_guards,
+    check_sizes,
+    convert_feeds,
+    feeds_given,
+    missing_feeds,
+    resolve_feeds,
+    sizes_needed,
+    with_misfits,
+)
 from graphc.runtime.plan import PlanTarget
 from graphc.runtime.reference import DrawKey, Executable, ReferenceTarget, Target
 from graphc.runtime.structure import flatten
@@ -88,6 +97,7 @@ class Compiled:
     updated: tuple[Node, ...]
     overridden: Mapping[Node, Node]
     guards: tuple[tuple[Guard, Node], ...]
+    sizes: Mapping[str, Node]  # the symbolic dimensions that must be known, each with a node that needs it
 
 
 class Session:
@@ -189,16 +199,21 @@ class Session:
         with _Run(self):
             leaves, build = flatten(fetches, _is_fetch)
             resolved = [self._fetch(leaf) for leaf in leaves]
-            given = resolve_feeds(feeds, self._graph_of([*resolved, *(feeds or {})]))
+            feeds = feeds_given(feeds)
+            given = resolve_feeds(feeds, self._graph_of([*resolved, *feeds]))
             request = _request(resolved, given, training)
-            outputs = iter(self._execute(self._compiled(request), given))
+            try:
+                compiled = self._compiled(request)
+            except FeedError as missing:
+                raise with_misfits(missing, given) from None
+            outputs = iter(self._execute(compiled, given))
             return build(iter([next(outputs) if isinstance(r, Node) else None for r in resolved]))
 
-    def compile(self, fetches: Any, feeds: Sequence[Any] = (), *, training: bool | None = None) -> Callable[..., Any]:
+    def compile(self, fetches: Any, feeds: Any = (), *, training: bool | None = None) -> Callable[..., Any]:
         """The hot path: a function of the values of `feeds`, in order, that returns what `run` would.
 
         Args:
-            feeds: the tensors (or names) that a call gives values for.
+            feeds: the tensors (or names) that a call gives values for; one, or several in order.
 
         Returns:
             `step(*values, out=None)`; `out`, a list of arrays for the tensors fetched, receives the results.
@@ -206,7 +221,8 @@ class Session:
         with _Run(self):
             leaves, build = flatten(fetches, _is_fetch)
             resolved = [self._fetch(leaf) for leaf in leaves]
-            given = resolve_feeds(dict.fromkeys(feeds), self._graph_of([*resolved, *feeds]))
+            keys = [feeds] if isinstance(feeds, Node | str) else list(feeds)
+            given = resolve_feeds(dict.fromkeys(keys), self._graph_of([*resolved, *keys]))
             request = _request(resolved, given, training)
             self._compiled(request)
         tensors = tuple(given)
@@ -234,10 +250,12 @@ class Session:
         with _Run(self):
             leaves, _ = flatten(fetches, _is_fetch)
             resolved = [self._fetch(leaf) for leaf in leaves]
-            given = resolve_feeds(feeds, self._graph_of([*resolved, *(feeds or {})]))
+            feeds = feeds_given(feeds)
+            given = resolve_feeds(feeds, self._graph_of([*resolved, *feeds]))
             request = _request(resolved, given, training)
             compiled = self._compiled(request)
             _, dims = convert_feeds({**compiled.defaults, **given})
+            check_sizes(compiled.sizes, dims)
             check_guards(compiled.guards, dims)
             program, _ = self._program(request)
             target = PlanTarget(self.seed, self.disable)
@@ -362,7 +380,9 @@ class Session:
         if missing:
             fetched = [(n.display_name, n) for n in request.fetches]
             fetched += [(f"the update of {v.display_name}", n) for v, n in request.updates]
+            fetched += [(f"the loss {n.display_name}", n) for n in request.losses]
             raise missing_feeds(missing, fetched)
+        guards = collect_guards(program)
         found = Compiled(
             self._target.compile(optimised),
             {n: n.default for n in placeholders if n.default is not None},
@@ -370,7 +390,8 @@ class Session:
             tuple([n for n in nodes if isinstance(n, Draw)]),
             tuple([variable for variable, _ in optimised.updates]),
             overridden,
-            collect_guards(program),
+            guards,
+            sizes_needed(nodes, guards),
         )
         self._plans[request] = found
         if len(self._plans) > MAX_PLANS:
@@ -398,6 +419,7 @@ class Session:
     def _execute(self, compiled: Compiled, feeds: Mapping[Node, Any]) -> list[Array]:
         """Convert the feeds, compute, commit; returns the fetched values."""
         arrays, dims = convert_feeds({**compiled.defaults, **feeds})
+        check_sizes(compiled.sizes, dims)
         check_guards(compiled.guards, dims)
         self._materialise(compiled.variables)
         values: dict[Node, Array] = {compiled.overridden.get(node, node): array for node, array in arrays.items()}
