@@ -38,8 +38,9 @@ def main() -> None:
             print(f"\n{type(error).__name__}: {error}")
 
     words = gc.placeholder("words", shape=("batch", "time"))
+    frames = gc.placeholder("frames", shape=("batch", "seconds"))
     try:
-        brightness + words
+        words + frames
     except gc.GraphcError as error:
         print(f"\n{type(error).__name__}: {error}")
 
