@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from graphc.errors import GraphcError
+from graphc.errors import ArgumentError, GraphcError
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes, error: type[GraphcError]) -> None:
@@ -15,7 +16,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes, error: type[Grap
     Raises:
         error: the folder doesn't exist or can't be written to; nothing is left behind.
     """
-    target = Path(path)
+    target = as_path(path)
     temporary = None
     try:
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
@@ -32,6 +33,18 @@ def write_atomically(path: str | os.PathLike[str], data: bytes, error: type[Grap
         if isinstance(cause, OSError):
             raise error(f"can't write {str(target)!r}: {cause.strerror or cause}") from cause
         raise
+
+
+def as_path(path: Any) -> Path:
+    """`path` as a `Path`.
+
+    Raises:
+        ArgumentError: it is no path.
+    """
+    try:
+        return Path(os.fsdecode(path))
+    except TypeError:
+        raise ArgumentError(f"a path is a string or a pathlib.Path, got {type(path).__name__} {path!r}") from None
 
 
 def _umask() -> int:

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from graphc.errors import StateError
-from graphc.files import write_atomically
+from graphc.errors import StateError, did_you_mean
+from graphc.files import as_path, write_atomically
 from graphc.op import Array
+from graphc.ops.state import Variable
 
 FORMAT = "graphc-1"
+RESERVED = "__metadata__"  # a name that safetensors keeps for itself
+PICKLED = b"PK\x03\x04"  # how the files of torch.save start
 
 
 @dataclass(frozen=True)
@@ -27,9 +31,24 @@ class Checkpoint:
     counters: Mapping[str, int] | None = None
 
 
-def dotted(name: str) -> str:
-    """The name of a variable in a file."""
-    return name.replace("/", ".")
+def by_dotted_name(variables: Iterable[Variable]) -> dict[str, Variable]:
+    """Variables by their names in a file.
+
+    Raises:
+        StateError: two variables would have one name in it, or one the name that the format keeps for itself.
+    """
+    found: dict[str, Variable] = {}
+    for variable in variables:
+        name = variable.name.replace("/", ".")
+        if name == RESERVED:
+            raise StateError(f"a variable named {name!r} can't be in a file", lines=[variable.made_at])
+        if found.setdefault(name, variable) is not variable:
+            raise StateError(
+                f"variables {found[name].name!r} and {variable.name!r} would both be {name!r} in a file",
+                lines=[found[name].made_at, variable.made_at],
+                hint="name one of them otherwise",
+            )
+    return found
 
 
 def write(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
@@ -53,19 +72,34 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
     """
     from safetensors import SafetensorError, safe_open
 
-    name = os.fspath(path)
+    target = as_path(path)
     try:
-        with safe_open(name, framework="numpy") as file:
+        with target.open("rb") as opened:
+            start = opened.read(len(PICKLED))
+        with safe_open(str(target), framework="numpy") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except OSError as error:
-        raise StateError(f"can't read {name!r}: {error.strerror or error}") from error
+        lost = isinstance(error, FileNotFoundError) and target.parent.is_dir()
+        near = did_you_mean(target.name, os.listdir(target.parent)) if lost else ""
+        raise StateError(f"can't read {str(target)!r}: {error.strerror or error}{near}") from error
     except SafetensorError as error:
-        raise StateError(f"{name!r} is not a valid safetensors file: {error}") from error
+        raise StateError(
+            f"{str(target)!r} is not a valid safetensors file: {error}",
+            hint="it looks like torch.save's: let torch write it with safetensors" if start == PICKLED else None,
+        ) from error
+    return Checkpoint(tensors, *_random_state(metadata, target))
+
+
+def _random_state(metadata: Mapping[str, str], path: Path) -> tuple[int | None, dict[str, int] | None]:
+    """Seed and counters, if graphc wrote the file."""
     if metadata.get("format") != FORMAT:
-        return Checkpoint(tensors)
+        return None, None
     try:
+        seed = int(metadata["seed"])
         counters = {str(k): int(v) for k, v in json.loads(metadata["counters"]).items()}
-        return Checkpoint(tensors, int(metadata["seed"]), counters)
-    except (KeyError, ValueError, AttributeError) as error:
-        raise StateError(f"{name!r} has unreadable metadata: {error}") from error
+    except (KeyError, ValueError, TypeError, AttributeError):
+        seed, counters = -1, {}
+    if not 0 <= seed < 1 << 64 or min(counters.values(), default=0) < 0:
+        raise StateError(f"{str(path)!r} has no valid random state in its metadata")
+    return seed, counters

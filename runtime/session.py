@@ -312,7 +312,7 @@ class Session:
 
     def _variables(self) -> dict[str, Variable]:
         graph = self.graph or current_graph()
-        return {checkpoint.dotted(v.name): v for v in graph.variables() if isinstance(v, Variable)}
+        return checkpoint.by_dotted_name(v for v in graph.variables() if isinstance(v, Variable))
 
     def _variable(self, key: Any) -> Variable:
         graph = self.graph or current_graph()
