@@ -1,0 +1,98 @@
+"""Composites, expanded into the ops that define them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from graphc.attrs import Attrs
+from graphc.composites import item_op
+from graphc.ir import Node, Program, make, rebuild
+from graphc.occurrences import derived_from
+from graphc.op import Op
+from graphc.target import TargetInfo
+
+Transform = Callable[[Program], Program]
+
+
+def decompose(program: Program, target: TargetInfo, prepare: Transform = lambda body: body) -> Program:
+    """`program` in primitives and the composites that `target` takes whole.
+
+    Args:
+        prepare: what to do to each body before it is instantiated: once for a thousand uses.
+    """
+    return expand(program, lambda node: node.op not in target.whole, prepare)
+
+
+def inline(program: Program, target: TargetInfo, seen: Iterable[Op]) -> Program:
+    """`program` with the composites expanded that neither `target` takes whole nor any rule looks for (`seen`).
+
+    A pattern then fits across the borders of a user's own composites, while `softmax` is still one node.
+    """
+    kept = target.whole.union(seen)
+    return expand(program, lambda node: node.op not in kept)
+
+
+def expand(program: Program, wanted: Callable[[Node], bool], prepare: Transform = lambda body: body) -> Program:
+    """`program` with every composite node that is `wanted`, wherever it is nested, replaced by its body.
+
+    Each body is expanded once and then instantiated, so the work is linear in the nodes of the result. Recursion
+    goes as deep as definitions nest.
+    """
+
+    @cache
+    def template(body: Program) -> _Template:
+        return _Template.of(prepare(expand(body, wanted, prepare)))
+
+    nodes = program.nodes()
+    if not any(node.body is not None for node in nodes):
+        return program
+    new: dict[Node, Node] = {}
+    results: dict[Node, Sequence[Node]] = {}  # of the expanded nodes, which may have several
+    for node in nodes:
+        inputs = tuple([new[i] for i in node.inputs])
+        if node.body is not None and wanted(node):
+            with derived_from(node, "decompose"):
+                results[node] = template(node.body).instantiate(inputs)
+            new[node] = results[node][0]
+        elif node.op is item_op and node.inputs[0] in results:
+            new[node] = results[node.inputs[0]][node.attrs["index"]]
+        else:
+            new[node] = rebuild(node, inputs)
+    return program.with_roots([new[root] for root in program.roots])
+
+
+@dataclass(frozen=True)
+class _Template:
+    """A body as instructions: each makes one value of those before it.
+
+    Attributes:
+        fixed: the values that depend on no parameter; they come behind the inputs.
+        steps: op, positions of the operands, attributes, and body of each further value.
+        outputs: positions of the results.
+    """
+
+    fixed: tuple[Node, ...]
+    steps: tuple[tuple[Op, tuple[int, ...], Attrs, Program | None], ...]
+    outputs: tuple[int, ...]
+
+    @classmethod
+    def of(cls, body: Program) -> _Template:
+        varying = set(body.inputs)
+        nodes = [node for node in body.nodes() if node not in varying]
+        for node in nodes:
+            if not varying.isdisjoint(node.inputs):
+                varying.add(node)
+        fixed = [node for node in nodes if node not in varying]
+        computed = [node for node in nodes if node in varying]
+        place = {node: k for k, node in enumerate([*body.inputs, *fixed, *computed])}
+        steps = [(n.op, tuple([place[i] for i in n.inputs]), n.attrs, n.body) for n in computed]
+        return cls(tuple(fixed), tuple(steps), tuple([place[output] for output in body.outputs]))
+
+    def instantiate(self, inputs: Sequence[Node]) -> list[Node]:
+        """The results for these inputs."""
+        values = [*inputs, *self.fixed]
+        for op, operands, attrs, body in self.steps:
+            values.append(make(op, tuple([values[k] for k in operands]), attrs, body))
+        return [values[k] for k in self.outputs]
