@@ -52,9 +52,10 @@ class _Table:
         self.lock = threading.RLock()
         refs = self.refs
 
-        def drop(ref: weakref.ref[Node]) -> None:
+        def drop(ref: weakref.ref[Node], remove: Callable[..., None] = _remove_dead_weakref) -> None:
             # In one step, unlike `if refs.get(key) is ref: del refs[key]`: a thread may build the node in between.
-            _remove_dead_weakref(refs, ref.key)  # type: ignore[attr-defined]
+            # A default, because nodes may outlive the names of this module when Python exits.
+            remove(refs, ref.key)  # type: ignore[attr-defined]
 
         self.drop: Callable[[weakref.ref[Node]], None] = drop
 
