@@ -18,8 +18,7 @@ from graphc.types import TensorType
 Role = Literal["given", "constant", "arena", "result", "update"]
 
 
-@dataclass(frozen=True, slots=True)
-class Buffer:
+class Buffer(NamedTuple):
     """Contiguous bytes that hold one value in row-major order, and views of it that keep that order.
 
     Attributes:

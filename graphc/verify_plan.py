@@ -6,6 +6,7 @@ steps as a run does, and every access by its least and greatest element.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -87,6 +88,9 @@ def _access_problems(plan: Plan) -> Iterator[str]:
         if key in seen:
             continue
         seen.add(key)
+        for write, count in _stored_elements(step.kernel, plan.dims).items():
+            if count < elements[step.writes[write]]:
+                yield f"step {at} writes {count} of the {elements[step.writes[write]]} elements of {step.writes[write]}"
         for region in step.kernel.regions:
             extents = [evaluate(loop.extent, plan.dims) for loop in region.loops]
             for buffer, access, dtype in _touched(region, step.reads, step.writes):
@@ -95,6 +99,18 @@ def _access_problems(plan: Plan) -> Iterator[str]:
                 least, most = _reach(access, extents, plan.dims)
                 if 0 not in extents and not 0 <= least <= most < elements[buffer]:
                     yield f"step {at} uses elements {least} to {most} of buffer {buffer}, which has {elements[buffer]}"
+
+
+def _stored_elements(kernel: Kernel, dims: Mapping[str, int]) -> dict[int, int]:
+    """How many elements a kernel stores in each of its writes, at most."""
+    found: dict[int, int] = {}
+    for region in kernel.results:
+        runs = all(evaluate(loop.extent, dims) for loop in region.loops if not loop.reduce)
+        for store in region.stores:
+            moved = [loop for loop, stride in zip(region.loops, store.access.strides, strict=True) if stride != 0]
+            count = math.prod([evaluate(loop.extent, dims) for loop in moved]) if runs else 0
+            found[store.write] = found.get(store.write, 0) + count
+    return found
 
 
 def _touched(region: Region, reads: Sequence[int], writes: Sequence[int]) -> Iterator[tuple[int, Access, str]]:

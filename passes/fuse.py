@@ -19,148 +19,27 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from heapq import nlargest
+from operator import attrgetter
 
 from graphc.dims import Dim, product
 from graphc.dims import evaluate as evaluate_dim
 from graphc.errors import ShapeError
 from graphc.ir import Node, Program
 from graphc.operands import broadcast_op, cast_op, constant_op
-from graphc.passes.index_maps import (
-    ASSEMBLED,
-    VIEWS,
-    Index,
-    along,
-    covers,
-    identity,
-    keeps_order,
-    loops_of,
-    pull,
-)
+from graphc.passes.clusters import Cluster, Place, Space, Use
+from graphc.passes.index_maps import ASSEMBLED, VIEWS, Index, covers, keeps_order, loops_of, pull
 from graphc.target import TargetInfo
 from graphc.types import TupleType, dtype_info
 
 LEAVES = frozenset({"placeholder", "variable", "parameter", "constant"})  # they are in memory before the run
 TRIED = 4  # kernels that a value with many users tries to join
 NOMINAL: Mapping[str, int] = defaultdict(lambda: 64)  # sizes of symbols, where only a guess is needed
+height_of = attrgetter("height")
 LINE = 64  # bytes that are fetched from memory at a time
 
 
-class Space:
-    """A loop nest in the making: the values that are computed at each of its points, and at which index.
-
-    Attributes:
-        sink: the value that its loops are made for; `full` is its index.
-        extents: of the loops, by number; `order` has the numbers, outermost first, `rows` those of the reduce loops.
-        members: what is computed here, users before what they use; `index` is where.
-        pending: what the members need, and where, as far as it isn't computed here (yet); `live` counts it.
-        back: values that are broadcast back over the row, so that the row is read once more.
-        pointwise, views: whether pointwise ops and views may join.
-        stores: whether it stores results; other spaces compute an operand of a core.
-    """
-
-    __slots__ = (
-        "back", "cluster", "extents", "full", "index", "live", "members", "order", "pending",
-        "pointwise", "reductions", "rows", "sink", "stores", "views",
-    )  # fmt: skip
-
-    def __init__(self, cluster: Cluster, sink: Node, *, pointwise: bool, views: bool, stores: bool) -> None:
-        self.cluster = cluster
-        self.sink = sink
-        self.full, extents = identity(sink.shape)
-        self.extents: list[Dim] = list(extents)
-        self.order = list(range(len(extents)))
-        self.rows: tuple[int, ...] = ()
-        self.members: list[Node] = []
-        self.index: dict[Node, Index] = {}
-        self.pending: dict[Node, list[Index]] = {}
-        self.back: set[Node] = set()
-        self.live = self.reductions = 0
-        self.pointwise = pointwise
-        self.views = views
-        self.stores = stores
-
-    @property
-    def is_lane(self) -> bool:
-        """Whether it is the one loop nest of a kernel without a core (yet)."""
-        return self.stores and self.cluster.core is None and self.cluster.assembled is None
-
-    def missing(self, index: Index) -> list[int]:
-        """The loops, outermost first, that `index` doesn't vary with."""
-        used = loops_of(index)
-        return [loop for loop in self.order if loop not in used]
-
-    def need(self, node: Node, index: Index) -> bool:
-        """Note that a member needs `node` at `index`; whether that is new."""
-        known = self.pending.setdefault(node, [])
-        if index in known:
-            return False
-        known.append(index)
-        self.live += 1
-        return True
-
-    def settle(self, node: Node) -> None:
-        """`node` is no longer pending."""
-        self.live -= len(self.pending.pop(node, ()))
-
-    def compute(self, node: Node, index: Index) -> None:
-        """Make `node` a member."""
-        self.members.append(node)
-        self.index[node] = index
-        self.settle(node)
-
-    def add_rows(self, extents: Sequence[Dim]) -> None:
-        """Add reduce loops."""
-        first = len(self.extents)
-        self.extents += extents
-        self.rows = tuple(range(first, len(self.extents)))
-        self.order += self.rows
-
-    def operand_index(self, reduction: Node, index: Index) -> Index:
-        """The index of a reduction's operand: along the axes that are reduced, the reduce loops."""
-        shape = reduction.inputs[0].shape
-        axes, loops = list(index), iter(self.rows)
-        for axis in reduction.attrs["axes"]:
-            if shape[axis] != 1:
-                axes[axis] = along(next(loops))
-        return tuple(axes)
-
-    def reorder(self, index: Index) -> None:
-        """Nest the loops in the order of the axes of a value at `index`."""
-        axes = [loop for axis in index for loop, _ in axis.terms]
-        self.order = list(dict.fromkeys([*axes, *self.order]))
-
-
-class Cluster:
-    """A kernel in the making.
-
-    Attributes:
-        height: above that of every kernel that reads what it stores.
-        limit: the least height of the kernels that store what it reads; its own stays below.
-        core: the one op that isn't computed point by point; `operands` has a space for each of its inputs.
-        assembled: the value of which each space in `results` stores a part.
-        results: the spaces that store; none for a core with several results.
-    """
-
-    __slots__ = ("assembled", "core", "height", "limit", "operands", "results")
-
-    def __init__(self, height: int) -> None:
-        self.height = height
-        self.limit = 1 << 60
-        self.core: Node | None = None
-        self.assembled: Node | None = None
-        self.operands: list[Space] = []
-        self.results: list[Space] = []
-
-    def nodes(self) -> tuple[Node, ...]:
-        """All values that are computed in it, in the order of their creation."""
-        found = {node for space in (*self.operands, *self.results) for node in space.members}
-        found.update(node for node in (self.core, self.assembled) if node is not None)
-        return tuple(sorted(found, key=lambda node: node.serial))
-
-
-Use = tuple[Space | None, Index | None]  # where; index None: in memory, whole; space None: as a result of the program
-Place = tuple[Space, Index]
 Fits = Callable[[Node, Space, Index, bool], bool]  # may the value join there? the flag: and be stored
 
 
@@ -171,33 +50,69 @@ class Fusion:
         clusters: in no order that matters.
         stored: the values that get bytes in the run, each with the cluster that stores it.
         alias: views that need no bytes of their own, each with its operand.
+        items: the results that are needed of each node that has several.
+        uniform: values whose elements are all one number that is known when a kernel is called; they need no index.
     """
 
     def __init__(self, program: Program, info: TargetInfo) -> None:
+        if not info.fuses:
+            info = replace(info, max_ops=1, epilogues=frozenset(), prologues=frozenset())
         self.info = info
         self.clusters: list[Cluster] = []
         self.stored: dict[Node, Cluster] = {}
         self.alias: dict[Node, Node] = {}
         self._uses: dict[Node, list[Use]] = {}
-        self._items: dict[Node, list[Node]] = {}
-        self._uniform: dict[Node, bool] = {}
+        self.items: dict[Node, list[Node]] = {}
         nodes = program.nodes()
-        self._after_core = _epilogues(nodes, info.epilogues) if info.fuses else set()
+        self.uniform = _uniform(nodes)
+        self._after_core = _epilogues(nodes, info.epilogues)
+        self._after_row = _row_results(nodes)
+        result = Cluster(-1)
         for root in program.roots:
-            self._use(root, None, None)
+            self._uses[root] = [(result, None)]
         for node in reversed(nodes):
             uses = self._uses.pop(node, None)
             if uses is not None:
+                if len(uses) > 1 or uses[0][0].into is not None:
+                    uses = self._joined_users(node, uses)
                 HANDLERS.get(node.op.kind, Fusion._heavy)(self, node, uses)
+        self.clusters = [cluster for cluster in self.clusters if cluster.into is None]
 
-    def is_uniform(self, node: Node) -> bool:
-        """Whether all elements are one number that is known when a kernel is called."""
-        found = self._uniform.get(node)
-        if found is None:
-            base = unbroadcast(node)
-            found = base.op.kind == "extent" or (base.op is constant_op and base.attrs["value"].array.size == 1)
-            self._uniform[node] = found
-        return found
+    # ----------------------------------------------------------------------------------------- users that join
+
+    def _joined_users(self, node: Node, uses: list[Use]) -> list[Use]:
+        """`uses`, after kernels over the same loops that read `node` at the same index have become one.
+
+        Those that reduce then read it once. Others are joined if `node` can then be computed there and only there.
+        """
+        uses = list(map(_current, uses))
+        groups: dict[tuple[object, ...], list[Cluster]] = {}
+        for cluster, place in uses:
+            if place is not None and place[0].is_lane:
+                space, index = place
+                groups.setdefault((index, space.extents, space.order, space.rows), []).append(cluster)
+        alone = len(groups) == 1 and node.op.kind == "pointwise" and all(place is not None for _, place in uses)
+        changed = False
+        for (_, _, _, rows), clusters in groups.items():
+            if rows or alone:
+                first = clusters[0]
+                for other in dict.fromkeys(clusters[1:]):
+                    if other is not first and self._can_absorb(first, other):
+                        changed = True
+                        self.stored.update([(n, first) for n in other.results[0].members if n in self.stored])
+                        first.absorb(other)
+        return list(map(_current, uses)) if changed else uses
+
+    def _can_absorb(self, cluster: Cluster, other: Cluster) -> bool:
+        """Whether two kernels over the same loops can be one, and neither waits for the other."""
+        a, b = cluster.results[0], other.results[0]
+        return (
+            max(cluster.height, other.height) < min(cluster.limit, other.limit)
+            and a.reductions + b.reductions <= self.info.max_reductions
+            and len(a.members) + len(b.members) <= self.info.max_ops
+            and len(a.pending.keys() | b.pending.keys()) <= self.info.max_live
+            and all(a.index.get(node, index) == index for node, index in b.index.items())
+        )
 
     # ----------------------------------------------------------------------------------------- by kind
 
@@ -206,28 +121,30 @@ class Fusion:
 
     def _number(self, node: Node, uses: list[Use]) -> None:
         """A counter or a size: each user works it out, unless one needs it in memory."""
-        if any(index is None for _, index in uses):
+        if any(place is None for _, place in uses):
             self._own(node, uses)
 
     def _item(self, node: Node, uses: list[Use]) -> None:
         """One of several results: stored by the kernel of the op that has them."""
-        for space, _ in uses:
-            self._use(node.inputs[0], space, None)
-        self._items.setdefault(node.inputs[0], []).append(node)
+        for cluster, _ in uses:
+            self._need(node.inputs[0], cluster)
+        self.items.setdefault(node.inputs[0], []).append(node)
 
     def _view(self, node: Node, uses: list[Use]) -> None:
         if node.op not in VIEWS:
             return self._heavy(node, uses)
-        pulled = [_pulled(node, *use) for use in uses]
-        if None in pulled:
-            return self._stored_view(node, uses)
-        for (space, before), index in zip(uses, pulled, strict=True):
-            assert space is not None  # or it would not have been pulled
-            space.settle(node)
-            rows = set(space.rows)
-            if node in space.back or (rows & loops_of(before or ()) and not rows & loops_of(index or ())):
-                space.back.add(node.inputs[0])
-            self._use(node.inputs[0], space, index)
+        pulled: list[Place] = []
+        for _, place in uses:
+            index = pull(node, place[1], place[0].extents) if place is not None and place[0].views else None
+            if place is None or index is None:
+                return self._stored_view(node, uses)
+            pulled.append((place[0], index))
+        source = node.inputs[0]
+        for (cluster, before), (space, index) in zip(uses, pulled, strict=True):
+            space.pending.pop(node, None)
+            if space.rows and before is not None and (node in space.back or _leaves(space.rows, before[1], index)):
+                space.back |= {source}
+            self._load(source, cluster, (space, index))
         return None
 
     def _stored_view(self, node: Node, uses: list[Use]) -> None:
@@ -235,8 +152,8 @@ class Fusion:
         if not keeps_order(node):
             return self._own(node, uses)
         self.alias[node] = node.inputs[0]
-        for space, _ in uses:
-            self._use(node.inputs[0], space, None)
+        for cluster, _ in uses:
+            self._need(node.inputs[0], cluster)
         return None
 
     def _pointwise(self, node: Node, uses: list[Use]) -> None:
@@ -256,66 +173,65 @@ class Fusion:
         cluster = self._cluster(uses)
         cluster.assembled = node
         self.stored[node] = cluster
-        for operand in node.inputs:
-            cluster.results.append(self._operand(cluster, operand, node.op.kind, stores=True))
+        for part in node.inputs:
+            joins = "concat" in self.info.prologues
+            space = Space(cluster, part, pointwise=joins, views=True, stores=True)
+            cluster.results.append(space)
+            self._load(part, cluster, (space, space.full))
         return None
 
     # ----------------------------------------------------------------------------------------- where to
 
     def _join(self, node: Node, uses: list[Use], fits: Fits) -> None:
         """Compute `node` in a kernel that uses it, or in one of its own."""
-        place = self._place(node, uses, fits) if self.info.fuses else None
+        if len(uses) == 1:
+            place = uses[0][1]
+            if place is not None and not fits(node, *place, False):
+                place = None
+        else:
+            place = self._place(node, uses, fits)
         if place is None:
-            return self._own(node, uses)
-        (space, index), stored = place
-        if stored:
-            self.stored[node] = space.cluster
-        self._limit(space.cluster, uses)
-        self._enter(node, space, index)
-        return None
+            self._own(node, uses)
+        else:
+            self._enter(node, *place)
 
-    def _place(self, node: Node, uses: list[Use], fits: Fits) -> tuple[Place, bool] | None:
-        """Where `node` may join, and whether it must be stored there because others need it too."""
-        by_cluster = _by_cluster(uses)
-        stored = len(by_cluster) > 1
-        tried = nlargest(TRIED, by_cluster, key=_height)
+    def _place(self, node: Node, uses: list[Use], fits: Fits) -> Place | None:
+        """Where `node` may join; if others need it too, it is stored there, and they wait for it."""
+        places = _by_cluster(uses)
+        stored = len(places) > 1
+        tried = nlargest(TRIED, places, key=height_of)
         for k, cluster in enumerate(tried):
-            place = by_cluster[cluster]
-            if cluster is None or place is None:
-                continue
-            others = max((_height(other) for other in tried[:1] * (k > 0) + tried[k + 1 : k + 2]), default=-2)
+            place = places[cluster]
+            others = tried[0].height if k else tried[1].height if stored else -2  # the highest of them
             height = max(cluster.height, others + 1)
-            if height < cluster.limit and fits(node, *place, stored):
+            if place is not None and height < cluster.limit and fits(node, *place, stored):
                 cluster.height = height
-                return place, stored
+                if stored:
+                    self.stored[node] = cluster
+                    _limit(cluster, uses)
+                return place
         return None
 
     def _own(self, node: Node, uses: list[Use]) -> None:
         """Give `node` a kernel of its own, which stores it."""
         cluster = self._cluster(uses)
         if isinstance(node.type, TupleType):
-            self.stored.update(dict.fromkeys(self._items[node], cluster))
+            self.stored.update(dict.fromkeys(self.items[node], cluster))
             return self._core(node, cluster)
         self.stored[node] = cluster
-        space = Space(cluster, node, pointwise=self.info.fuses, views=True, stores=True)
+        space = Space(cluster, node, pointwise=True, views=True, stores=True)
         cluster.results.append(space)
         return self._enter(node, space, space.full)
 
     def _cluster(self, uses: Sequence[Use]) -> Cluster:
-        cluster = Cluster(1 + max(_height(_cluster_of(space)) for space, _ in uses))
+        cluster = Cluster(1 + max([user.height for user, _ in uses]))
         self.clusters.append(cluster)
-        self._limit(cluster, uses)
+        _limit(cluster, uses)
         return cluster
-
-    def _limit(self, cluster: Cluster, uses: Sequence[Use]) -> None:
-        """The kernels in `uses` read what `cluster` stores, so they stay below it."""
-        for space, _ in uses:
-            if space is not None and space.cluster is not cluster:
-                space.cluster.limit = min(space.cluster.limit, cluster.height)
 
     def _repeat(self, node: Node, uses: list[Use]) -> bool:
         """Compute a cheap `node` in every kernel that uses it; whether all have room."""
-        places = {space: index for space, index in uses if space is not None and index is not None}
+        places = dict([place for _, place in uses if place is not None])
         fit = len(places) == len(uses) and all(self._fits_pointwise(node, *place, False) for place in places.items())
         for space, index in places.items() if fit else ():
             self._enter(node, space, index)
@@ -324,22 +240,25 @@ class Fusion:
     # ----------------------------------------------------------------------------------------- does it fit?
 
     def _has_room(self, node: Node, space: Space) -> bool:
-        live = space.live - len(space.pending.get(node, ())) + len(node.inputs)
-        return len(space.members) < self.info.max_ops and live <= self.info.max_live
+        live = len(space.pending) + len(node.inputs) - 1  # `node` itself is pending, and won't be
+        return live <= self.info.max_live and len(space.members) < self.info.max_ops
 
     def _fits_pointwise(self, node: Node, space: Space, index: Index, stored: bool) -> bool:
         if not space.pointwise or (stored and not space.stores) or not self._has_room(node, space):
             return False
+        if stored and node in self._after_row and space.rows != space.order[len(space.order) - len(space.rows) :]:
+            return False  # better computed with the rows that it comes from
         if stored and node in self._after_core and (space.rows or not space.is_lane):
             return False  # better computed where its operand is made, so that the operand never is in memory
         if index is space.full:
             return True
         missing = space.missing(index)
+        over_row = set(missing) == set(space.rows)
         if stored:
-            return set(missing) in (set(), set(space.rows)) and covers(index, node.shape, space.extents)
+            return (over_row or not missing) and covers(index, node.shape, space.extents)
         # Along loops that it doesn't vary with it would be computed again and again, unless they are inside of those
-        # that it varies with, or are all of the row.
-        return set(missing) == set(space.rows) or missing == space.order[len(space.order) - len(missing) :]
+        # that it varies with, or are the row.
+        return over_row or missing == space.order[len(space.order) - len(missing) :]
 
     def _fits_reduce(self, node: Node, space: Space, index: Index, stored: bool) -> bool:
         if not (space.is_lane and self._has_room(node, space) and space.reductions < self.info.max_reductions):
@@ -351,7 +270,7 @@ class Fusion:
             return not space.rows
         if space.rows and set(missing) != set(space.rows):
             return False
-        loops = space.rows or tuple(missing)
+        loops = space.rows or missing
         again = node in space.back or not space.rows
         return [space.extents[loop] for loop in loops] == row and (not again or self._row_fits(node, loops, space))
 
@@ -375,60 +294,73 @@ class Fusion:
 
     def _enter(self, node: Node, space: Space, index: Index) -> None:
         """Compute `node` in `space` at `index`, and note what that needs."""
-        kind = node.op.kind
+        cluster, kind = space.cluster, node.op.kind
+        space.index[node] = index
+        space.pending.pop(node, None)
         if kind == "pointwise":
-            space.compute(node, index)
+            space.members.append(node)
             if node in space.back:
-                space.back.update(node.inputs)
+                space.back = space.back.union(node.inputs)
+            place = (space, index)
             for operand in node.inputs:
-                self._use(operand, space, index)
+                self._load(operand, cluster, place)
         elif kind == "reduce":
-            self._enter_reduce(node, space, index)
+            space.members.append(node)
+            self._load(node.inputs[0], cluster, (space, self._reduce_over(node, space, index)))
         elif kind == "view" and node.op in VIEWS:  # a copy
-            space.compute(node, index)
-            self._use(node.inputs[0], space, pull(node, index, space.extents))
+            space.members.append(node)
+            pulled = pull(node, index, space.extents)
+            assert pulled is not None  # what keeps the order is no copy
+            self._load(node.inputs[0], cluster, (space, pulled))
         elif kind in ("iota", "extent"):
-            space.compute(node, index)
+            space.members.append(node)
         else:
-            space.index[node] = index
-            space.settle(node)
-            self._core(node, space.cluster)
+            self._core(node, cluster)
 
-    def _enter_reduce(self, node: Node, space: Space, index: Index) -> None:
+    def _reduce_over(self, node: Node, space: Space, index: Index) -> Index:
+        """Make a reduction a member, with reduce loops if there are none yet; the index of its operand."""
         missing = space.missing(index)
-        space.compute(node, index)
         space.reductions += 1
-        created = not space.rows and not missing
-        if created:
-            space.add_rows(_reduced(node) or [1])
-        elif not space.rows:
-            space.rows = tuple(missing)
+        if space.rows or missing:
+            space.rows = space.rows or missing
+            return space.operand_index(node, index)
+        space.add_rows(_reduced(node) or [1])
         inside = space.operand_index(node, index)
-        if created:
-            space.reorder(inside)
-        self._use(node.inputs[0], space, inside)
+        space.nest_like(inside)
+        return inside
 
     def _core(self, node: Node, cluster: Cluster) -> None:
         cluster.core = node
-        cluster.operands = [self._operand(cluster, i, node.op.kind, stores=False) for i in node.inputs]
+        pointwise = node.op.kind in self.info.prologues
+        views = node.op.kind in self.info.views
+        for operand in node.inputs:
+            kind = operand.op.kind
+            if (views and kind == "view") or (pointwise and kind not in LEAVES):
+                space = Space(cluster, operand, pointwise=pointwise, views=views, stores=False)
+                cluster.operands.append(space)
+                if not pointwise and operand in self.uniform:
+                    self._need(unbroadcast(operand), cluster)
+                else:
+                    self._load(operand, cluster, (space, space.full))
+            else:
+                cluster.operands.append(operand)
+                self._need(operand, cluster)
 
-    def _operand(self, cluster: Cluster, operand: Node, kind: str, *, stores: bool) -> Space:
-        """A space that runs over an operand of a core, or over a part of an assembled value."""
-        pointwise = self.info.fuses and kind in self.info.prologues
-        space = Space(cluster, operand, pointwise=pointwise, views=kind in self.info.views, stores=stores)
-        if not space.views:
-            self._use(operand, space, None)
-        elif not pointwise and self.is_uniform(operand):
-            self._use(unbroadcast(operand), space, None)
-        else:
-            self._use(operand, space, space.full)
-        return space
+    def _need(self, node: Node, cluster: Cluster) -> None:
+        """Note that a kernel needs `node` in memory, as a whole."""
+        self._uses.setdefault(node, []).append((cluster, None))
 
-    def _use(self, node: Node, space: Space | None, index: Index | None) -> None:
-        """Note that `space` needs `node` at `index`."""
-        if space is not None and index is not None and (self.is_uniform(node) or not space.need(node, index)):
+    def _load(self, node: Node, cluster: Cluster, place: Place) -> None:
+        """Note that a kernel needs `node` at an index of one of its spaces."""
+        if node in self.uniform:
             return
-        self._uses.setdefault(node, []).append((space, index))
+        space, index = place
+        known = space.pending.get(node)
+        if known is None:
+            space.pending[node] = index
+        elif known == index:
+            return
+        self._uses.setdefault(node, []).append((cluster, place))
 
 
 HANDLERS: dict[str, Callable[[Fusion, Node, list[Use]], None]] = {
@@ -442,26 +374,34 @@ HANDLERS: dict[str, Callable[[Fusion, Node, list[Use]], None]] = {
 }
 
 
-def _height(cluster: Cluster | None) -> int:
-    return -1 if cluster is None else cluster.height
+def _current(use: Use) -> Use:
+    """`use`, where its cluster has become a part of another, by that one."""
+    cluster, place = use
+    while cluster.into is not None:
+        cluster = cluster.into
+    if cluster is use[0]:
+        return use
+    return cluster, None if place is None else (cluster.results[0], place[1])
 
 
-def _cluster_of(space: Space | None) -> Cluster | None:
-    return None if space is None else space.cluster
+def _limit(cluster: Cluster, uses: Sequence[Use]) -> None:
+    """The kernels in `uses` read what `cluster` stores, so they stay below it."""
+    for user, _ in uses:
+        if user is not cluster and user.limit > cluster.height:
+            user.limit = cluster.height
 
 
-def _by_cluster(uses: Sequence[Use]) -> dict[Cluster | None, Place | None]:
+def _by_cluster(uses: Sequence[Use]) -> dict[Cluster, Place | None]:
     """The kernels that use a value, each with the one place where it does: None if there are several, or in memory."""
-    found: dict[Cluster | None, Place | None] = {}
-    for space, index in uses:
-        cluster = _cluster_of(space)
-        place = None if space is None or index is None else (space, index)
+    found: dict[Cluster, Place | None] = {}
+    for cluster, place in uses:
         found[cluster] = place if cluster not in found or found[cluster] == place else None
     return found
 
 
-def _pulled(view: Node, space: Space | None, index: Index | None) -> Index | None:
-    return None if space is None or index is None or not space.views else pull(view, index, space.extents)
+def _leaves(rows: Sequence[int], before: Index, after: Index) -> bool:
+    """Whether an index varies along the row before, and not after."""
+    return not loops_of(before).isdisjoint(rows) and loops_of(after).isdisjoint(rows)
 
 
 def _reduced(node: Node) -> list[Dim]:
@@ -490,13 +430,40 @@ def unbroadcast(node: Node) -> Node:
     return node
 
 
-def _epilogues(nodes: Sequence[Node], kinds: frozenset[str]) -> set[Node]:
-    """Pointwise nodes that can be computed in the kernel of a core they follow from, through values used once."""
-    users = Counter(i for node in nodes for i in node.inputs)
+def _uniform(nodes: Sequence[Node]) -> set[Node]:
+    """Constants of one element, sizes, and broadcasts of those."""
     found: set[Node] = set()
     for node in nodes:
-        if node.op.kind == "pointwise" and any(
-            users[i] == 1 and (i in found or i.op.kind in kinds) for i in node.inputs
-        ):
+        op = node.op
+        if op is broadcast_op:
+            if node.inputs[0] in found:
+                found.add(node)
+        elif op.kind == "extent" or (op is constant_op and node.attrs["value"].array.size == 1):
+            found.add(node)
+    return found
+
+
+def _epilogues(nodes: Sequence[Node], kinds: frozenset[str]) -> set[Node]:
+    """Pointwise nodes that can be computed in the kernel of a core they follow from, through values used once."""
+    users = Counter([i for node in nodes for i in node.inputs])
+    found: set[Node] = set()
+    for node in nodes:
+        if node.op.kind == "pointwise":
+            for i in node.inputs:
+                if users[i] == 1 and (i in found or i.op.kind in kinds):
+                    found.add(node)
+    return found
+
+
+def _row_results(nodes: Sequence[Node]) -> set[Node]:
+    """What follows, by pointwise ops and views, from reductions over the last axes."""
+    found: set[Node] = set()
+    for node in nodes:
+        kind = node.op.kind
+        if kind == "reduce":
+            rank, axes = node.ndim, node.attrs["axes"]
+            if axes == tuple(range(rank - len(axes), rank)):
+                found.add(node)
+        elif kind in ("pointwise", "view") and not found.isdisjoint(node.inputs):
             found.add(node)
     return found

@@ -40,6 +40,7 @@ def along(loop: int) -> Axis:
     return Axis(0, ((loop, 1),))
 
 
+@lru_cache(maxsize=4096)
 def identity(shape: Shape) -> tuple[Index, Shape]:
     """The index of each element of `shape` in loops over it, and the loops' extents; axes of size 1 need none."""
     index: list[Axis] = []
@@ -53,16 +54,17 @@ def identity(shape: Shape) -> tuple[Index, Shape]:
     return tuple(index), tuple(extents)
 
 
-def loops_of(index: Index) -> set[int]:
+@lru_cache(maxsize=4096)
+def loops_of(index: Index) -> frozenset[int]:
     """The loops that an index varies with."""
-    return {loop for axis in index for loop, _ in axis.terms}
+    return frozenset([loop for axis in index for loop, _ in axis.terms])
 
 
 def covers(index: Index, shape: Shape, extents: Sequence[Dim]) -> bool:
     """Whether the loops visit every element of `shape`, each axis by a loop of its own from end to end."""
     seen = set()
     for axis, dim in zip(index, shape, strict=True):
-        if dim == 1:
+        if dim == 1 and not axis.terms:
             continue
         if axis.offset != 0 or len(axis.terms) != 1:
             return False
@@ -84,6 +86,7 @@ def row_major(shape: Shape) -> tuple[Dim, ...]:
     return tuple(reversed(strides))
 
 
+@lru_cache(maxsize=4096)
 def linear(index: Index, shape: Shape, loops: int) -> Access:
     """The position in row-major memory of the element of `shape` at `index`, over loops numbered below `loops`."""
     offset: Dim = 0

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from operator import itemgetter
+from typing import Any
 
 from graphc.attrs import Attrs
 from graphc.dims import Dim
-from graphc.ir import Node, Program, derived_from, make
+from graphc.ir import Node, Program, make
 from graphc.kernel import Access, Kernel, Load, Loop, Region, Store
+from graphc.occurrences import derived_from
 from graphc.operands import constant, expand, parameter
-from graphc.passes.fuse import Cluster, Fusion, Space, unbroadcast
+from graphc.passes.clusters import Cluster, Space
+from graphc.passes.fuse import Fusion, unbroadcast
 from graphc.passes.index_maps import (
     ASSEMBLED,
     VIEWS,
@@ -26,9 +29,9 @@ from graphc.passes.index_maps import (
     placed,
     pull,
 )
-from graphc.plan import Buffer, Step, SymbolicPlan
+from graphc.plan import Buffer, Role, Step, SymbolicPlan
 from graphc.target import TargetInfo
-from graphc.types import TensorType, TupleType
+from graphc.types import TensorType, TupleType, Type
 
 FIRST_STEP, LAST_STEP = -1, 1 << 62  # serial numbers before and after those of all nodes
 
@@ -39,19 +42,13 @@ def lower(program: Program, info: TargetInfo) -> SymbolicPlan:
         return _Lowering(program, Fusion(program, info)).plan()
 
 
-class _Item(NamedTuple):
-    """A value of a body, before it is built: a load by its number, or a node over earlier values."""
-
-    node: Node | None
-    operands: tuple[int, ...]
+# A value of a body: `(number,)` of a load, `(node,)` for a constant or size, `(dtype,)` of the core's element, or
+# `(op, key of its attributes, *earlier values)`. What bodies are made from, as far as it doesn't depend on the program.
+_Item = tuple[Any, ...]
 
 
-class _Write(NamedTuple):
-    """A value of a body that is stored: where its element lies, and in which buffers."""
-
-    value: int
-    access: Access
-    buffers: tuple[int, ...]
+# A value of a body that is stored: its place, where its element lies, and the buffers (or their numbers) that get it.
+_Write = tuple[int, Access, tuple[int, ...]]
 
 
 class _Lowering:
@@ -68,9 +65,12 @@ class _Lowering:
         self.steps: list[tuple[int, Step]] = []
         self.targets: dict[Node, tuple[int, ...]] = {}
         self.given: dict[Node, int] = {}
-        self.kernels: dict[Kernel, Kernel] = {}
-        self.parameters: dict[tuple[int, TensorType], Node] = {}
+        self.parameters: dict[tuple[int, Type], Node] = {}
         self.numbers: dict[Node, Node] = {}
+        # Everything that repeats is made once, found by what it is made from:
+        self.regions: dict[tuple[Any, ...], Region] = {}
+        self.cores: dict[tuple[Any, ...], Node] = {}
+        self.kernels: dict[tuple[Any, ...], Kernel] = {}
 
     def plan(self) -> SymbolicPlan:
         """Make all of it."""
@@ -78,18 +78,21 @@ class _Lowering:
         outputs = len(self.program.outputs)
         slots = [self._buffer("result" if k < outputs else "update", root) for k, root in enumerate(roots)]
         owners = [self.owner(root) for root in roots]
+        stored = self.fusion.stored
         for owner, slot in zip(owners, slots, strict=True):
-            if owner in self.fusion.stored:
+            if owner in stored:
                 self.targets[owner] = (*self.targets.get(owner, ()), slot)
-        for node in self.fusion.stored:
+        for node in stored:
             if node not in self.targets:
                 self.targets[node] = (self._buffer("arena", node),)
         for cluster in self.fusion.clusters:
-            nodes = cluster.nodes()
-            self._step(_KernelBuilder(self, cluster).kernel(), nodes, nodes[-1].serial)
+            nodes = tuple(cluster.nodes())
+            kernel, reads, writes = _KernelBuilder(self, cluster).kernel()
+            self.steps.append((nodes[-1].serial, Step(kernel, reads, writes, nodes)))
         for k, (owner, slot) in enumerate(zip(owners, slots, strict=True)):
-            if owner not in self.fusion.stored:
-                self._copy(owner, slot, FIRST_STEP if k < outputs else LAST_STEP)
+            if owner not in stored:
+                serial = FIRST_STEP if k < outputs else LAST_STEP
+                self.steps.append((serial, Step(self._copy(owner), (self.source(owner),), (slot,), (roots[k],))))
         return SymbolicPlan(
             self.program,
             tuple(self.buffers),
@@ -111,13 +114,13 @@ class _Lowering:
         owner = self.owner(node)
         found = self.targets.get(owner)
         if found is None:
-            role = "constant" if owner.op.kind == "constant" else "given"
+            role: Role = "constant" if owner.op.kind == "constant" else "given"
             found = self.targets[owner] = (self._buffer(role, owner),)
             if role == "given":
                 self.given[owner] = found[0]
         return found[0]
 
-    def parameter(self, number: int, type: TensorType) -> Node:
+    def parameter(self, number: int, type: Type) -> Node:
         """The parameter of a body."""
         key = (number, type)
         found = self.parameters.get(key)
@@ -135,33 +138,41 @@ class _Lowering:
             self.numbers[node] = found
         return found
 
-    def _buffer(self, role: str, node: Node) -> int:
-        self.buffers.append(Buffer(role, node))  # type: ignore[arg-type]
+    def core(self, node: Node) -> Node:
+        """A node that isn't computed point by point, over parameters; a leaf stays itself."""
+        if not node.inputs:
+            return node
+        types = [i.type for i in node.inputs]
+        key = (node.op, node.attrs.key, node.body, *types)
+        found = self.cores.get(key)
+        if found is None:
+            formals = tuple([self.parameter(k, type) for k, type in enumerate(types)])
+            found = self.cores[key] = make(node.op, formals, node.attrs, node.body)
+        return found
+
+    def kernel(self, core: Node | None, operands: Sequence[Region], results: Sequence[Region]) -> Kernel:
+        """The one kernel of these parts."""
+        key = (core, *operands, None, *results)
+        found = self.kernels.get(key)
+        if found is None:
+            found = self.kernels[key] = Kernel(core, tuple(operands), tuple(results))
+        return found
+
+    def _buffer(self, role: Role, node: Node) -> int:
+        self.buffers.append(Buffer(role, node))
         return len(self.buffers) - 1
 
-    def _copy(self, owner: Node, slot: int, serial: int) -> None:
-        """A step that copies what is in memory before the run."""
+    def _copy(self, owner: Node) -> Kernel:
+        """The kernel that copies what is in memory before the run."""
         index, extents = identity(owner.shape)
         access = linear(index, owner.shape, len(extents))
         value = self.parameter(0, TensorType(owner.dtype))
-        loops, (load, store) = collapsed(range(len(extents)), extents, (), [access, access])
-        region = Region(loops, (Load(0, load),), Program((value,), (value,)), (Store(0, store),))
-        built = _Built(Kernel(None, (), (region,)), (self.source(owner),), (slot,))
-        self._step(built, (self.buffers[slot].node,), serial)
-
-    def _step(self, built: _Built, nodes: tuple[Node, ...], serial: int) -> None:
-        kernel = self.kernels.setdefault(built.kernel, built.kernel)
-        self.steps.append((serial, Step(kernel, built.reads, built.writes, nodes)))
-
-
-class _Built(NamedTuple):
-    kernel: Kernel
-    reads: tuple[int, ...]
-    writes: tuple[int, ...]
+        loops, (load, store) = collapsed(tuple(range(len(extents))), extents, (), [access, access])
+        return self.kernel(None, (), [Region(loops, (Load(0, load),), Program((value,), (value,)), (Store(0, store),))])
 
 
 class _KernelBuilder:
-    """The kernel of one cluster."""
+    """The kernel of one cluster, and the buffers that it reads and writes, by their numbers in the kernel."""
 
     def __init__(self, lowering: _Lowering, cluster: Cluster) -> None:
         self.lowering = lowering
@@ -169,33 +180,46 @@ class _KernelBuilder:
         self.reads: dict[int, int] = {}
         self.writes: dict[int, int] = {}
 
-    def kernel(self) -> _Built:
+    def kernel(self) -> tuple[Kernel, tuple[int, ...], tuple[int, ...]]:
         """Make it, with what it reads and writes."""
-        cluster = self.cluster
-        operands = tuple([self._operand(space) for space in cluster.operands])
-        results = [*self._pieces()] if cluster.assembled is not None else [*map(self._result, cluster.results)]
-        core = cluster.core
-        if core is not None and isinstance(core.type, TupleType):
+        cluster, core = self.cluster, self.cluster.core
+        operands = [self._operand(operand) for operand in cluster.operands]
+        if cluster.assembled is not None:
+            results = list(self._pieces(cluster.assembled))
+        elif core is not None and isinstance(core.type, TupleType):
             results = self._items(core, core.type)
-        if core is not None and core.inputs:
-            formals = tuple([parameter(k, i.type) for k, i in enumerate(core.inputs)])
-            core = make(core.op, formals, core.attrs, core.body)
-        return _Built(Kernel(core, operands, tuple(results)), tuple(self.reads), tuple(self.writes))
+        else:
+            results = [self._result(space) for space in cluster.results]
+        kernel = self.lowering.kernel(None if core is None else self.lowering.core(core), operands, results)
+        return kernel, tuple(self.reads), tuple(self.writes)
 
-    def _operand(self, space: Space) -> Region:
-        builder = _RegionBuilder(self, space)
-        value = builder.resolve(space.sink, space.full)
-        return builder.region([_Write(value, Access(0, ()), ())], axes=space.full)
+    def _operand(self, operand: Space | Node) -> Region:
+        if isinstance(operand, Space):
+            builder = _RegionBuilder(self, operand)
+            value = builder.resolve(operand.sink, operand.full)
+            element = linear(operand.full, operand.sink.shape, len(operand.extents))
+            return builder.region([(value, element, ())], axes=operand.full)
+        key = (operand.type, self.read(self.lowering.source(operand)))
+        found = self.lowering.regions.get(key)
+        if found is None:
+            found = self.lowering.regions[key] = self._whole(operand.tensor_type, key[1])
+        return found
+
+    def _whole(self, type: TensorType, read: int) -> Region:
+        """The region of an operand that lies in memory as it is wanted."""
+        index, extents = identity(type.shape)
+        access = _spread(linear(index, type.shape, len(extents)), index)
+        element = self.lowering.parameter(0, TensorType(type.dtype))
+        loops = tuple([Loop(dim) for dim in type.shape])
+        return Region(loops, (Load(read, access),), Program((element,), (element,)))
 
     def _result(self, space: Space) -> Region:
         core = self.cluster.core
         builder = _RegionBuilder(self, space)
         return builder.region(builder.stored(), axes=None if core is None else space.index[core])
 
-    def _pieces(self) -> Iterable[Region]:
+    def _pieces(self, whole: Node) -> Iterable[Region]:
         """The regions that each store their part of a value, after one that fills it."""
-        whole = self.cluster.assembled
-        assert whole is not None
         assembly = ASSEMBLED[whole.op](whole)
         targets = self.lowering.targets[whole]
         if assembly.fill is not None:
@@ -205,18 +229,19 @@ class _KernelBuilder:
             stored = builder.stored()
             value = builder.resolve(space.sink, space.full)
             access = linear(placed(space.full, place), whole.shape, len(space.extents))
-            yield builder.region([_Write(value, access, targets), *stored])
+            yield builder.region([(value, access, targets), *stored])
 
     def _filled(self, whole: Node, number: Node, targets: Sequence[int]) -> Region:
         index, extents = identity(whole.shape)
         access = linear(index, whole.shape, len(extents))
-        loops, (access,) = collapsed(range(len(extents)), extents, (), [access])
+        loops, (access,) = collapsed(tuple(range(len(extents))), extents, (), [access])
         stores = tuple([Store(self.write(buffer), access) for buffer in targets])
         return Region(loops, (), Program((), (number,) * len(stores)), stores)
 
     def _items(self, core: Node, type: TupleType) -> list[Region]:
         """The regions of a core that has several results: each stored as it is, or not at all."""
-        stored = {item.attrs["index"]: item for item, by in self.lowering.fusion.stored.items() if by is self.cluster}
+        fusion = self.lowering.fusion
+        stored = {item.attrs["index"]: item for item in fusion.items[core]}
         regions = []
         for k, item_type in enumerate(type.items):
             element = self.lowering.parameter(0, TensorType(item_type.dtype))
@@ -238,93 +263,93 @@ class _KernelBuilder:
 
 
 class _RegionBuilder:
-    """The region of one space: first which values its body has, then the loops, then the body over them."""
+    """The region of one space: first which values its body has, then the loops, then the body over them.
+
+    Attributes:
+        loads: what is loaded, with the place of its item.
+        items: the values of the body; `nodes` has the program's node of each, None for a load, and `place` the inverse.
+    """
 
     def __init__(self, kernel: _KernelBuilder, space: Space) -> None:
         self.kernel = kernel
         self.lowering = kernel.lowering
-        self.fusion = kernel.lowering.fusion
         self.space = space
         self.loads: dict[tuple[int | None, Access, str], int] = {}
         self.items: list[_Item] = []
+        self.nodes: list[Node | None] = []
         self.place: dict[Node, int] = {}
         core = kernel.cluster.core
-        self.core = core if core is not None and space.stores else None
-        if self.core is not None:
-            self._add(self.core, ())
+        self.has_core = core is not None and space.stores
+        if core is not None and space.stores:
+            self._add(core, (core.dtype,))
         for member in reversed(space.members):
             index = space.index[member]
-            if member.op.kind in ("pointwise", "reduce"):
-                at = self._operand_index(member, index)
-                self._add(member, tuple([self.resolve(i, at) for i in member.inputs]))
+            kind = member.op.kind
+            if kind == "pointwise":
+                operands = [self.resolve(i, index) for i in member.inputs]
+                self._add(member, (member.op, member.attrs.key, *operands))
+            elif kind == "reduce":
+                operand = self.resolve(member.inputs[0], space.operand_index(member, index))
+                self._add(member, (member.op, member.attrs.key, operand))
             else:  # a copy of a view or of a counter
-                self.place[member] = self._look_through(member, index)
+                self.place[member] = self._copied(member, index)
 
-    def _operand_index(self, member: Node, index: Index) -> Index:
-        if member.op.kind != "reduce":
-            return index
-        return self.space.operand_index(member, index)
-
-    def _add(self, node: Node, operands: tuple[int, ...]) -> None:
-        self.place[node] = len(self.items)
-        self.items.append(_Item(node, operands))
+    def _add(self, node: Node, item: _Item) -> int:
+        at = self.place[node] = len(self.items)
+        self.items.append(item)
+        self.nodes.append(node)
+        return at
 
     # ------------------------------------------------------------------------------------ values
 
     def resolve(self, node: Node, index: Index) -> int:
         """The value of the body that is `node` at `index`: computed here, a number, or loaded."""
-        found = self.place.get(node)
-        return self._look_through(node, index) if found is None else found
-
-    def _look_through(self, node: Node, index: Index) -> int:
-        """As `resolve`, for what isn't computed here: views and counters are only looked through."""
-        fusion = self.fusion
-        first = node in self.space.index  # a copy: look through it even though it is stored, here
-        while first or not (node in fusion.stored or node in fusion.alias):
-            first = False
-            if fusion.is_uniform(node) and (self.space.pointwise or self.space.stores):
-                return self._number(unbroadcast(node))
-            kind = node.op.kind
-            if kind == "iota":
-                return self._load(None, linear(index, node.shape, len(self.space.extents)), node.dtype)
-            if kind != "view" or node.op not in VIEWS:
-                break
-            pulled = pull(node, index, self.space.extents)
-            assert pulled is not None
-            node, index = node.inputs[0], pulled
-            found = self.place.get(node)
-            if found is not None:
+        fusion = self.lowering.fusion
+        while node not in self.place:
+            if node in fusion.stored or node in fusion.alias:
+                return self._load(self.lowering.source(node), node, index)
+            found = self._look_through(node, index)
+            if isinstance(found, int):
                 return found
-        return self._load(
-            self.kernel.read(self.lowering.source(node)),
-            linear(index, node.shape, len(self.space.extents)),
-            node.dtype,
-        )
+            node, index = found
+        return self.place[node]
 
-    def _number(self, node: Node) -> int:
-        found = self.place.get(node)
-        if found is None:
-            self._add(node, ())
-            found = self.place[node]
-        return found
+    def _copied(self, node: Node, index: Index) -> int:
+        """The value of a view or counter that is stored here: what it is a copy of."""
+        found = self._look_through(node, index)
+        return found if isinstance(found, int) else self.resolve(*found)
 
-    def _load(self, read: int | None, access: Access, dtype: str) -> int:
-        key = (read, access, dtype)
+    def _look_through(self, node: Node, index: Index) -> int | tuple[Node, Index]:
+        """The value of a number or of what is in memory before the run; the operand of a view, and where."""
+        kind = node.op.kind
+        if node in self.lowering.fusion.uniform and (self.space.pointwise or self.space.stores):
+            number = unbroadcast(node)
+            found = self.place.get(number)
+            return self._add(number, (self.lowering.number(number),)) if found is None else found
+        if kind == "view" and node.op in VIEWS:
+            pulled = pull(node, index, self.space.extents)
+            assert pulled is not None  # or fusion would have stored it
+            return node.inputs[0], pulled
+        return self._load(None if kind == "iota" else self.lowering.source(node), node, index)
+
+    def _load(self, buffer: int | None, node: Node, index: Index) -> int:
+        access = linear(index, node.shape, len(self.space.extents))
+        key = (None if buffer is None else self.kernel.read(buffer), access, node.dtype)
         found = self.loads.get(key)
         if found is None:
             found = self.loads[key] = len(self.items)
-            self.items.append(_Item(None, (len(self.loads) - 1,)))
+            self.items.append((len(self.loads) - 1,))
+            self.nodes.append(None)
         return found
 
     def stored(self) -> list[_Write]:
         """What the space stores of its own values."""
-        writes = []
-        cluster, space = self.kernel.cluster, self.space
-        for node, place in self.place.items():
-            if self.fusion.stored.get(node) is cluster and node in space.index:
-                access = linear(space.index[node], node.shape, len(space.extents))
-                writes.append(_Write(place, access, self.lowering.targets[node]))
-        return writes
+        cluster, space, stored = self.kernel.cluster, self.space, self.lowering.fusion.stored
+        return [
+            (place, linear(space.index[node], node.shape, len(space.extents)), self.lowering.targets[node])
+            for node, place in self.place.items()
+            if stored.get(node) is cluster and node in space.index
+        ]
 
     # ------------------------------------------------------------------------------------ loops and body
 
@@ -335,9 +360,16 @@ class _RegionBuilder:
             axes: where the loops must be axes, one each, the index of the value that has them.
         """
         space = self.space
-        accesses = [access for _, access, _ in self.loads]
-        targets = [write for write in writes if write.buffers]
-        accesses += [write.access for write in targets]
+        numbered = tuple([(value, at, tuple(map(self.kernel.write, buffers))) for value, at, buffers in writes])
+        key = (space.order, space.extents, space.rows, axes, *self.loads, *self.items, *numbered)
+        found = self.lowering.regions.get(key)
+        if found is None:
+            found = self.lowering.regions[key] = self._made(numbered, axes)
+        return found
+
+    def _made(self, writes: Sequence[_Write], axes: Index | None) -> Region:
+        space = self.space
+        accesses = [access for _, access, _ in self.loads] + [access for _, access, _ in writes]
         if axes is None:
             loops, accesses = collapsed(space.order, space.extents, space.rows, accesses)
         else:
@@ -345,17 +377,16 @@ class _RegionBuilder:
             accesses = [_spread(access, axes) for access in accesses]
         loads = tuple([Load(key[0], access) for key, access in zip(self.loads, accesses, strict=False)])
         values = self._body(loops, loads)
-        row, stores, outputs = _row(loops), [], []
-        for write, access in zip(targets, accesses[len(loads) :], strict=True):
-            output = values[write.value]
+        row = _row(loops)
+        stores: list[Store] = []
+        outputs: list[Node] = []
+        for (value, _, numbers), access in zip(writes, accesses[len(loads) :], strict=True):
+            output = values[value]
             if output.shape != row:  # a number, in a body over rows
                 output = expand(output, row if _varies(access, loops) else (1,) * len(row))
-            for buffer in write.buffers:
-                stores.append(Store(self.kernel.write(buffer), access))
-                outputs.append(output)
-        if not targets:  # an operand
-            outputs = [values[write.value] for write in writes]
-        inputs = [values[0]] if self.core is not None else []
+            outputs += [output] * max(len(numbers), 1)  # an operand has one output, and stores nothing
+            stores += [Store(number, access) for number in numbers]
+        inputs = [values[0]] if self.has_core else []
         inputs += [values[place] for place in self.loads.values()]
         return Region(loops, loads, Program(tuple(inputs), tuple(outputs)), tuple(stores))
 
@@ -364,28 +395,27 @@ class _RegionBuilder:
         row = _row(loops)
         ones: Shape = (1,) * len(row)
         dtypes = [dtype for _, _, dtype in self.loads]
-        first = 0 if self.core is None else 1
-        nodes: list[Node] = []
-        for node, operands in self.items:
+        built: list[Node] = []
+        for node, item in zip(self.nodes, self.items, strict=True):
             if node is None:
-                (number,) = operands
+                number = item[0]
                 type = TensorType(dtypes[number], row if _varies(loads[number].access, loops) else ones)
-                nodes.append(self.lowering.parameter(first + number, type))
-            elif node is self.core:
-                nodes.append(self.lowering.parameter(0, TensorType(node.dtype)))
-            elif not operands:
-                nodes.append(self.lowering.number(node))
+                built.append(self.lowering.parameter(number + self.has_core, type))
             elif node.op.kind == "reduce":
                 attrs = Attrs({**node.attrs, "axes": tuple(range(len(row)))})
-                nodes.append(make(node.op, (expand(nodes[operands[0]], row),), attrs))
-            else:
-                given = [nodes[k] for k in operands]
+                built.append(make(node.op, (expand(built[item[-1]], row),), attrs))
+            elif node.op.kind == "pointwise":
+                given = [built[k] for k in item[2:]]
                 if row:
                     shapes = {i.shape for i in given}
                     shape = row if row in shapes else ones if ones in shapes else ()
                     given = [expand(i, shape) for i in given]
-                nodes.append(make(node.op, tuple(given), node.attrs))
-        return nodes
+                built.append(make(node.op, tuple(given), node.attrs))
+            else:
+                (what,) = item
+                element = self.lowering.parameter(0, TensorType(what)) if isinstance(what, str) else what
+                built.append(element)
+        return built
 
 
 def _row(loops: Sequence[Loop]) -> Shape:
@@ -425,6 +455,7 @@ def collapsed(
 
 def in_order(steps: Sequence[tuple[int, Step]]) -> list[Step]:
     """The steps with the least number first, as far as what they read allows it (Kahn, 1962)."""
+    steps = sorted(steps, key=itemgetter(0))
     writer = {buffer: k for k, (_, step) in enumerate(steps) for buffer in step.writes}
     users: list[list[int]] = [[] for _ in steps]
     waiting = [0] * len(steps)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
+from graphc.collector import paused
 from graphc.ir import Node, Program
 from graphc.kernel import Kernel, Region
 from graphc.passes.lower import lower
@@ -39,10 +40,11 @@ def plan_kernels(program: Program, info: TargetInfo, *, disable: Collection[str]
     """
     for name in INFO_SWITCHES.keys() & set(disable):
         info = replace(info, **INFO_SWITCHES[name])  # type: ignore[arg-type]
-    plan = lower(program, info)
-    if "schedule" not in disable:
-        plan = schedule(plan)
-    return plan if "in_place" in disable else reuse(plan)
+    with paused():
+        plan = lower(program, info)
+        if "schedule" not in disable:
+            plan = schedule(plan)
+        return plan if "in_place" in disable else reuse(plan)
 
 
 def plan_program(
@@ -64,11 +66,11 @@ def bind_plan(plan: SymbolicPlan, dims: Mapping[str, int], *, shared: bool = Tru
     nbytes = [_nbytes(buffer, dims) for buffer in plan.buffers]
     arena = [k for k, buffer in enumerate(plan.buffers) if buffer.role == "arena"]
     number = {buffer: k for k, buffer in enumerate(arena)}
-    end = len(plan.steps) - 1
-    lifetimes = plan.lifetimes if shared else [(0, end)] * len(plan.buffers)
-    intervals = [Interval(round_up(nbytes[k]), *lifetimes[k]) for k in arena]
-    takes = [(number[plan.buffers[k].takes], number[k]) for k in arena if plan.buffers[k].takes is not None]  # type: ignore[index]
+    intervals = [Interval(round_up(nbytes[k]), *plan.lifetimes[k]) for k in arena]
+    takes = [(number[giver], number[k]) for k in arena if (giver := plan.buffers[k].takes) is not None]
     storages, storage = share_storage(intervals, takes)
+    if not shared:
+        storages = [Interval(whole.size, 0, len(plan.steps)) for whole in storages]
     placed, peak = assign_offsets(storages)
     offsets = [0] * len(plan.buffers)
     for k, at in zip(arena, storage, strict=True):
@@ -108,18 +110,19 @@ def reuse(plan: SymbolicPlan) -> SymbolicPlan:
             return fits and giver == old[taker] and dies <= at and at >= safe_from
         return fits and buffers[taker].role == buffers[giver].role == "arena" and dies == at
 
+    pairs = {kernel: list(in_place_pairs(kernel)) for kernel in {step.kernel for step in steps}}
     for at, step in enumerate(steps):
         allowed: dict[int, list[int]] = {
             new: [old[new]] for new in step.writes if new in old and old[new] not in step.reads
         }
-        for read, write in in_place_pairs(step.kernel):
+        for read, write in pairs[step.kernel]:
             allowed.setdefault(step.writes[write], []).append(step.reads[read])
         taken: dict[int, int] = {}
         for taker, givers in allowed.items():
             giver = next((g for g in givers if g not in taken and may_take(taker, g, at)), None)
             if giver is not None:
                 taken[giver] = taker
-                buffers[taker] = replace(buffers[taker], takes=giver)
+                buffers[taker] = buffers[taker]._replace(takes=giver)
         in_place = tuple([pair for pair in taken.items() if pair[0] in step.reads])
         steps[at] = step._replace(in_place=in_place) if in_place else step
     return replace(plan, buffers=tuple(buffers), steps=tuple(steps))

@@ -263,7 +263,7 @@ class _Block:
     def _loaded(self, formal: Node, read: int | None, access: Access) -> Array:
         shape = self.shape_of(formal)
         if read is not None:
-            return np.array(self.elements(self.call.reads[read], access, shape), order="C")
+            return _kept(self.elements(self.call.reads[read], access, shape))
         offset, strides = self._bound(access)
         position = np.full(shape, offset, np.int64)
         for k, stride in enumerate(strides):
@@ -285,3 +285,9 @@ class _Block:
         strides = [evaluate(stride, dims) for stride in access.strides]
         start = sum([lo * stride for (lo, _), stride in zip(self.bounds, strides, strict=True)])
         return evaluate(access.offset, dims) + start, strides
+
+
+def _kept(view: Array) -> Array:
+    """A copy in which every element is there once: what is broadcast stays so, as the ops' references see it."""
+    once = view[tuple([slice(None) if stride else slice(0, 1) for stride in view.strides])]
+    return np.broadcast_to(np.array(once, order="C"), view.shape)
