@@ -66,7 +66,8 @@ class Op:
             view, concat (assembled from regions), reduce, contract, conv, window, index, sort, scan, random, extent,
             opaque, mode, auxiliary, tuple, composite.
         accepts: for pointwise ops, the dtype class of each operand (see `ACCEPTS`; the last one repeats).
-        bijective: a view that neither repeats nor drops elements, so that a mask may be moved through it.
+        injective: no element of an operand is twice in the result, and `vjp` only moves elements, of bools too: so
+            the mask of a cotangent may be moved through it.
         commutative: operands may be swapped; patterns match both orders.
         required, defaults: names of attributes that must be given, and those with a default value.
         samples: calls for the generated tests.
@@ -79,7 +80,7 @@ class Op:
     vjp: Callable[..., Cotangents] | NoGradient | None = None
     kind: str = "opaque"
     accepts: tuple[str, ...] = ("any",)
-    bijective: bool = False
+    injective: bool = False
     commutative: bool = False
     required: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)

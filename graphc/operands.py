@@ -160,6 +160,7 @@ def splat_value(node: Node) -> Any:
 
 # --------------------------------------------------------------------------------------------- coercion
 
+COMPARE = "compare first, such as gc.not_equal(x, 0)"
 WEAK = (bool, int, float)  # the classes of Python numbers, whose dtype yields to that of a tensor
 
 
@@ -193,6 +194,11 @@ def _plain_operands(op: Op, args: Sequence[Any]) -> tuple[Node, ...] | None:
 def _promoted(op: Op, args: Sequence[Any]) -> tuple[Node, ...]:
     values = [arg if isinstance(arg, Node) or arg.__class__ in WEAK else constant(arg) for arg in args]
     classes = [op.accepts[min(k, len(op.accepts) - 1)] for k in range(len(values))]
+    if any(c == "bool" and value.__class__ is bool for value, c in zip(values, classes, strict=True)):
+        raise ArgumentError(
+            "a condition is True or False in Python: == and != ask whether two tensors are one object",
+            hint="gc.equal and gc.not_equal compare elements; gc.constant(True) if that is meant",
+        )
     flags = "bool" in classes and len(set(classes)) > 1  # a mask beside data keeps its own dtype
     data = [v for v, c in zip(values, classes, strict=True) if not (flags and c == "bool")]
     if not any(isinstance(value, Node) for value in data):  # numbers alone have the dtypes of constants
@@ -208,7 +214,7 @@ def _fitted(value: Any, dtype: str, shape: tuple[Dim, ...]) -> Any:
     if not isinstance(value, Node):
         return splat(value, TensorType(dtype, shape))
     if dtype == "bool" and value.dtype != "bool":
-        raise DTypeError(f"expected bool[{_dims(shape)}], got {value.type}", hint="compare first, such as x != 0")
+        raise DTypeError(f"expected bool[{_dims(shape)}], got {value.type}", hint=COMPARE)
     return expand(astype(value, dtype), shape)
 
 
@@ -230,7 +236,7 @@ def common_dtype(name: str, values: Sequence[Any], accepted: str = "any") -> str
         dtype = float_result(dtype)
     if dtype not in ACCEPTS[accepted]:
         got = ", ".join(str(v.type) if isinstance(v, Node) else repr(v) for v in values)
-        hint = "compare first, such as x != 0" if accepted == "bool" else "cast first: gc.cast(x, 'float32')"
+        hint = COMPARE if accepted == "bool" else "cast first: gc.cast(x, 'float32')"
         raise DTypeError(f"{name}: expected {accepted} operands, got {got}", hint=hint)
     return dtype
 
@@ -457,7 +463,7 @@ expand_dims_op: Op = primitive(
     lambda x, *, axes: np.expand_dims(x, axes),
     lambda g, y, x, *, axes: (squeeze_op(g, axes=axes),),
     "view",
-    bijective=True,
+    injective=True,
     required=("axes",),
     samples=_grown,
 )
@@ -468,7 +474,7 @@ squeeze_op: Op = primitive(
     lambda x, *, axes: np.squeeze(x, axes),
     lambda g, y, x, *, axes: (expand_dims_op(g, axes=axes),),
     "view",
-    bijective=True,
+    injective=True,
     required=("axes",),
     samples=_shrunk,
 )

@@ -3,8 +3,8 @@
 Reverse accumulation (Griewank and Walther, *Evaluating Derivatives*, ch. 3) over the nodes on a path to what is asked
 for. Every rule is written in ops, so the result can be differentiated, fetched and exported like anything else.
 
-A cotangent of the form `where(c, g, 0)` passes a pointwise op as `where(c, vjp(g), 0)`: the mask moves outward, so a
-branch that was not taken can't turn the gradient into 0 * inf.
+A cotangent of the form `where(c, g, 0)` passes a pointwise op as `where(c, vjp(g), 0)`, and an op that only moves
+elements with the mask moved likewise: so a branch that was not taken can't turn the gradient into 0 * inf.
 """
 
 from __future__ import annotations
@@ -232,19 +232,16 @@ def pulled_back(node: Node, g: Any) -> Sequence[Any]:
         raise GradientError(
             f"op {op.name!r} has no gradient rule", hint="declare it with vjp=, a rule or NoGradient(reason)"
         )
-    if rule is None:
-        return _through_body(node, g)
     masks, inner = _peeled(g) if _moves_masks(node) else ([], g)
-    found = rule(inner, node, *node.inputs, **node.attrs)
+    found = _through_body(node, inner) if rule is None else rule(inner, node, *node.inputs, **node.attrs)
     for condition in reversed(masks):
-        if op.bijective:
-            condition = rule(condition, node, *node.inputs, **node.attrs)[0]
-        found = [None if r is None else where(condition, r, zeros_like(r)) for r in found]
+        moved = rule(condition, node, *node.inputs, **node.attrs) if rule and op.injective else [condition] * len(found)
+        found = [None if r is None else where(c, r, zeros_like(r)) for c, r in zip(moved, found, strict=True)]
     return tuple(found)
 
 
 def _moves_masks(node: Node) -> bool:
-    return node.op.kind == "pointwise" or node.op.bijective or (node.body is not None and _pointwise(node.body))
+    return node.op.kind == "pointwise" or node.op.injective or (node.body is not None and _pointwise(node.body))
 
 
 @lru_cache(maxsize=1024)

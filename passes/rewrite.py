@@ -27,7 +27,7 @@ from graphc.errors import ArgumentError, InternalError
 from graphc.ir import Node, Program, rebuild
 from graphc.occurrences import derived_from
 from graphc.op import Op
-from graphc.operands import broadcast_op, constant_op, splat
+from graphc.operands import broadcast_op, constant, constant_op, splat
 from graphc.operators import Operators
 from graphc.types import is_float
 
@@ -112,13 +112,14 @@ class Attribute:
 
 
 def instantiate(pattern: Any, found: Mapping[str, Any]) -> Any:
-    """`pattern` with what its names stand for put in; numbers stay numbers."""
+    """`pattern` with what its names stand for put in; numbers stay numbers, but not True and False as operands."""
     if isinstance(pattern, Variable):
         return found[pattern.name]
     if not isinstance(pattern, Call):
         return pattern
     attrs = {n: found[v.name] if isinstance(v, Attribute) else v for n, v in pattern.attrs.items()}
-    return pattern.op(*[instantiate(i, found) for i in pattern.inputs], **attrs)
+    operands = [constant(i) if isinstance(i, bool) else instantiate(i, found) for i in pattern.inputs]
+    return pattern.op(*operands, **attrs)
 
 
 def orders(pattern: Any) -> Iterator[Any]:

@@ -71,9 +71,21 @@ def invert_floats():
     return ~x(2)  # <-
 
 
-@broken(gc.DTypeError, "where", "bool[2]", "float32[2]", "compare first, such as x != 0")
+@broken(gc.DTypeError, "where", "bool[2]", "float32[2]", "compare first, such as gc.not_equal(x, 0)")
 def where_of_floats():
     return gc.where(x(2), 1.0, 0.0)  # <-
+
+
+@broken(gc.ArgumentError, "where", "two tensors are one object", "gc.equal and gc.not_equal compare elements")
+def where_of_an_identity():
+    a = x(2)
+    return gc.where(a != 0, 1 / a, 0.0)  # <-
+
+
+@broken(gc.ArgumentError, "logical_and", "two tensors are one object", "gc.equal")
+def and_of_an_identity():
+    a = x(2)
+    return (a == 0) & (a > -1)  # <-
 
 
 @broken(gc.ShapeError, "where", "[2]", "[3]", "greater was made at")

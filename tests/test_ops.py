@@ -351,8 +351,8 @@ def test_a_view_only_selects_elements(op, sample):
     numbered = np.arange(1.0, sample.args[0].size + 1).reshape(sample.args[0].shape)
     (value,) = call(op, Sample((numbered,), sample.attrs)).values()
     assert set(value.ravel()) <= set(numbered.ravel())
-    if op.bijective:
-        assert sorted(value.ravel()) == sorted(numbered.ravel())
+    if op.injective:
+        assert len(set(value.ravel())) == value.size
 
 
 # --- gradients

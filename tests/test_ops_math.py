@@ -314,7 +314,7 @@ def test_an_operand_too_many_is_told():
 def test_logic_of_numbers_tells_to_compare():
     with pytest.raises(DTypeError, match="logical_and: expected bool") as caught:
         tensor("int64") & tensor("int64")
-    assert "x != 0" in caught.value.hint
+    assert "gc.not_equal(x, 0)" in caught.value.hint
 
 
 def test_arithmetic_that_bools_lack_tells_to_cast():

@@ -15,6 +15,7 @@ from graphc.errors import ArgumentError, DTypeError
 from graphc.ir import Node
 from graphc.op import Cotangents, NoGradient, Op, Sample
 from graphc.operands import (
+    COMPARE,
     as_node,
     astype,
     expand,
@@ -111,7 +112,7 @@ reduce_prod = primitive(
 
 def _quantified(x: TensorType, *, axes: Axes) -> TensorType:
     if not is_bool(x.dtype):
-        raise DTypeError(f"expected bool, got {x}", hint="compare first, such as x != 0")
+        raise DTypeError(f"expected bool, got {x}", hint=COMPARE)
     return kept(x, axes=axes)
 
 

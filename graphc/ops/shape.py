@@ -81,7 +81,7 @@ reshape_op: Op = primitive(
     lambda x, *, shape: x.reshape(shape),
     lambda g, y, x, *, shape: (reshape_op(g, shape=x.shape),),
     "view",
-    bijective=True,
+    injective=True,
     required=("shape",),
     samples=_reshapes,
 )
@@ -163,7 +163,7 @@ transpose_op: Op = primitive(
     lambda x, *, axes: np.transpose(x, axes),
     lambda g, y, x, *, axes: (transpose_op(g, axes=tuple([axes.index(k) for k in range(len(axes))])),),
     "view",
-    bijective=True,
+    injective=True,
     required=("axes",),
     samples=_transposes,
 )
@@ -297,7 +297,7 @@ flip_op: Op = primitive(
     lambda x, *, axes: np.flip(x, axes),
     lambda g, y, x, *, axes: (flip_op(g, axes=axes),),
     "view",
-    bijective=True,
+    injective=True,
     required=("axes",),
     samples=_flips,
 )
@@ -366,6 +366,7 @@ concat_op: Op = primitive(
     lambda *xs, axis: np.concatenate(xs, axis),
     _concat_vjp,
     "concat",
+    injective=True,
     coerce=_concat_operands,
     required=("axis",),
     samples=_concats,
