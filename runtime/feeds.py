@@ -15,6 +15,7 @@ from graphc.op import Array
 from graphc.ops.state import Placeholder
 from graphc.types import DTYPES, TupleType, is_float, np_dtype
 
+MAX_SHAPES = 256  # combinations of shapes whose sizes one program remembers
 SHOWN = 3  # names that a message lists before it says "..."
 _KNOWN = frozenset(map(np_dtype, DTYPES))
 
@@ -30,24 +31,22 @@ def feeds_given(feeds: Any) -> Mapping[Any, Any]:
     return feeds or {}
 
 
-def resolve_feeds(feeds: Mapping[Any, Any], graph: Graph | None) -> dict[Node, Any]:
-    """Feeds by node; keys may be names.
+def resolve_feeds(feeds: Mapping[Any, Any], graph: Graph) -> dict[Node, Any]:
+    """Feeds by node; keys may be names of nodes of `graph`.
 
     Raises:
-        FeedError: keys that are no tensors, or tensors of another graph; all are told.
+        FeedError: keys that are no tensors, or tell one tensor twice; all are told.
     """
     found: dict[Node, Any] = {}
     problems: list[str] = []
     for key, value in feeds.items():
         try:
-            node = graph[key] if isinstance(key, str) and graph is not None else key
+            node = graph[key] if isinstance(key, str) else key
         except GraphcError as error:
             problems.append(error.message)
             continue
         if not isinstance(node, Node):
             problems.append(f"{key!r} is no tensor of the graph, but {type(key).__name__}")
-        elif node.graph is not None and graph is not None and node.graph is not graph:
-            problems.append(f"{node.display_name!r} belongs to graph {node.graph.name!r}, not to {graph.name!r}")
         elif node in found:
             problems.append(f"{node.display_name!r} is fed twice, by name and as a tensor")
         else:
@@ -66,32 +65,91 @@ def convert_feeds(feeds: Mapping[Node, Any]) -> tuple[dict[Node, Array], dict[st
     Raises:
         FeedError: every array whose dtype or shape doesn't fit, and every symbol with two sizes.
     """
-    arrays, dims, problems = _fitted(feeds)
-    if problems:
-        raise _report(problems)
-    return arrays, dims
+    arrays, problems = _arrays(feeds.items())
+    return arrays, _sizes(arrays, problems)
+
+
+class Intake:
+    """Takes what is fed to one compiled program: arrays that fit, and the sizes that they give.
+
+    What shapes give is worked out and checked once, and remembered for when arrays of the same shapes come again.
+
+    Args:
+        fed: what every run feeds.
+        defaults: values of placeholders that no run feeds.
+        nodes: what is computed: it needs the sizes of all its symbolic dimensions.
+        guards: what must hold of the sizes, each with a node that assumed it.
+    """
+
+    def __init__(
+        self,
+        fed: tuple[Node, ...],
+        defaults: Mapping[Node, Array],
+        nodes: Iterable[Node],
+        guards: tuple[tuple[Guard, Node], ...],
+    ) -> None:
+        self.fed = fed
+        self.defaults = defaults
+        self.guards = guards
+        self.sizes = sizes_needed(nodes, guards)
+        self._known: dict[tuple[tuple[int, ...], ...], dict[str, int]] = {}
+
+    def take(self, feeds: Mapping[Node, Any]) -> tuple[dict[Node, Array], Mapping[str, int]]:
+        """The array of each leaf that is fed or has a default, and the size of every symbolic dimension.
+
+        Raises:
+            FeedError: all feeds that don't fit, or all sizes that none gives. GuardError: sizes that the graph
+                can't have.
+        """
+        arrays, problems = _arrays([(node, feeds[node]) for node in self.fed])
+        arrays.update(self.defaults)
+        shapes = tuple([array.shape for array in arrays.values()])
+        dims = None if problems else self._known.get(shapes)
+        if dims is None:
+            dims = _sizes(arrays, problems)
+            check_sizes(self.sizes, dims)
+            check_guards(self.guards, dims)
+            if len(self._known) >= MAX_SHAPES:
+                self._known.clear()
+            self._known[shapes] = dims
+        return arrays, dims
 
 
 def with_misfits(missing: FeedError, feeds: Mapping[Node, Any]) -> FeedError:
     """The error for missing feeds, together with all that is wrong with those that were given."""
-    problems = _fitted(feeds)[2]
+    arrays, problems = _arrays(feeds.items())
+    problems += _unified(arrays)[1]
     if not problems:
         return missing
     return FeedError(f"{missing.message}, and others don't fit", lines=[*missing.lines, *problems], hint=missing.hint)
 
 
-def _fitted(feeds: Mapping[Node, Any]) -> tuple[dict[Node, Array], dict[str, int], list[str]]:
-    """The arrays that could be made, the sizes that they give, and everything that is wrong."""
+def _arrays(feeds: Iterable[tuple[Node, Any]]) -> tuple[dict[Node, Array], list[str]]:
+    """The arrays that could be made, and what is wrong with the other values."""
     arrays: dict[Node, Array] = {}
     problems: list[str] = []
-    for node, value in feeds.items():
+    for node, value in feeds:
         array, problem = _converted(node, value)
         if problem:
             problems.append(problem)
         else:
             arrays[node] = array
+    return arrays, problems
+
+
+def _sizes(arrays: Mapping[Node, Array], problems: list[str]) -> dict[str, int]:
+    """The sizes that arrays give, unless there are problems with them or already known ones."""
+    dims, misfits = _unified(arrays)
+    problems = problems + misfits
+    if problems:
+        raise _report(problems)
+    return dims
+
+
+def _unified(arrays: Mapping[Node, Array]) -> tuple[dict[str, int], list[str]]:
+    """The sizes that arrays give, and what is wrong with their shapes."""
     dims, misfits = unify([(node.display_name, node.shape, array.shape) for node, array in arrays.items()])
-    return arrays, dims, problems + (_shape_problems(arrays, misfits) if misfits else [])
+    return dims, _shape_problems(arrays, misfits) if misfits else []
 
 
 def _shape_problems(arrays: Mapping[Node, Array], misfits: Sequence[Problem]) -> list[str]:
@@ -117,7 +175,10 @@ def _report(problems: Sequence[str]) -> FeedError:
 
 def _converted(node: Node, value: Any) -> tuple[Any, str]:
     """The value as an array of the node's dtype, or what is wrong with it."""
-    name, wanted = node.display_name, np_dtype(node.dtype)
+    wanted = np_dtype(node.dtype)
+    if value.__class__ is np.ndarray and value.dtype == wanted:
+        return value, ""
+    name = node.display_name
     if isinstance(value, Node):
         return None, f"{name!r} is fed a tensor of the graph, {value!r}; run it first and feed its value"
     try:

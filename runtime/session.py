@@ -7,18 +7,17 @@ so a run that fails or is interrupted leaves every variable as it was.
 from __future__ import annotations
 
 import os
-import threading
-import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from graphc.dims import Guard
 from graphc.errors import ArgumentError, FeedError, FetchError, GraphError, SessionError, did_you_mean
-from graphc.ir import Graph, Node, Program, current_graph, next_serial, substitute, toposort
+from graphc.ir import Graph, Node, Program, current_graph, substitute, toposort
 from graphc.op import Array
 from graphc.operands import parameter
 from graphc.ops.random import Draw
@@ -29,19 +28,13 @@ from graphc.passes.plan import TECHNIQUES
 from graphc.plan import Plan
 from graphc.restore import LoadReport, compare, require_all
 from graphc.runtime import checkpoint
-from graphc.runtime.feeds import (
-    check_guards,
-    check_sizes,
-    convert_feeds,
-    feeds_given,
-    missing_feeds,
-    resolve_feeds,
-    sizes_needed,
-    with_misfits,
-)
+from graphc.runtime.feeds import Intake, convert_feeds, feeds_given, missing_feeds, resolve_feeds, with_misfits
 from graphc.runtime.plan import PlanTarget
+from graphc.runtime.rebuilds import Rebuilds
 from graphc.runtime.reference import DrawKey, Executable, ReferenceTarget, Target
-from graphc.runtime.structure import flatten
+from graphc.runtime.results import copied_out, owned
+from graphc.runtime.structure import Build, flatten
+from graphc.runtime.turns import Turns, exclusive
 from graphc.runtime.variables import materialise
 from graphc.source import here, name_in_caller
 from graphc.target import TargetInfo
@@ -63,7 +56,8 @@ DEVICES: dict[str, Device] = {
 }
 
 MAX_PLANS = 128  # compiled programs that a session keeps; the least recently used goes first
-MAX_REBUILDS = 8  # runs in a row that each compile something new before the user is told why
+FETCHES = (Node, Updates, str)
+SERIAL = attrgetter("serial")
 
 
 class CacheInfo(NamedTuple):
@@ -75,14 +69,24 @@ class CacheInfo(NamedTuple):
     limit: int
 
 
-@dataclass(frozen=True)
-class Request:
+class State(NamedTuple):
+    """What a session keeps between runs, and what a checkpoint holds.
+
+    It is replaced as a whole, by one assignment, so that nothing that interrupts a run or a load leaves half of it.
+    """
+
+    values: Mapping[Node, Array]
+    counters: Mapping[str, int]  # of each random stream: how many draws were made
+    seed: int
+
+
+class Request(NamedTuple):
     """What a run asks for, resolved: the key of the plan cache."""
 
     fetches: tuple[Node, ...]
     updates: tuple[tuple[Node, Node], ...]
     losses: tuple[Node, ...]
-    fed: tuple[Node, ...]
+    fed: tuple[Node, ...]  # in the order of creation
     training: bool
 
 
@@ -91,13 +95,11 @@ class Compiled:
     """A request, compiled: the executable and which values it takes."""
 
     executable: Executable
-    defaults: Mapping[Node, Array]
+    intake: Intake
     variables: tuple[Node, ...]
     draws: tuple[Draw, ...]
     updated: tuple[Node, ...]
     overridden: Mapping[Node, Node]
-    guards: tuple[tuple[Guard, Node], ...]
-    sizes: Mapping[str, Node]  # the symbolic dimensions that must be known, each with a node that needs it
 
 
 class Session:
@@ -136,18 +138,15 @@ class Session:
         check_switches(disable, switches() | TECHNIQUES)
         self.graph = graph
         self.device = name
-        self.seed = int(seed)
         self.threads = threads
         self.disable = frozenset(disable)
         self._passes = DEVICES[name].passes
-        self._target = DEVICES[name].target(self.seed, self.disable)
-        self._values: dict[Node, Array] = {}
-        self._counters: dict[str, int] = {}
+        self._target = DEVICES[name].target(seed, self.disable)
+        self._state = State({}, {}, seed)
         self._plans: OrderedDict[Request, Compiled] = OrderedDict()
         self._hits = self._misses = 0
-        self._rebuilds = _Rebuilds()
-        self._lock = threading.Lock()
-        self._owner: int | None = None
+        self._rebuilds = Rebuilds()
+        self._turns = Turns()
         self._closed = False
 
     # ------------------------------------------------------------------------------------------ life
@@ -162,17 +161,21 @@ class Session:
     def __repr__(self) -> str:
         return f"<Session on {self.device!r}, seed {self.seed}{', closed' if self._closed else ''}>"
 
+    @exclusive
     def close(self) -> None:
-        """Free plans and values; results that were returned stay valid. Closing twice is fine."""
-        if self._owner != threading.get_ident():
-            with self._lock:
-                self._closed = True
-                self._plans.clear()
-                self._values = {}
+        """Free plans and values, once no thread runs; results that were returned stay valid. Closing twice is fine."""
+        self._closed = True
+        self._plans.clear()
+        self._state = State({}, {}, self.seed)
 
     def _check_open(self) -> None:
         if self._closed:
-            raise SessionError("this session is closed", hint="make a new one: gc.Session()", lines=[here()])
+            raise SessionError("this session is closed", hint="make a new one: gc.Session()")
+
+    @property
+    def seed(self) -> int:
+        """The seed of initial values and draws; `load` takes over that of the file."""
+        return self._state.seed
 
     def cache_info(self) -> CacheInfo:
         """Hits, misses, number and limit of compiled plans."""
@@ -180,6 +183,7 @@ class Session:
 
     # ------------------------------------------------------------------------------------------ running
 
+    @exclusive
     def run(self, fetches: Any, feeds: Mapping[Any, Any] | None = None, *, training: bool | None = None) -> Any:
         """Compute `fetches` and return their values in the same form.
 
@@ -196,18 +200,15 @@ class Session:
             FetchError: something that can't be fetched. FeedError: all feeds that don't fit or are missing.
             GuardError: sizes that contradict what the graph had to assume. SessionError: a closed session.
         """
-        with _Run(self):
-            leaves, build = flatten(fetches, _is_fetch)
-            resolved = [self._fetch(leaf) for leaf in leaves]
-            feeds = feeds_given(feeds)
-            given = resolve_feeds(feeds, self._graph_of([*resolved, *feeds]))
-            request = _request(resolved, given, training)
-            try:
-                compiled = self._compiled(request)
-            except FeedError as missing:
-                raise with_misfits(missing, given) from None
-            outputs = iter(self._execute(compiled, given))
-            return build(iter([next(outputs) if isinstance(r, Node) else None for r in resolved]))
+        self._check_open()
+        resolved, build = self._resolved(fetches)
+        given = self._given(feeds, resolved)
+        request = _request(resolved, given, training)
+        try:
+            compiled = self._compiled(request)
+        except FeedError as missing:
+            raise with_misfits(missing, given) from None
+        return self._execute(compiled, given, _builder(resolved, build))
 
     def compile(self, fetches: Any, feeds: Any = (), *, training: bool | None = None) -> Callable[..., Any]:
         """The hot path: a function of the values of `feeds`, in order, that returns what `run` would.
@@ -218,77 +219,81 @@ class Session:
         Returns:
             `step(*values, out=None)`; `out`, a list of arrays for the tensors fetched, receives the results.
         """
-        with _Run(self):
-            leaves, build = flatten(fetches, _is_fetch)
-            resolved = [self._fetch(leaf) for leaf in leaves]
-            keys = [feeds] if isinstance(feeds, Node | str) else list(feeds)
-            given = resolve_feeds(dict.fromkeys(keys), self._graph_of([*resolved, *keys]))
-            request = _request(resolved, given, training)
-            self._compiled(request)
-        tensors = tuple(given)
+        keys = [feeds] if isinstance(feeds, Node | str) else list(feeds)
+        request, tensors, build = self._prepared(fetches, keys, training)
 
         def step(*values: Any, out: Sequence[Array] | None = None) -> Any:
             if len(values) != len(tensors):
                 names = ", ".join(node.display_name for node in tensors)
-                raise ArgumentError(
-                    f"this step takes {len(tensors)} values ({names}), got {len(values)}", lines=[here()]
-                )
-            with _Run(self):
-                found = self._execute(self._compiled(request), dict(zip(tensors, values, strict=True)))
-            found = found if out is None else _copied_out(found, out)
-            outputs = iter(found)
-            return build(iter([next(outputs) if isinstance(r, Node) else None for r in resolved]))
+                raise ArgumentError(f"this step takes {len(tensors)} values ({names}), got {len(values)}")
+            return self._step(request, dict(zip(tensors, values, strict=True)), build, out)
 
         return step
 
+    @exclusive
+    def _prepared(
+        self, fetches: Any, keys: Sequence[Any], training: bool | None
+    ) -> tuple[Request, tuple[Node, ...], Build]:
+        """A request that is compiled, the tensors that it is fed, and what puts its results into their form."""
+        self._check_open()
+        resolved, build = self._resolved(fetches)
+        given = self._given(dict.fromkeys(keys), resolved)
+        request = _request(resolved, given, training)
+        self._compiled(request)
+        return request, tuple(given), _builder(resolved, build)
+
+    @exclusive
+    def _step(self, request: Request, given: Mapping[Node, Any], build: Build, out: Sequence[Array] | None) -> Any:
+        self._check_open()
+        return self._execute(self._compiled(request), given, build, out)
+
+    @exclusive
     def plan(self, fetches: Any, feeds: Mapping[Any, Any] | None = None, *, training: bool | None = None) -> Plan:
         """The plan of this run, without running it: kernels, buffers, and every byte.
 
         Args:
             feeds: values, or arrays of the same shapes; they give the symbolic dimensions their sizes.
         """
-        with _Run(self):
-            leaves, _ = flatten(fetches, _is_fetch)
-            resolved = [self._fetch(leaf) for leaf in leaves]
-            feeds = feeds_given(feeds)
-            given = resolve_feeds(feeds, self._graph_of([*resolved, *feeds]))
-            request = _request(resolved, given, training)
-            compiled = self._compiled(request)
-            _, dims = convert_feeds({**compiled.defaults, **given})
-            check_sizes(compiled.sizes, dims)
-            check_guards(compiled.guards, dims)
-            program, _ = self._program(request)
-            target = PlanTarget(self.seed, self.disable)
-            return target.compile(self._optimised(program, target.info, request.training, PIPELINE)).plan(dims)
+        self._check_open()
+        resolved, _ = self._resolved(fetches)
+        given = self._given(feeds, resolved)
+        request = _request(resolved, given, training)
+        _, dims = self._compiled(request).intake.take(given)
+        program, _ = self._program(request)
+        target = PlanTarget(self.seed, self.disable)
+        return target.compile(self._optimised(program, target.info, request.training, PIPELINE)).plan(dims)
 
     # ------------------------------------------------------------------------------------------ variables
 
+    @exclusive
     def __getitem__(self, key: Any) -> Array:
         """The value of a variable, given itself or its name; a copy."""
-        with _Run(self):
-            variable = self._variable(key)
-            self._materialise([variable])
-            return self._values[variable].copy()
+        self._check_open()
+        variable = self._variable(key)
+        return self._materialised([variable]).values[variable].copy()
 
+    @exclusive
     def __setitem__(self, key: Any, value: Any) -> None:
         """Give a variable a value, of its shape; dtypes are converted as feeds are."""
-        with _Run(self):
-            variable = self._variable(key)
-            arrays, _ = convert_feeds({variable: value})
-            self._values[variable] = np.array(arrays[variable], order="C", copy=True)
+        self._check_open()
+        variable = self._variable(key)
+        arrays, _ = convert_feeds({variable: value})
+        self._commit({variable: np.array(arrays[variable], order="C", copy=True)})
 
+    @exclusive
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all variables and the random state to a safetensors file, atomically.
 
         Raises:
             StateError: the file can't be written; a previous one is left as it was.
         """
-        with _Run(self):
-            variables = self._variables()
-            self._materialise(variables.values())
-            tensors = {name: self._values[variable] for name, variable in variables.items()}
-            checkpoint.write(path, checkpoint.Checkpoint(tensors, self.seed, self._counters))
+        self._check_open()
+        variables = self._variables()
+        state = self._materialised(variables.values())
+        tensors = {name: state.values[variable] for name, variable in variables.items()}
+        checkpoint.write(path, checkpoint.Checkpoint(tensors, state.seed, state.counters))
 
+    @exclusive
     def load(self, path: str | os.PathLike[str], *, strict: bool = True) -> LoadReport:
         """Take values of variables, and the random state, from a safetensors file.
 
@@ -298,41 +303,61 @@ class Session:
         Raises:
             StateError: an unreadable file, or (strict) every missing, unexpected and mis-shaped tensor at once.
         """
-        with _Run(self):
-            variables = self._variables()
-            found = checkpoint.read(path)
-            report = compare({name: v.tensor_type for name, v in variables.items()}, found.tensors)
-            if strict:
-                require_all(report, os.fspath(path))
-            self._values.update({variables[name]: found.tensors[name] for name in report.loaded})
-            if found.counters is not None and found.seed is not None:
-                self._counters = dict(found.counters)
-                self.seed = found.seed
-            return report
+        self._check_open()
+        variables = self._variables()
+        found = checkpoint.read(path)
+        report = compare({name: v.tensor_type for name, v in variables.items()}, found.tensors)
+        if strict:
+            require_all(report, os.fspath(path))
+        values, counters, seed = self._state
+        values = {**values, **{variables[name]: found.tensors[name] for name in report.loaded}}
+        if found.counters is not None and found.seed is not None:
+            counters, seed = found.counters, found.seed
+        self._state = State(values, counters, seed)
+        return report
 
     def _variables(self) -> dict[str, Variable]:
-        graph = self.graph or current_graph()
-        return checkpoint.by_dotted_name(v for v in graph.variables() if isinstance(v, Variable))
+        return checkpoint.by_dotted_name(v for v in self._names().variables() if isinstance(v, Variable))
 
     def _variable(self, key: Any) -> Variable:
-        graph = self.graph or current_graph()
-        node = graph[key] if isinstance(key, str) else key
+        node = self._names()[key] if isinstance(key, str) else key
         if not isinstance(node, Variable):
-            raise ArgumentError(f"{key!r} is no variable", hint="sess.run(x) computes a tensor", lines=[here()])
-        self._graph_of([node])
+            raise ArgumentError(f"{key!r} is no variable", hint="sess.run(x) computes a tensor")
+        self.graph = self._graph_of([node])
         return node
 
-    def _materialise(self, variables: Any) -> None:
-        if any(variable not in self._values for variable in variables):
-            self._values.update(materialise(variables, self._values, self.seed))
+    def _materialised(self, variables: Iterable[Node]) -> State:
+        """The state, in which all of `variables` have values."""
+        state = self._state
+        if any(variable not in state.values for variable in variables):
+            self._commit(materialise(variables, state.values, state.seed))
+        return self._state
+
+    def _commit(self, new: Mapping[Node, Array]) -> None:
+        """Give variables new values: all of them, or none where this is interrupted."""
+        values, counters, seed = self._state
+        self._state = State({**values, **new}, counters, seed)
 
     # ------------------------------------------------------------------------------------------ inside a run
 
+    def _names(self, resolved: Iterable[Node | Updates] = ()) -> Graph:
+        """The graph in which names are looked up: the session's, or that of what is fetched."""
+        return self.graph or self._graph_of(_nodes_of(resolved)) or current_graph()
+
+    def _resolved(self, fetches: Any) -> tuple[list[Node | Updates], Build]:
+        """The leaves of what is fetched, as nodes and updates, and what builds its form of their values."""
+        leaves, build = flatten(fetches, _is_fetch)
+        return [leaf if isinstance(leaf, Node) else self._fetch(leaf) for leaf in leaves], build
+
+    def _given(self, feeds: Mapping[Any, Any] | None, resolved: Iterable[Node | Updates]) -> dict[Node, Any]:
+        """The feeds by node."""
+        return resolve_feeds(feeds_given(feeds), self._names(resolved)) if feeds is not None else {}
+
     def _fetch(self, leaf: Any) -> Node | Updates:
-        if isinstance(leaf, Node | Updates):
+        if isinstance(leaf, Updates):
             return leaf
         if isinstance(leaf, str):
-            return (self.graph or current_graph())[leaf]
+            return self._names()[leaf]
         if isinstance(leaf, np.ndarray | np.generic | int | float | None) and not isinstance(leaf, bool):
             name, places = name_in_caller(leaf)
             raise FetchError(
@@ -343,24 +368,23 @@ class Session:
             )
         raise FetchError(
             f"can't fetch {type(leaf).__name__} {leaf!r}"[:200],
-            lines=[here()],
             hint="fetch tensors, their names or updates, in lists, tuples, dicts or dataclasses",
         )
 
-    def _graph_of(self, involved: Sequence[Any]) -> Graph | None:
-        """Bind the session to the graph of what is involved, and refuse any other."""
-        for item in involved:
-            for node in [item] if isinstance(item, Node) else item if isinstance(item, Updates) else []:
-                if node.graph is not None and node.graph is not self.graph:
-                    if self.graph is not None:
-                        raise GraphError(
-                            f"{node.display_name!r} belongs to graph {node.graph.name!r}, "
-                            f"this session runs {self.graph.name!r}",
-                            lines=[here(), node.made_at],
-                            hint=f"gc.Session(graph) makes a session for the graph {node.graph.name!r}",
-                        )
-                    self.graph = node.graph
-        return self.graph
+    def _graph_of(self, nodes: Iterable[Node]) -> Graph | None:
+        """The graph that `nodes` belong to, which must be the session's if it has one."""
+        graph, first = self.graph, "this session runs"
+        for node in nodes:
+            if node.graph is None or node.graph is graph:
+                continue
+            if graph is not None:
+                raise GraphError(
+                    f"{node.display_name!r} belongs to graph {node.graph.name!r}, {first} {graph.name!r}",
+                    lines=[here(), node.made_at],
+                    hint=f"gc.Session(graph) makes a session for the graph {node.graph.name!r}",
+                )
+            graph, first = node.graph, f"{node.display_name!r} to"
+        return graph
 
     def _compiled(self, request: Request) -> Compiled:
         found = self._plans.get(request)
@@ -370,6 +394,7 @@ class Session:
             self._plans.move_to_end(request)
             return found
         self._misses += 1
+        graph = self._graph_of([*request.fetches, *[n for pair in request.updates for n in pair], *request.fed])
         program, overridden = self._program(request)
         self._rebuilds.note(program)
         optimised = self._optimised(program, self._target.info, request.training)
@@ -382,17 +407,16 @@ class Session:
             fetched += [(f"the update of {v.display_name}", n) for v, n in request.updates]
             fetched += [(f"the loss {n.display_name}", n) for n in request.losses]
             raise missing_feeds(missing, fetched)
-        guards = collect_guards(program)
+        defaults: dict[Node, Array] = {n: n.default for n in placeholders if n.default is not None}
         found = Compiled(
             self._target.compile(optimised),
-            {n: n.default for n in placeholders if n.default is not None},
+            Intake(request.fed, defaults, nodes, collect_guards(program)),
             tuple([n for n in nodes if isinstance(n, Variable) and n not in given]),
             tuple([n for n in nodes if isinstance(n, Draw)]),
             tuple([variable for variable, _ in optimised.updates]),
             overridden,
-            guards,
-            sizes_needed(nodes, guards),
         )
+        self.graph = graph
         self._plans[request] = found
         if len(self._plans) > MAX_PLANS:
             self._plans.popitem(last=False)
@@ -416,89 +440,57 @@ class Session:
         whole = resolve_mode(Program(tuple(inputs), replaced[: len(outputs)], updates), training=request.training)
         return Program(whole.inputs, whole.outputs[: len(request.fetches)], whole.updates), overridden
 
-    def _execute(self, compiled: Compiled, feeds: Mapping[Node, Any]) -> list[Array]:
-        """Convert the feeds, compute, commit; returns the fetched values."""
-        arrays, dims = convert_feeds({**compiled.defaults, **feeds})
-        check_sizes(compiled.sizes, dims)
-        check_guards(compiled.guards, dims)
-        self._materialise(compiled.variables)
-        values: dict[Node, Array] = {compiled.overridden.get(node, node): array for node, array in arrays.items()}
-        values.update((variable, self._values[variable]) for variable in compiled.variables)
-        draws: dict[Node, DrawKey] = {leaf: (self.seed, leaf.stream, self._claim(leaf)) for leaf in compiled.draws}
-        outputs, news = compiled.executable.run(values, dims, draws)
-        owned = _owned([*outputs, *news], [*values.values(), *(a for a in feeds.values() if isinstance(a, np.ndarray))])
-        # The commit: one dictionary update, which no exception can interrupt.
-        self._values.update(zip(compiled.updated, owned[len(outputs) :], strict=True))
-        return owned[: len(outputs)]
+    def _execute(
+        self, compiled: Compiled, feeds: Mapping[Node, Any], build: Build, out: Sequence[Array] | None = None
+    ) -> Any:
+        """Convert the feeds, compute, give the results their form; and, when nothing can fail any more, commit."""
+        values, dims = compiled.intake.take(feeds)
+        if compiled.overridden:
+            values = {compiled.overridden.get(node, node): array for node, array in values.items()}
+        state = self._materialised(compiled.variables)
+        values.update([(variable, state.values[variable]) for variable in compiled.variables])
+        outputs, news = compiled.executable.run(values, dims, self._claimed(compiled.draws))
+        found = owned([*outputs, *news], values.values())
+        results, news = found[: len(outputs)], found[len(outputs) :]
+        built = build(iter(results if out is None else copied_out(results, out)))
+        if news:
+            self._commit(dict(zip(compiled.updated, news, strict=True)))
+        return built
 
-    def _claim(self, leaf: Draw) -> int:
-        counter = self._counters.get(leaf.name, 0)
-        self._counters[leaf.name] = counter + 1
-        return counter
-
-
-class _Run:
-    """One use of a session: open, serialised, and not from inside another on the same thread."""
-
-    __slots__ = ("session",)
-
-    def __init__(self, session: Session) -> None:
-        self.session = session
-
-    def __enter__(self) -> None:
-        session = self.session
-        if session._owner == threading.get_ident():
-            raise SessionError("a session can't be used from inside one of its own runs", lines=[here()])
-        session._lock.acquire()
-        session._owner = threading.get_ident()
-        try:
-            session._check_open()
-        except SessionError:
-            self.__exit__()
-            raise
-
-    def __exit__(self, *exc: object) -> None:
-        self.session._owner = None
-        self.session._lock.release()
+    def _claimed(self, draws: Sequence[Draw]) -> dict[Node, DrawKey]:
+        """What each random leaf draws from; whatever becomes of the run, no later one draws that again."""
+        if not draws:
+            return {}
+        values, counters, seed = self._state
+        claimed = {leaf.name: counters.get(leaf.name, 0) for leaf in draws}
+        self._state = State(values, {**counters, **{name: count + 1 for name, count in claimed.items()}}, seed)
+        return {leaf: (seed, leaf.stream, claimed[leaf.name]) for leaf in draws}
 
 
 def _is_fetch(leaf: Any) -> bool:
-    return isinstance(leaf, Node | Updates | str)
+    return isinstance(leaf, FETCHES)
+
+
+def _nodes_of(resolved: Iterable[Node | Updates]) -> Iterator[Node]:
+    """The nodes among what is fetched, those in updates included."""
+    for leaf in resolved:
+        yield from [leaf] if isinstance(leaf, Node) else [node for pair in leaf.items() for node in pair]
+
+
+def _builder(resolved: Sequence[Node | Updates], build: Build) -> Build:
+    """What puts the values of tensors into the form of what was fetched, with None in the places of updates."""
+    is_value = [isinstance(leaf, Node) for leaf in resolved]
+    return build if all(is_value) else lambda values: build(iter([next(values) if v else None for v in is_value]))
 
 
 def _request(resolved: Sequence[Node | Updates], given: Mapping[Node, Any], training: bool | None) -> Request:
-    updates = group(*[r for r in resolved if isinstance(r, Updates)])
-    return Request(
-        tuple([r for r in resolved if isinstance(r, Node)]),
-        tuple(updates.items()),
-        updates.losses,
-        tuple(given),
-        updates.training if training is None else bool(training),
-    )
-
-
-def _owned(results: Sequence[Array], others: Sequence[Array]) -> list[Array]:
-    """`results` as arrays of their own: what shares memory with anything else, or can't be written, is copied."""
-    taken = {id(array) for array in others}
-    owned = []
-    for array in results:
-        if array.base is not None or id(array) in taken or not array.flags.writeable or not array.flags.c_contiguous:
-            array = np.array(array, order="C", copy=True)
-        taken.add(id(array))
-        owned.append(array)
-    return owned
-
-
-def _copied_out(found: Sequence[Array], out: Sequence[Array]) -> list[Array]:
-    fits = len(found) == len(out) and all(
-        o.shape == f.shape and o.dtype == f.dtype for o, f in zip(out, found, strict=True)
-    )
-    if not fits:
-        wanted = ", ".join(f"{f.dtype}{list(f.shape)}" for f in found)
-        raise ArgumentError(f"out= needs arrays of {wanted}", lines=[here()])
-    for target, value in zip(out, found, strict=True):
-        target[...] = value
-    return list(out)
+    updates = [leaf for leaf in resolved if isinstance(leaf, Updates)]
+    fetches = tuple([leaf for leaf in resolved if isinstance(leaf, Node)])
+    fed = tuple(sorted(given, key=SERIAL))
+    if not updates:
+        return Request(fetches, (), (), fed, bool(training))
+    merged = updates[0] if len(updates) == 1 else group(*updates)
+    return Request(fetches, merged.pairs, merged.losses, fed, merged.training if training is None else bool(training))
 
 
 def collect_guards(program: Program) -> tuple[tuple[Guard, Node], ...]:
@@ -509,34 +501,3 @@ def collect_guards(program: Program) -> tuple[tuple[Guard, Node], ...]:
         for guard in (*node.guards, *inner):
             found.setdefault(guard, node)
     return tuple(found.items())
-
-
-class _Rebuilds:
-    """Tells, once, when run after run compiles something new because the graph grows in the loop."""
-
-    def __init__(self) -> None:
-        self.last_run = next_serial()
-        self.told = False
-        self.lines: dict[str, int] = {}
-
-    def reset(self) -> None:
-        self.lines.clear()
-
-    def note(self, program: Program) -> None:
-        """A run compiled `program`: count the line that made the first node since the run before."""
-        before, self.last_run = self.last_run, next_serial()
-        if self.told:
-            return
-        fresh = next((n for n in program.nodes() if n.serial > before and n.inputs and n.occurrence.code), None)
-        if fresh is None:
-            return
-        line = str(fresh.occurrence.site)
-        self.lines[line] = self.lines.get(line, 0) + 1
-        if self.lines[line] >= MAX_REBUILDS:
-            self.told = True
-            warnings.warn(
-                f"{MAX_REBUILDS} runs in a row each compiled a new plan, because this line builds something new "
-                f"each time:\n  {line}\n  hint: a Python number became part of the graph; feed it through a "
-                "gc.placeholder, or keep it in a gc.Variable",
-                stacklevel=6,
-            )

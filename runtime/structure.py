@@ -6,17 +6,28 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from graphc.errors import FetchError
+
 Build = Callable[[Iterator[Any]], Any]
 
 
-def flatten(structure: Any, is_leaf: Callable[[Any], bool]) -> tuple[list[Any], Build]:
-    """The leaves of `structure`, and the function that puts as many values into its form."""
+MAX_DEPTH = 100  # of containers in each other; a list that contains itself is deeper than any
+
+
+def flatten(structure: Any, is_leaf: Callable[[Any], bool], depth: int = 0) -> tuple[list[Any], Build]:
+    """The leaves of `structure`, and the function that puts as many values into its form.
+
+    Raises:
+        FetchError: containers in each other more than `MAX_DEPTH` deep.
+    """
     if is_leaf(structure):
         return [structure], next
+    if depth > MAX_DEPTH:
+        raise FetchError(f"what is fetched is nested more than {MAX_DEPTH} deep: does a list contain itself?")
     for matches, take_apart in _CONTAINERS:
         if matches(structure):
             children, rebuild = take_apart(structure)
-            parts = [flatten(child, is_leaf) for child in children]
+            parts = [flatten(child, is_leaf, depth + 1) for child in children]
             builders = [build for _, build in parts]
             return [leaf for leaves, _ in parts for leaf in leaves], _builder(rebuild, builders)
     return [structure], next
@@ -44,7 +55,7 @@ def _sequence(value: Sequence[Any]) -> tuple[list[Any], Callable[[list[Any]], An
 
 
 _CONTAINERS: tuple[tuple[Callable[[Any], bool], Callable[[Any], Any]], ...] = (
+    (lambda value: isinstance(value, (list, tuple)), _sequence),
     (lambda value: isinstance(value, Mapping), _mapping),
     (lambda value: dataclasses.is_dataclass(value) and not isinstance(value, type), _dataclass),
-    (lambda value: isinstance(value, list | tuple), _sequence),
 )

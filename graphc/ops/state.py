@@ -210,6 +210,7 @@ class Updates(Mapping[Variable, Node]):
     `updates[w]` is the new value of `w`, itself fetchable.
 
     Attributes:
+        pairs: each variable with its new value.
         training: whether a run that fetches it is a training run.
         losses: what is minimised: statistics tracked on the way to it are updated too, even where no gradient
             depends on them.
@@ -219,6 +220,7 @@ class Updates(Mapping[Variable, Node]):
         self, new: Mapping[Variable, tuple[Node, str]], *, training: bool = False, losses: tuple[Node, ...] = ()
     ) -> None:
         self.new = dict(new)
+        self.pairs = tuple([(variable, value) for variable, (value, _) in self.new.items()])
         self.training = training
         self.losses = losses
         self.occurrence = current_occurrence(2)
