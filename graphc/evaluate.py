@@ -13,7 +13,7 @@ from graphc.dims import evaluate as evaluate_dim
 from graphc.errors import InternalError
 from graphc.ir import Node, reachable
 from graphc.op import Array
-from graphc.types import TensorType, np_dtype
+from graphc.types import DTYPES, TensorType
 
 
 def evaluate(roots: Iterable[Node], env: Mapping[Node, Any], dims: Mapping[str, int] | None = None) -> list[Any]:
@@ -46,10 +46,11 @@ def compute(node: Node, args: Sequence[Any], attrs: Mapping[str, Any], dims: Map
         return found[0] if len(found) == 1 else tuple(found)
     if node.op.ref is None:
         raise InternalError(f"{node!r} has no value and can't be computed")
-    result = node.op.ref(*[widened(arg) for arg in args], **attrs)
-    if isinstance(node.type, TensorType):
-        return stored(result, node.type)
-    return tuple([stored(r, t) for r, t in zip(result, node.type.items, strict=True)])
+    result = node.op.ref(*map(widened, args), **attrs)
+    type = node.type
+    if isinstance(type, TensorType):
+        return stored(result, type)
+    return tuple([stored(r, t) for r, t in zip(result, type.items, strict=True)])
 
 
 def widened(array: Any) -> Any:
@@ -61,9 +62,10 @@ def widened(array: Any) -> Any:
 
 def stored(result: Any, type: TensorType) -> Array:
     """`result` as an array of the dtype of `type`."""
-    array = np.asarray(result)
-    dtype = np_dtype(type.dtype)
-    return array if array.dtype == dtype else array.astype(dtype)
+    dtype = DTYPES[type.dtype].np_dtype
+    if result.__class__ is np.ndarray and result.dtype is dtype:
+        return result  # as nearly always
+    return np.asarray(result).astype(dtype, copy=False)
 
 
 def bind_attrs(attrs: Attrs, dims: Mapping[str, int]) -> dict[str, Any]:
