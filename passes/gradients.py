@@ -10,7 +10,7 @@ elements with the mask moved likewise: so a branch that was not taken can't turn
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ from graphc.occurrences import derived_from
 from graphc.op import NoGradient
 from graphc.operands import as_node, astype, constant, expand, parameter, splat, splat_value, zeros_like
 from graphc.ops.creation import zeros
-from graphc.ops.math import where
+from graphc.ops.math import add, logical_and, logical_or, where
 from graphc.ops.shape import reshape, stack
 from graphc.source import here
 from graphc.types import TensorType, TupleType, is_float
@@ -176,7 +176,7 @@ class _Item(NamedTuple):
 def _gathered(node: Node, contributions: Sequence[Any]) -> Any:
     """The sum of what arrived at a node; for a tuple, item by item."""
     if not isinstance(node.type, TupleType):
-        return _sum(contributions)
+        return _masked_sum(contributions) if node.inputs and _moves_masks(node) else _sum(contributions)
     slots: list[list[Node]] = [[] for _ in node.type.items]
     for item in contributions:
         slots[item.slot].append(item.value)
@@ -184,10 +184,17 @@ def _gathered(node: Node, contributions: Sequence[Any]) -> Any:
 
 
 def _sum(terms: Sequence[Node]) -> Node:
-    result = terms[0]
-    for term in terms[1:]:
-        result = result + term
-    return result
+    return reduce(add, terms)
+
+
+def _masked_sum(terms: Sequence[Node]) -> Node:
+    """The sum; if every term is masked, it is masked, too: where none of them holds, it must not be multiplied."""
+    conditions = [reduce(logical_and, masks) for masks in (_peeled(term)[0] for term in terms) if masks]
+    if len(terms) == 1 or len(conditions) < len(terms):
+        return _sum(terms)
+    total = _sum(terms)
+    masked: Node = where(reduce(logical_or, dict.fromkeys(conditions)), total, zeros_like(total))
+    return masked
 
 
 def _checked(node: Node, cotangent: Any) -> list[Any]:
