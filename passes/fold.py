@@ -12,7 +12,7 @@ from graphc.ir import Node, Program
 from graphc.op import Array
 from graphc.operands import broadcast_op, constant, constant_op, expand
 from graphc.ops.math import exp
-from graphc.passes.rewrite import CONSTANTS, rule
+from graphc.passes.rewrite import CONSTANTS, computed, rule
 from graphc.types import TensorType
 
 BUDGET = 1 << 16  # elements of a result that may be larger than the constants it is made of
@@ -30,20 +30,21 @@ NEVER = frozenset({"placeholder", "variable", "parameter", "random", "opaque", "
 def fold_constants(node: Node) -> Node | None:
     """The constant that a node of constants is; None where it would be larger than `BUDGET` and than its sources.
 
-    A broadcast is never written out, a creation op without inputs stays one, and nothing with a symbolic size folds.
+    A broadcast is never written out, and a creation op without inputs stays one. Of what has a symbolic size only
+    pointwise ops of numbers fold.
     """
+    number = computed(node)
+    if number is not node:
+        return number
     sources = [_unexpanded(i) for i in node.inputs]
-    if not all(source.op is constant_op for source in sources) or not _may_fold(node):
+    if _is_symbolic(node) or not _is_pure(node.body) or not all(source.op is constant_op for source in sources):
         return None
     values: list[Array] = [source.attrs["value"].array for source in sources]
-    if node.op.kind == "pointwise" and all(value.size == 1 for value in values):
-        values = [value.reshape(()) for value in values]
-    elif prod(node.shape) <= max(BUDGET, *[value.size for value in values]):
-        values = [np.broadcast_to(value, i.shape) for value, i in zip(values, node.inputs, strict=True)]
-    else:
+    if prod(node.shape) > max(BUDGET, *[value.size for value in values]):
         return None
     with np.errstate(all="ignore"):
-        folded: Node = expand(_compact(compute(node, values, node.attrs, {})), node.shape)
+        args = [np.broadcast_to(value, i.shape) for value, i in zip(values, node.inputs, strict=True)]
+        folded: Node = expand(_compact(compute(node, args, node.attrs, {})), node.shape)
     return folded
 
 
@@ -53,10 +54,9 @@ def _unexpanded(node: Node) -> Node:
     return node
 
 
-def _may_fold(node: Node) -> bool:
-    types = [node.type, *(i.type for i in node.inputs)]
-    known = all(isinstance(type, TensorType) and not type.symbolic for type in types) and not node.attrs.symbolic
-    return known and node.op is not broadcast_op and node.op.kind not in NEVER and _is_pure(node.body)
+def _is_symbolic(node: Node) -> bool:
+    types = [node.type, *[i.type for i in node.inputs]]
+    return node.attrs.symbolic or not all(isinstance(type, TensorType) and not type.symbolic for type in types)
 
 
 @lru_cache(maxsize=1024)

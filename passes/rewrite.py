@@ -22,12 +22,15 @@ from itertools import permutations, product
 from types import ModuleType
 from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
 
+import numpy as np
+
 from graphc.attrs import Attrs, freeze
 from graphc.errors import ArgumentError, InternalError
+from graphc.evaluate import compute
 from graphc.ir import Node, Program, rebuild
 from graphc.occurrences import derived_from
 from graphc.op import Op
-from graphc.operands import broadcast_op, constant, constant_op, splat
+from graphc.operands import broadcast_op, constant, constant_op, expand, splat, splat_value
 from graphc.operators import Operators
 from graphc.types import is_float
 
@@ -119,7 +122,21 @@ def instantiate(pattern: Any, found: Mapping[str, Any]) -> Any:
         return pattern
     attrs = {n: found[v.name] if isinstance(v, Attribute) else v for n, v in pattern.attrs.items()}
     operands = [constant(i) if isinstance(i, bool) else instantiate(i, found) for i in pattern.inputs]
-    return pattern.op(*operands, **attrs)
+    return computed(pattern.op(*operands, **attrs))
+
+
+def computed(node: Node) -> Node:
+    """A pointwise op of numbers as the number that it is, whatever its size; any other node itself.
+
+    What rules make of constants is computed at once, as the next rule looks for a constant again.
+    """
+    numbers = [splat_value(i) for i in node.inputs]
+    if node.op.kind != "pointwise" or any(number is None for number in numbers):
+        return node
+    with np.errstate(all="ignore"):
+        value = compute(node, [np.asarray(number) for number in numbers], node.attrs, {})
+    number: Node = expand(constant(value), node.shape)
+    return number
 
 
 def orders(pattern: Any) -> Iterator[Any]:

@@ -9,13 +9,25 @@ from __future__ import annotations
 import math
 
 from graphc.ir import Node
-from graphc.operands import broadcast_op, expand, expand_dims_op, reduce_sum, squeeze_op
+from graphc.operands import broadcast_op, cast_op, expand, expand_dims_op, reduce_sum, squeeze_op
 from graphc.ops.activations import log_softmax_op, softmax_op, softplus_op
-from graphc.ops.math import divide, exp, expm1, log, log1p, multiply, rsqrt, sigmoid, sqrt, tanh
-from graphc.ops.reduce import logsumexp_op
+from graphc.ops.control import stop_gradient
+from graphc.ops.math import divide, exp, expm1, log, log1p, multiply, rsqrt, sigmoid, sqrt, subtract, tanh, where
+from graphc.ops.reduce import logsumexp_op, reduce_max
 from graphc.passes.rewrite import rule
 
 INF = math.inf  # softplus without the threshold above which it is taken for its operand
+SEEN_THROUGH = frozenset({broadcast_op, squeeze_op, expand_dims_op, cast_op, stop_gradient})
+
+
+def unshifted(x: Node) -> bool:
+    """What isn't yet less its maximum, so that its exp may overflow."""
+    if x.op is not subtract:
+        return True
+    top = x.inputs[1]
+    while top.op in SEEN_THROUGH or top.op is where:  # where(isfinite(top), top, 0)
+        top = top.inputs[1 if top.op is where else 0]
+    return top.op is not reduce_max
 
 
 # --------------------------------------------------------------------------------------------- logarithms
@@ -66,12 +78,16 @@ def log_of_softmax(x, *, axis):
     return log(softmax_op(x, axis=axis)), log_softmax_op(x, axis=axis)
 
 
-@rule(fp="reassoc", samples=lambda leaf: [log(reduce_sum(exp(leaf(3, 5)), axes=(1,)))])
+@rule(fp="reassoc", where=unshifted, samples=lambda leaf: [log(reduce_sum(exp(leaf(3, 5)), axes=(1,)))])
 def log_of_sum_of_exp(x, *, axes):
     return log(reduce_sum(exp(x), axes=axes)), logsumexp_op(x, axes=axes)
 
 
-@rule(fp="reassoc", samples=lambda leaf: [log(squeeze_op(reduce_sum(exp(leaf(3, 5)), axes=(1,)), axes=(1,)))])
+@rule(
+    fp="reassoc",
+    where=unshifted,
+    samples=lambda leaf: [log(squeeze_op(reduce_sum(exp(leaf(3, 5)), axes=(1,)), axes=(1,)))],
+)
 def log_of_squeezed_sum_of_exp(x, *, axes, dropped):
     return (
         log(squeeze_op(reduce_sum(exp(x), axes=axes), axes=dropped)),
@@ -108,6 +124,11 @@ def logistic_of_negative(x):
 
 
 @rule(fp="reassoc")
+def logistic_times_exp(x):  # 0 * inf where exp overflows
+    return sigmoid(-x) * exp(x), sigmoid(x)
+
+
+@rule(fp="reassoc")
 def logistic_by_exp(x):
     return exp(x) / (1 + exp(x)), sigmoid(x)
 
@@ -128,7 +149,7 @@ def softmax_by_exp(node: Node) -> Node | None:
     terms, repeated = node.inputs
     total = repeated.inputs[0] if repeated.op is broadcast_op else repeated
     axis = _summed_axis(total, terms)
-    return None if axis is None else softmax_op(terms.inputs[0], axis=axis)
+    return softmax_op(terms.inputs[0], axis=axis) if axis is not None and unshifted(terms.inputs[0]) else None
 
 
 def _summed_axis(total: Node, terms: Node) -> int | None:
@@ -185,6 +206,10 @@ def div_one_plus_exp_times_exp(a, x):  # log(1 + exp(x)): inf / inf where exp ov
             * exp(x)
             for x in [leaf(3, 5)]
         ],
+        *[
+            expand(leaf(5) / squeeze_op(reduce_sum(exp(x), axes=(0,)), axes=(0,)), (3, 5)) * exp(x)
+            for x in [leaf(3, 5)]
+        ],
     ],
 )
 def div_sum_times_term(node: Node) -> Node | None:
@@ -199,11 +224,13 @@ def div_sum_times_term(node: Node) -> Node | None:
 
 
 def _quotient(node: Node) -> tuple[Node, Node | None]:
-    """Dividend and divisor, with the axes of size 1 that were added to the quotient, and not to the divisor."""
-    if node.op is divide:
-        return node.inputs[0], node.inputs[1]
-    if node.op is expand_dims_op and node.inputs[0].op is divide:
-        g, total = node.inputs[0].inputs
-        if total.op is squeeze_op and total.attrs == node.attrs:
-            return expand_dims_op(g, axes=node.attrs["axes"]), total.inputs[0]
-    return node, None
+    """Dividend and divisor, without the axes of size 1 that the divisor lost and that the quotient was given again."""
+    quotient = node.inputs[0] if node.op is expand_dims_op else node
+    if quotient.op is not divide:
+        return node, None
+    g, total = quotient.inputs
+    if node is not quotient:
+        g = expand_dims_op(g, axes=node.attrs["axes"])
+    if total.op is squeeze_op and total.attrs["axes"] == (node.attrs["axes"] if node is not quotient else (0,)):
+        total = total.inputs[0]
+    return g, total
