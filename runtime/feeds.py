@@ -31,15 +31,15 @@ def feeds_given(feeds: Any) -> Mapping[Any, Any]:
     return feeds or {}
 
 
-def resolve_feeds(feeds: Mapping[Any, Any], graph: Graph) -> dict[Node, Any]:
-    """Feeds by node; keys may be names of nodes of `graph`.
+def resolve_feeds(feeds: Iterable[tuple[Any, Any]], graph: Graph) -> dict[Node, Any]:
+    """Feeds by node, from pairs of a key and a value; keys may be names of nodes of `graph`.
 
     Raises:
         FeedError: keys that are no tensors, or tell one tensor twice; all are told.
     """
     found: dict[Node, Any] = {}
     problems: list[str] = []
-    for key, value in feeds.items():
+    for key, value in feeds:
         try:
             node = graph[key] if isinstance(key, str) else key
         except GraphcError as error:
@@ -48,7 +48,7 @@ def resolve_feeds(feeds: Mapping[Any, Any], graph: Graph) -> dict[Node, Any]:
         if not isinstance(node, Node):
             problems.append(f"{key!r} is no tensor of the graph, but {type(key).__name__}")
         elif node in found:
-            problems.append(f"{node.display_name!r} is fed twice, by name and as a tensor")
+            problems.append(f"{node.display_name!r} is fed twice")
         else:
             found[node] = value
     if problems:
@@ -181,6 +181,8 @@ def _converted(node: Node, value: Any) -> tuple[Any, str]:
     name = node.display_name
     if isinstance(value, Node):
         return None, f"{name!r} is fed a tensor of the graph, {value!r}; run it first and feed its value"
+    if isinstance(value, np.ma.MaskedArray):
+        return None, f"{name!r} is fed a masked array, whose mask would be lost; fill it: value.filled(0)"
     try:
         array = np.asarray(value)
     except Exception as error:

@@ -38,6 +38,7 @@ from graphc.runtime.turns import Turns, exclusive
 from graphc.runtime.variables import materialise
 from graphc.source import here, name_in_caller
 from graphc.target import TargetInfo
+from graphc.types import TensorType
 
 
 class Device(NamedTuple):
@@ -123,26 +124,28 @@ class Session:
         device: str | None = None,
         seed: int = 0,
         threads: int | None = None,
-        disable: Sequence[str] = (),
+        disable: str | Sequence[str] = (),
     ) -> None:
+        if graph is not None and not isinstance(graph, Graph):
+            raise ArgumentError(f"the graph of a session must be a Graph, got {graph!r}", hint="gc.Session(device=...)")
         name = "cpu" if device is None else device
         if name not in DEVICES:
             raise ArgumentError(
-                f"device {device!r} is not one of {', '.join(map(repr, DEVICES))}{did_you_mean(str(device), DEVICES)}",
-                lines=[here()],
+                f"device {device!r} is not one of {', '.join(map(repr, DEVICES))}{did_you_mean(str(device), DEVICES)}"
             )
         if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-            raise ArgumentError(f"threads must be a positive int, got {threads!r}", lines=[here()])
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 64:
-            raise ArgumentError(f"seed must be an int in [0, 2**64), got {seed!r}", lines=[here()])
+            raise ArgumentError(f"threads must be a positive int, got {threads!r}")
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 1 << 64:
+            raise ArgumentError(f"seed must be an int in [0, 2**64), got {seed!r}")
+        disable = [disable] if isinstance(disable, str) else disable
         check_switches(disable, switches() | TECHNIQUES)
         self.graph = graph
         self.device = name
         self.threads = threads
         self.disable = frozenset(disable)
         self._passes = DEVICES[name].passes
-        self._target = DEVICES[name].target(seed, self.disable)
-        self._state = State({}, {}, seed)
+        self._target = DEVICES[name].target(int(seed), self.disable)
+        self._state = State({}, {}, int(seed))
         self._plans: OrderedDict[Request, Compiled] = OrderedDict()
         self._hits = self._misses = 0
         self._rebuilds = Rebuilds()
@@ -219,6 +222,8 @@ class Session:
         Returns:
             `step(*values, out=None)`; `out`, a list of arrays for the tensors fetched, receives the results.
         """
+        if not isinstance(feeds, Node | str | Iterable):
+            raise ArgumentError(f"feeds= takes tensors or their names, got {type(feeds).__name__}")
         keys = [feeds] if isinstance(feeds, Node | str) else list(feeds)
         request, tensors, build = self._prepared(fetches, keys, training)
 
@@ -237,7 +242,7 @@ class Session:
         """A request that is compiled, the tensors that it is fed, and what puts its results into their form."""
         self._check_open()
         resolved, build = self._resolved(fetches)
-        given = self._given(dict.fromkeys(keys), resolved)
+        given = resolve_feeds([(key, None) for key in keys], self._names(resolved))
         request = _request(resolved, given, training)
         self._compiled(request)
         return request, tuple(given), _builder(resolved, build)
@@ -351,7 +356,7 @@ class Session:
 
     def _given(self, feeds: Mapping[Any, Any] | None, resolved: Iterable[Node | Updates]) -> dict[Node, Any]:
         """The feeds by node."""
-        return resolve_feeds(feeds_given(feeds), self._names(resolved)) if feeds is not None else {}
+        return resolve_feeds(feeds_given(feeds).items(), self._names(resolved))
 
     def _fetch(self, leaf: Any) -> Node | Updates:
         if isinstance(leaf, Updates):
@@ -373,17 +378,18 @@ class Session:
 
     def _graph_of(self, nodes: Iterable[Node]) -> Graph | None:
         """The graph that `nodes` belong to, which must be the session's if it has one."""
-        graph, first = self.graph, "this session runs"
+        graph, first = self.graph, None
         for node in nodes:
             if node.graph is None or node.graph is graph:
                 continue
             if graph is not None:
+                other = "this session runs" if first is None else f"{first.display_name!r} to"
                 raise GraphError(
-                    f"{node.display_name!r} belongs to graph {node.graph.name!r}, {first} {graph.name!r}",
-                    lines=[here(), node.made_at],
+                    f"{node.display_name!r} belongs to graph {node.graph.name!r}, {other} {graph.name!r}",
+                    lines=[here(), node.made_at, *([] if first is None else [first.made_at])],
                     hint=f"gc.Session(graph) makes a session for the graph {node.graph.name!r}",
                 )
-            graph, first = node.graph, f"{node.display_name!r} to"
+            graph, first = node.graph, node
         return graph
 
     def _compiled(self, request: Request) -> Compiled:
@@ -395,6 +401,9 @@ class Session:
             return found
         self._misses += 1
         graph = self._graph_of([*request.fetches, *[n for pair in request.updates for n in pair], *request.fed])
+        several = next((n for n in (*request.fetches, *request.fed) if not isinstance(n.type, TensorType)), None)
+        if several is not None:
+            raise FetchError(f"{several!r} has several results, which are fetched and fed one by one")
         program, overridden = self._program(request)
         self._rebuilds.note(program)
         optimised = self._optimised(program, self._target.info, request.training)
@@ -484,6 +493,8 @@ def _builder(resolved: Sequence[Node | Updates], build: Build) -> Build:
 
 
 def _request(resolved: Sequence[Node | Updates], given: Mapping[Node, Any], training: bool | None) -> Request:
+    if training not in (None, False, True):
+        raise ArgumentError(f"training must be True, False or None, got {training!r}")
     updates = [leaf for leaf in resolved if isinstance(leaf, Updates)]
     fetches = tuple([leaf for leaf in resolved if isinstance(leaf, Node)])
     fed = tuple(sorted(given, key=SERIAL))
