@@ -281,10 +281,10 @@ def _stretches(sketch: Sketch, keys: Mapping[Node, Key], max_boxes: int) -> Fold
         for k in range(0, len(listed), size):
             stretch = listed[k : k + size]
             nodes = [node for _, members in stretch for node in members]
-            title = " … ".join(dict.fromkeys([_called(stretch[0][0]), _called(stretch[-1][0])]))
-            grouped.update(dict.fromkeys(nodes, Group(role, title, k)))
+            title = " … ".join(dict.fromkeys([_called(nodes[0]), _called(nodes[-1])]))
+            grouped.update(dict.fromkeys(nodes, stretch[0][0] if len(stretch) == 1 else Group(role, title, k)))
     return _tidy(grouped)
 
 
-def _called(key: Key) -> str:
-    return key.title if isinstance(key, Group) else key.display_name
+def _called(node: Node) -> str:
+    return node.scope.partition("/")[0] or node.display_name

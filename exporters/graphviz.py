@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -33,7 +33,7 @@ MEANINGS = {
     ("op", "forward"): "computes a value",
     ("op", "gradient"): "computes a gradient",
     ("op", "update"): "computes an update",
-    ("group", "forward"): "several of them",
+    ("group", "forward"): "several nodes",
     ("group", "gradient"): "several for gradients",
     ("group", "update"): "several for updates",
 }
@@ -50,6 +50,11 @@ def quoted(*lines: str) -> str:
     return '"' + "\\n".join(map(escaped, lines)) + '"'
 
 
+def _tip(lines: Sequence[str]) -> str:
+    """A DOT string for a tooltip, in which Graphviz resolves escapes twice."""
+    return '"' + "\\n".join(escaped(line).replace("\\\\", 4 * "\\") for line in lines) + '"'
+
+
 def body(picture: Picture) -> Iterator[str]:
     """The statements of the DOT graph, a line each."""
     notes = quoted(*picture.notes)
@@ -59,7 +64,7 @@ def body(picture: Picture) -> Iterator[str]:
     yield from _legend(picture)
     frames: dict[str, list[str]] = {}
     for k, box in enumerate(picture.boxes):
-        tip = f" tooltip={quoted(*box.tip)}" if box.tip else ""
+        tip = f" tooltip={_tip(box.tip)}" if box.tip else ""
         statement = f"\tn{k} [label={quoted(*box.lines)} {_style(box.form, box.role)}{tip}]\n"
         frames.setdefault(box.frame, []).append(statement)
     yield from frames.pop("", [])

