@@ -67,7 +67,7 @@ def _lines(program: Program, sources: bool) -> Iterator[str]:
         if number is not None and (not node.shape or node not in written_out):
             names[node] = str(number)
             continue
-        names[node] = _leaf_name(node) if not node.inputs and node.op.kind != "constant" else f"%{count}"
+        names[node] = _leaf_name(node) if isinstance(node, Leaf) or node.op.kind == "parameter" else f"%{count}"
         count += names[node].startswith("%")
         yield f"{names[node]}: {node.type} = {_call(node, names)}{_source(node) if sources else ''}"
     yield f"return {', '.join(names[output] for output in program.outputs)}"

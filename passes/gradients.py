@@ -189,7 +189,7 @@ def _sum(terms: Sequence[Node]) -> Node:
 
 def _masked_sum(terms: Sequence[Node]) -> Node:
     """The sum; if every term is masked, it is masked, too: where none of them holds, it must not be multiplied."""
-    conditions = [reduce(logical_and, masks) for masks in (_peeled(term)[0] for term in terms) if masks]
+    conditions = [mask for mask in (_peeled(term)[0] for term in terms) if mask is not None]
     if len(terms) == 1 or len(conditions) < len(terms):
         return _sum(terms)
     total = _sum(terms)
@@ -239,10 +239,10 @@ def pulled_back(node: Node, g: Any) -> Sequence[Any]:
         raise GradientError(
             f"op {op.name!r} has no gradient rule", hint="declare it with vjp=, a rule or NoGradient(reason)"
         )
-    masks, inner = _peeled(g) if _moves_masks(node) else ([], g)
+    mask, inner = _peeled(g) if _moves_masks(node) else (None, g)
     found = _through_body(node, inner) if rule is None else rule(inner, node, *node.inputs, **node.attrs)
-    for condition in reversed(masks):
-        moved = rule(condition, node, *node.inputs, **node.attrs) if rule and op.injective else [condition] * len(found)
+    if mask is not None:
+        moved = rule(mask, node, *node.inputs, **node.attrs) if rule and op.injective else [mask] * len(found)
         found = [None if r is None else where(c, r, zeros_like(r)) for c, r in zip(moved, found, strict=True)]
     return tuple(found)
 
@@ -259,9 +259,9 @@ def _pointwise(body: Program) -> bool:
     return len(shapes) == 1 and all(node.op.kind == "pointwise" for node in computed)
 
 
-def _peeled(g: Any) -> tuple[list[Node], Any]:
-    """`where(c, where(d, g, 0), 0)` as `([c, d], g)`."""
-    masks = []
+def _peeled(g: Any) -> tuple[Node | None, Any]:
+    """`where(c, where(d, g, 0), 0)` as `(c & d, g)`: one mask, so that what a chain of them passes stays linear."""
+    mask: Node | None = None
     while isinstance(g, Node) and g.op is where:
         condition, taken, other = g.inputs
         if splat_value(other) == 0:
@@ -270,8 +270,8 @@ def _peeled(g: Any) -> tuple[list[Node], Any]:
             condition, g = ~condition, other
         else:
             break
-        masks.append(condition)
-    return masks, g
+        mask = condition if mask is None else logical_and(mask, condition)
+    return mask, g
 
 
 def _through_body(node: Node, g: Any) -> Sequence[Node | None]:

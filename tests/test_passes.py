@@ -12,7 +12,7 @@ import graphc as gc
 from graphc.composites import composite
 from graphc.errors import ArgumentError, InternalError, StateError
 from graphc.evaluate import evaluate
-from graphc.ir import Graph, Node, Program
+from graphc.ir import Graph, Program
 from graphc.operands import constant, expand, primitive
 from graphc.ops.activations import relu, softmax_op
 from graphc.ops.control import identity
@@ -28,7 +28,6 @@ from graphc.passes.pipeline import PIPELINE, Pass, run_pipeline, switches
 from graphc.passes.rewrite import rewrite
 from graphc.runtime.reference import ReferenceTarget
 from graphc.target import TargetInfo
-from graphc.verify import verify
 
 TARGET = TargetInfo("test")
 
@@ -401,16 +400,18 @@ def test_the_result_is_a_fixpoint():
     assert run_pipeline(once, TARGET, training=True) is once
 
 
-@pytest.mark.parametrize("length", [300, 3_000])
-def test_work_is_linear_in_the_length_of_a_gradient_chain(length):
-    def made(count):
+@pytest.mark.parametrize("layer", [sigmoid, tanh, relu])
+@pytest.mark.parametrize("length", [100, 1_000])
+def test_programs_are_linear_in_the_length_of_a_gradient_chain(layer, length):
+    def sizes(count):
         x = y = leaf(3)
         for _ in range(count):
-            y = sigmoid(y * 1.01 + 0.5)
+            y = layer(y * 1.01 + x)
         program = program_of(*gradients(y.sum(), [x]))
-        return len(run_pipeline(program, TARGET, training=True).nodes())
+        return len(program.nodes()), len(run_pipeline(program, TARGET, training=True).nodes())
 
-    assert made(2 * length) / made(length) <= 2.1
+    for twice, once in zip(sizes(2 * length), sizes(length), strict=True):
+        assert twice / once <= 2.1
 
 
 # --- switches
@@ -533,78 +534,3 @@ def test_a_debug_level_that_is_none_is_refused(monkeypatch):
     monkeypatch.setenv("GRAPHC_DEBUG", "verbose")
     with pytest.raises(ArgumentError, match="GRAPHC_DEBUG is a number from 0 to 3, got 'verbose'"):
         optimised(leaf(3))
-
-
-# --- the verifier
-
-
-def broken(op, inputs, type, body=None):
-    """A node that no op would make."""
-    node = Node()
-    like = (inputs or [leaf(3)])[0] + 1.0
-    node.op, node.inputs, node.attrs, node.type, node.body = op, tuple(inputs), like.attrs, type, body
-    node.graph, node.serial, node.guards, node.more, node.where = like.graph, like.serial, (), (), like.where
-    return node
-
-
-def test_a_well_formed_program_passes():
-    program, _ = network()
-    verify(program)
-
-
-def wrong_type():
-    return program_of(broken(tanh, [leaf(3)], leaf(4).type))
-
-
-def impossible_type():
-    return program_of(broken(gc.ops.linalg.matmul_op, [leaf(3), leaf(3)], leaf(3).type))
-
-
-def too_old():
-    x = leaf(3)
-    node = broken(tanh, [x], x.type)
-    node.serial = x.serial - 1
-    return Program((x,), (node,))
-
-
-def other_graph():
-    x = leaf(3)
-    with Graph("other"):
-        return Program((x,), (tanh(leaf(3)),))
-
-
-def unbound():
-    return Program((), (tanh(leaf(3)),))
-
-
-def wrong_body():
-    x = leaf(3)
-    return program_of(broken(doubled, [x], x.type, doubled(leaf(4)).body))
-
-
-def updated_twice():
-    x, w = leaf(3), Variable([1.0, 2.0, 3.0], "w")
-    return Program((x,), (), ((w, x), (w, -x)))
-
-
-def updated_placeholder():
-    x = leaf(3)
-    return Program((x,), (), ((x, -x),))
-
-
-@pytest.mark.parametrize(
-    ("program", "problem"),
-    [
-        (wrong_type, r"is float32\[3\] by its op's rule"),
-        (impossible_type, "can't be typed"),
-        (too_old, "is older than its input"),
-        (other_graph, "belong to 2 graphs: other, test"),
-        (unbound, "is no input of the program"),
-        (wrong_body, "doesn't fit its body"),
-        (updated_twice, "is updated twice"),
-        (updated_placeholder, "is updated but is no variable"),
-    ],
-)
-def test_a_broken_program_is_refused(program, problem):
-    with pytest.raises(InternalError, match=problem):
-        verify(program())

@@ -58,6 +58,14 @@ def test_numbers_have_lines_of_their_own_where_their_size_matters():
     """)
 
 
+def test_counters_are_numbered_as_they_have_no_name():
+    assert text([gc.arange(2), gc.arange(3)]) == lines("""
+        %0: int64[2] = iota(length=2)
+        %1: int64[3] = iota(length=3)
+        return %0, %1
+    """)
+
+
 def test_constants_are_shown_shortened():
     assert text(exp(constant([1.5, 2.5]))) == lines("""
         %0: float32[2] = constant(value=[1.5, 2.5])
