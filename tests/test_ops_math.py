@@ -108,8 +108,19 @@ def test_erf_is_accurate_to_an_ulp():
 def test_powers_of_two_are_exact():
     exponents = np.arange(-300.0, 300.0)
     np.testing.assert_array_equal(apply(ops.exp2, exponents), np.exp2(exponents))
-    assert apply(ops.log2, 8.0) == 3
-    assert apply(ops.log10, np.array(100.0)) == 2
+
+
+@pytest.mark.parametrize(
+    ("log", "base", "dtype", "exponents"),
+    [
+        (ops.log2, 2.0, "float64", range(-1022, 1024)),
+        (ops.log2, 2.0, "float32", range(-126, 128)),
+        (ops.log10, 10.0, "float64", range(23)),
+        (ops.log10, 10.0, "float32", range(11)),
+    ],
+)
+def test_logarithms_are_exact_at_powers_of_their_base(log, base, dtype, exponents):
+    np.testing.assert_array_equal(apply(log, np.array([base**k for k in exponents], dtype)), exponents)
 
 
 def test_sigmoid_does_not_overflow():

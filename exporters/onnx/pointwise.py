@@ -6,6 +6,8 @@ near 0), the line is an expression that means the same everywhere.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from graphc.exporters.onnx.builder import Builder, Value
@@ -14,6 +16,7 @@ from graphc.ir import Node
 from graphc.op import Op
 from graphc.operands import cast_op
 from graphc.ops import activations, control, math
+from graphc.ops.nn import SPACING
 from graphc.types import is_float
 
 # --------------------------------------------------------------------------------------------- division
@@ -111,6 +114,19 @@ def _log1p(b: Builder, x: Value) -> Value:
     return b.op("Where", b.op("Less", b.op("Abs", x), b.like(x, 0.5)), near, log)
 
 
+def _log_to_base(base: float) -> Callable[[Builder, Value], Value]:
+    """The quotient of natural logarithms; an integer where it is one up to rounding, as for powers of the base."""
+
+    def line(b: Builder, x: Value) -> Value:
+        quotient = b.op("Div", b.op("Log", x), b.like(x, np.log(base)))
+        whole = b.op("Round", quotient)
+        rest = b.op("Abs", b.op("Sub", quotient, whole))
+        rounding = b.op("Mul", b.op("Abs", whole), b.like(x, 2 * SPACING[x.dtype]))
+        return b.op("Where", b.op("Less", rest, rounding), whole, quotient)
+
+    return line
+
+
 def _clip(b: Builder, x: Value, low: Value, high: Value) -> Value:
     """ONNX's Clip takes scalar bounds; one that no value is beyond is left out."""
     if low.shape or high.shape:
@@ -159,6 +175,8 @@ LINES: dict[Op, Line] = {
     math.expm1: pointwise(_expm1),
     math.log: direct("Log"),
     math.log1p: pointwise(_log1p),
+    math.log2: pointwise(_log_to_base(2)),
+    math.log10: pointwise(_log_to_base(10)),
     math.sin: direct("Sin"),
     math.cos: direct("Cos"),
     math.tan: direct("Tan", when=_single),

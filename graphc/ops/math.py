@@ -206,6 +206,28 @@ log1p = pointwise(
     "log1p", np.log1p, lambda g, y, x: (g / (1 + x),), samples=reals(-0.5, 4), doc="log(1 + x), accurate near 0."
 )
 
+log2 = pointwise(
+    "log2",
+    np.log2,
+    lambda g, y, x: (g / (x * math.log(2)),),
+    samples=reals(0.2, 4),
+    doc="The logarithm to base 2, exact at powers of 2.",
+)
+
+
+def _log10(x: Array) -> Array:
+    """In float64, rounded once: NumPy's of float32 misses the exponents of powers of 10."""
+    return np.log10(x, dtype=np.float64).astype(x.dtype)
+
+
+log10 = pointwise(
+    "log10",
+    _log10,
+    lambda g, y, x: (g / (x * math.log(10)),),
+    samples=reals(0.2, 4),
+    doc="The logarithm to base 10, exact at 1, 10, 100 and so on.",
+)
+
 
 @composite(accepts="float", vjp=lambda g, y, x: (g * (y * math.log(2)),), samples=reals(-2, 2))
 def exp2(x: Any) -> Any:
@@ -213,16 +235,6 @@ def exp2(x: Any) -> Any:
     return power_op(2.0, x)
 
 
-@composite(accepts="float", vjp=lambda g, y, x: (g / (x * math.log(2)),), samples=reals(0.2, 4))
-def log2(x: Any) -> Any:
-    """The logarithm to base 2."""
-    return log(x) / math.log(2)
-
-
-@composite(accepts="float", vjp=lambda g, y, x: (g / (x * math.log(10)),), samples=reals(0.2, 4))
-def log10(x: Any) -> Any:
-    """The logarithm to base 10."""
-    return log(x) / math.log(10)
 
 
 def _xlogy_vjp(g: Any, y: Any, x: Any, a: Any) -> Cotangents:
