@@ -271,6 +271,11 @@ def attention(q: Array, k: Array, v: Array, mask: Any = None, *, is_causal: bool
     return weights / weights.sum(-1, keepdims=True) @ v
 
 
+def bounded_log(p: Array) -> Array:
+    """log(p), but at least -100."""
+    return np.maximum(np.log(p), -100)
+
+
 def cross_entropy(
     logits: Array,
     target: Array,
@@ -383,7 +388,9 @@ MEANINGS: dict[str, Callable[..., Any]] = {
         (x - per_channel(mean, 0, x)) / np.sqrt(per_channel(var, 1, x) + eps), w, b
     ),
     "batch_stats": lambda x: (x.mean(all_but_channels(x)), x.var(all_but_channels(x), ddof=1)),
+    "masked_softmax": lambda x, *, axis: np.nan_to_num(np.exp(x) / np.sum(np.exp(x), axis, keepdims=True)),
     "scaled_dot_product_attention": attention,
+    "binary_cross_entropy": lambda p, y: -y * bounded_log(p) - (1 - y) * bounded_log(1 - p),
     "cross_entropy": cross_entropy,
     "nll_loss": lambda logp, *args, **attrs: cross_entropy(logp, *args, **attrs, normalise=False),
 }

@@ -114,6 +114,13 @@ def test_valid_padding_is_none():
     assert conv2d(x, w, padding="valid") is conv2d(x, w)
 
 
+def test_options_may_go_by_position_in_torchs_order():
+    x, w = tensor(1, 4, 9, 9), tensor(4, 2, 3, 3, index=1)
+    assert conv2d(x, w, None, 2, 1, 1, 2) is conv2d(x, w, stride=2, padding=1, dilation=1, groups=2)
+    up = conv_transpose2d(x, w, None, 2, 1, 1, 2, 1)
+    assert up is conv_transpose2d(x, w, stride=2, padding=1, output_padding=1, groups=2, dilation=1)
+
+
 def test_operands_of_a_convolution_meet_in_one_dtype():
     x, w = tensor(1, 1, 4, 4, dtype="float16"), tensor(1, 1, 3, 3, index=1)
     assert conv2d(x, w, tensor(1, dtype="float64", index=2)).dtype == "float64"
@@ -343,7 +350,18 @@ def test_adaptive_pooling_divides_the_plane():
     np.testing.assert_allclose(run(lambda x: adaptive_avg_pool2d(x, (2, None)), x), rows)
     named = tensor("n", 3, "h", "w")
     assert adaptive_avg_pool2d(named, 1).shape == (symbol("n"), 3, 1, 1)
-    with pytest.raises(ShapeError, match=r"output_size 3 must divide the height, width of float32\[2, 3, 4, 6\]"):
-        adaptive_avg_pool2d(tensor(2, 3, 4, 6), 3)
-    with pytest.raises(ShapeError, match="output_size 2 must divide"):
+    with pytest.raises(ShapeError, match=r"the height, width of float32\[n, 3, h, w\] must be known"):
         adaptive_avg_pool2d(named, 2)
+    with pytest.raises(ArgumentError, match="output_size must be an int or 2 ints that are >= 1, got"):
+        adaptive_avg_pool2d(named, (0, None))
+
+
+@pytest.mark.parametrize("sizes", [(3, 6), (2, 4), (5, 7), (3, None)])
+def test_adaptive_windows_overlap_where_they_do_not_divide_the_plane(sizes):
+    x = numbers(2, 3, 4, 6, dtype="float64")
+    rows, columns = (out or n for out, n in zip(sizes, x.shape[2:], strict=True))
+    expected = np.empty((2, 3, rows, columns))
+    for i, j in np.ndindex(rows, columns):
+        top, bottom, left, right = i * 4 // rows, -(-(i + 1) * 4 // rows), j * 6 // columns, -(-(j + 1) * 6 // columns)
+        expected[:, :, i, j] = x[:, :, top:bottom, left:right].mean((2, 3))
+    np.testing.assert_allclose(run(lambda x: adaptive_avg_pool2d(x, sizes), x), expected)

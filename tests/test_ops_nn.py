@@ -9,6 +9,7 @@ from numpy_testing import leaf, run
 import graphc as gc
 from graphc.dims import parse_dim
 from graphc.errors import ArgumentError, DTypeError, ShapeError
+from graphc.evaluate import evaluate
 from graphc.ir import toposort
 from graphc.losses import (
     binary_cross_entropy,
@@ -276,11 +277,17 @@ def test_causal_attention_sees_no_later_key(symbolic):
     close(got, attended(q, k, v, np.tri(4, 6, dtype=bool), scale=0.5))
 
 
-def test_a_query_that_sees_nothing_is_nan():
-    mask = np.array([[True] * 6, [False] * 6, [True] * 6, [True] * 6])
-    got = run(lambda q, k, v: scaled_dot_product_attention(q, k, v, mask), *QKV)
-    assert np.isnan(got[:, :, 1]).all()
-    assert not np.isnan(got[:, :, [0, 2, 3]]).any()
+@pytest.mark.parametrize("hide", [lambda seen: seen, lambda seen: np.where(seen, 0, -np.inf)], ids=["bool", "float"])
+def test_a_query_that_sees_nothing_gets_zeros_and_poisons_no_gradient(hide):
+    seen = np.array([[True] * 6, [False] * 6, [True] * 6, [True] * 6])
+    q, k, v = (leaf(array, index=i) for i, array in enumerate(QKV))
+    y = scaled_dot_product_attention(q, k, v, hide(seen).astype("bool" if hide(seen).dtype == bool else "float32"))
+    got, *slopes = evaluate([y, *gradients(y, [q, k, v])], dict(zip((q, k, v), QKV, strict=True)))
+    others = [0, 2, 3]
+    assert not got[:, :, 1].any()
+    close(got[:, :, others], attended(QKV[0][:, :, others], *QKV[1:]))
+    assert all(np.isfinite(slope).all() for slope in slopes)
+    assert not slopes[0][:, :, 1].any()
 
 
 def test_attention_drops_weights_in_training_and_stays_whole_in_evaluation():
@@ -495,6 +502,13 @@ def test_binary_cross_entropy_bounds_its_logarithms():
     p = np.array([0, 1, 0.5, 1], "float32")
     got = run(lambda p, y: binary_cross_entropy(p, y, reduction="none"), p, np.array([1, 0, 1, 1], "float32"))
     close(got, [100, 100, math.log(2), 0])
+
+
+def test_the_gradient_of_binary_cross_entropy_corrects_a_wrong_certainty():
+    p, y = np.array([0, 1, 0, 1, 0.25], "float32"), np.array([1, 0, 0, 1, 1], "float32")
+    x = leaf(p)
+    (slope,) = evaluate(gradients(binary_cross_entropy(x, y, reduction="sum"), [x]), {x: p})
+    close(slope, [-1e12, 1e12, 0, 0, -4])
 
 
 # --- metrics

@@ -217,6 +217,11 @@ def test_a_row_of_minus_infinity_does_not_poison_logsumexp():
     np.testing.assert_array_equal(g, [[0, 0], [0, 1]])
 
 
+def test_the_gradient_of_logsumexp_is_the_softmax_where_it_is_infinite_or_nan_too():
+    (g,) = gradient(lambda x: ops.logsumexp(x, axis=1), [[1.0, np.inf], [1.0, np.nan]])
+    np.testing.assert_array_equal(g, [[0, np.nan], [np.nan, np.nan]])
+
+
 def test_gradients_reach_through_symbolic_means():
     with Graph():
         (g,) = gradient(lambda x: (x * x).mean(), [1.0, 2.0, 3.0])

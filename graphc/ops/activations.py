@@ -151,7 +151,8 @@ def _shifted(x: Any, axis: int) -> Any:
     return wide - reduce_max(stop_gradient(wide), axes=(axis,))
 
 
-def _softmax_vjp(g: Any, y: Any, x: Any, *, axis: int) -> Cotangents:
+def softmax_vjp(g: Any, y: Any, x: Any, *, axis: int) -> Cotangents:
+    """y * (g - sum(g * y)), of `softmax` and what differs from it in shift and scale only."""
     weighted = g * y
     return (weighted - y * reduce_sum(weighted, axes=(axis,)),)
 
@@ -161,7 +162,7 @@ def _rows(rng: np.random.Generator) -> list[Sample]:
     return [Sample((rng.standard_normal(shape),), {"axis": axis}) for shape, axis in cases]
 
 
-@composite(accepts="float", vjp=_softmax_vjp, samples=_rows, name="softmax")
+@composite(accepts="float", vjp=softmax_vjp, samples=_rows, name="softmax")
 def softmax_op(x: Any, *, axis: int) -> Any:
     """exp(x), normalised to the sum 1 along an axis."""
     e = exp(_shifted(x, axis))

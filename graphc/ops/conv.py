@@ -291,6 +291,8 @@ def conv_transpose(
 
     `output_padding` chooses among the sizes that the convolution would have taken to the size of `x`.
     """
+    require_spatial("conv_transpose", "the input", x.type, len(stride))
+    require_spatial("conv_transpose", "the weight", weight.type, len(stride))
     axes = zip(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation, strict=True)
     spatial = tuple(
         (size - 1) * step - sum(pad) + span(taps, spread) + extra for size, taps, step, pad, extra, spread in axes
@@ -342,14 +344,14 @@ def _convolution(
 
 
 def conv1d(
-    x: Any, weight: Any, bias: Any = None, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+    x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
 ) -> Any:
     """Convolve along one axis: x[batch, C, length], weight[O, C/groups, k], bias[O]; see `conv2d`."""
     return _convolution("conv1d", 1, x, weight, bias, stride, padding, dilation, groups)
 
 
 def conv2d(
-    x: Any, weight: Any, bias: Any = None, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+    x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
 ) -> Any:
     """Convolve images with a bank of filters, as `torch.nn.functional.conv2d` (a cross-correlation).
 
@@ -373,7 +375,7 @@ def conv2d(
 
 
 def conv3d(
-    x: Any, weight: Any, bias: Any = None, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+    x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
 ) -> Any:
     """Convolve volumes: x[batch, C, depth, height, width], weight[O, C/groups, kd, kh, kw]; see `conv2d`."""
     return _convolution("conv3d", 3, x, weight, bias, stride, padding, dilation, groups)
@@ -411,7 +413,6 @@ def conv_transpose1d(
     x: Any,
     weight: Any,
     bias: Any = None,
-    *,
     stride: Any = 1,
     padding: Any = 0,
     output_padding: Any = 0,
@@ -428,7 +429,6 @@ def conv_transpose2d(
     x: Any,
     weight: Any,
     bias: Any = None,
-    *,
     stride: Any = 1,
     padding: Any = 0,
     output_padding: Any = 0,
@@ -460,7 +460,6 @@ def conv_transpose3d(
     x: Any,
     weight: Any,
     bias: Any = None,
-    *,
     stride: Any = 1,
     padding: Any = 0,
     output_padding: Any = 0,

@@ -13,7 +13,7 @@ import numpy as np
 from graphc.composites import composite
 from graphc.dims import shape_text
 from graphc.errors import ArgumentError, DTypeError, ShapeError
-from graphc.op import Sample
+from graphc.op import Cotangents, Sample
 from graphc.operands import as_node, astype, expand_dims_op, squeeze_op
 from graphc.ops.activations import log_softmax
 from graphc.ops.conv import per_channel
@@ -23,6 +23,8 @@ from graphc.ops.nn import differs, require_floats, rounded
 from graphc.ops.reduce import mean, sum, widened
 from graphc.source import here
 from graphc.types import is_float, is_integer
+
+LEAST_LOG, LEAST_VARIANCE = -100, 1e-12  # torch's bounds in the binary cross-entropy and its gradient
 
 REDUCTIONS: dict[str, Callable[[Any], Any]] = {"none": lambda losses: losses, "mean": mean, "sum": sum}
 
@@ -279,13 +281,28 @@ def binary_cross_entropy_with_logits(
     return _elementwise("binary_cross_entropy_with_logits", reduction, input, target, losses, weight)
 
 
+def _surprise_vjp(g: Any, y: Any, p: Any, target: Any) -> Cotangents:
+    """In `p` that of the unbounded logarithms, with a bounded denominator: a wrong certainty is corrected."""
+    to_target = maximum(log1p(-p), LEAST_LOG) - maximum(log(p), LEAST_LOG)
+    return g * ((p - target) / maximum(p * (1 - p), LEAST_VARIANCE)), g * to_target
+
+
+def _chances(rng: np.random.Generator) -> list[Sample]:
+    shapes = ((3, 5), (), (0, 2))
+    certain = Sample((np.array([0.0, 0.0, 1.0, 1.0]), np.array([0.0, 1.0, 0.0, 1.0])), differentiable=False)
+    return [*[Sample((rng.uniform(0.1, 0.9, s), rng.uniform(0, 1, s))) for s in shapes], certain]
+
+
+@composite(name="binary_cross_entropy", accepts="float", vjp=_surprise_vjp, samples=_chances)
+def surprise_op(p: Any, target: Any) -> Any:
+    """-target * log(p) - (1 - target) * log(1 - p), with logarithms of at least -100."""
+    return -(target * maximum(log(p), LEAST_LOG) + (1 - target) * maximum(log1p(-p), LEAST_LOG))
+
+
 def binary_cross_entropy(input: Any, target: Any, weight: Any = None, reduction: str = "mean") -> Any:
     """The cross-entropy of the probabilities `input` against the probabilities `target`.
 
-    Logarithms are taken as no less than -100, as in torch, so the loss is finite for 0 and 1.
+    Logarithms are taken as no less than -100, as in torch, so the loss is finite for 0 and 1. So is its gradient, which
+    points away from a wrong certainty: it is (input - target) / max(input * (1 - input), 1e-12).
     """
-
-    def losses(x: Any, y: Any) -> Any:
-        return -(y * maximum(log(x), -100) + (1 - y) * maximum(log1p(-x), -100))
-
-    return _elementwise("binary_cross_entropy", reduction, input, target, losses, weight)
+    return _elementwise("binary_cross_entropy", reduction, input, target, surprise_op, weight)

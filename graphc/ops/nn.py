@@ -11,18 +11,19 @@ from typing import Any
 import numpy as np
 
 from graphc.composites import composite
-from graphc.dims import Dim, compare, product, shape_text
+from graphc.dims import Dim, compare, product, require_equal, shape_text
 from graphc.errors import ArgumentError, DTypeError, ShapeError
 from graphc.ir import Node
 from graphc.op import Cotangents, Sample, Samples
-from graphc.operands import as_node, astype, squeeze_op
-from graphc.ops.activations import softmax
+from graphc.operands import as_node, astype, reduce_sum, squeeze_op
+from graphc.ops.activations import softmax, softmax_vjp
+from graphc.ops.control import stop_gradient
 from graphc.ops.conv import per_channel
 from graphc.ops.creation import coordinate, ones_like, zeros_like
 from graphc.ops.linalg import in_one_dtype, matmul
-from graphc.ops.math import greater_equal, maximum, rsqrt, square, where
+from graphc.ops.math import equal, exp, greater_equal, maximum, rsqrt, square, where
 from graphc.ops.random import bernoulli
-from graphc.ops.reduce import count, mean, widened
+from graphc.ops.reduce import count, mean, reduce_max, widened
 from graphc.ops.shape import reshape, swapaxes
 from graphc.ops.state import by_mode, tracked
 from graphc.source import here
@@ -269,6 +270,9 @@ def rms_norm(x: Any, normalized_shape: Any, weight: Any = None, eps: float | Non
 @composite(name="group_norm", samples=_with_channels(2, groups=2, eps=1e-3))
 def group_norm_op(x: Any, weight: Any = None, bias: Any = None, *, groups: int, eps: float) -> Any:
     """x[N, C, ...] standardised over each of `groups` sets of channels, times weight[C], plus bias[C]."""
+    if x.ndim < 2 or groups < 1 or (isinstance(x.shape[1], int) and x.shape[1] % groups):
+        raise ShapeError(f"group_norm: num_groups={groups} must divide the channels of {x.type}", lines=[here()])
+    require_equal(x.shape[1] % groups, 0, f"num_groups={groups} must divide the channels of {x.type}; the rest")
     parts = reshape(widened(x), (x.shape[0], groups, product(x.shape[1:]) // groups))
     y = reshape(standardize(parts, axes=(2,), eps=eps), x.shape)
     return astype(_channelwise(y, weight, bias), x.dtype)
@@ -284,8 +288,6 @@ def group_norm(x: Any, num_groups: int, weight: Any = None, bias: Any = None, ep
     """
     x, weight, bias = (None if v is None else as_node(v) for v in (x, weight, bias))
     require_floats("group_norm", x)
-    if x.ndim < 2 or num_groups < 1 or not isinstance(x.shape[1], int) or x.shape[1] % num_groups:
-        raise ShapeError(f"group_norm: num_groups={num_groups} must divide the channels of {x.type}", lines=[here()])
     _require_shapes("group_norm", x.shape[1:2], weight=weight, bias=bias)
     return group_norm_op(x, _ones_if_only(weight, bias), bias, groups=int(num_groups), eps=float(eps))
 
@@ -339,6 +341,22 @@ def dropout(x: Any, p: float = 0.5, training: bool | None = None) -> Any:
 # --------------------------------------------------------------------------------------------- attention
 
 
+def _scores(rng: np.random.Generator) -> list[Sample]:
+    """Some elements are -inf, and all of a row."""
+    x = rng.standard_normal((4, 3, 5))
+    x[rng.random(x.shape) < 0.3] = -math.inf
+    x[1, 2] = -math.inf
+    return [Sample((x,), {"axis": 2}), Sample((x,), {"axis": 0})]
+
+
+@composite(accepts="float", vjp=softmax_vjp, samples=_scores)
+def masked_softmax(x: Any, *, axis: int) -> Any:
+    """The softmax along an axis; zeros where all elements are -inf, of which the softmax is nan."""
+    top = reduce_max(stop_gradient(x), axes=(axis,))
+    e = exp(x - where(equal(top, -math.inf), 0, top))
+    return e / maximum(reduce_sum(e, axes=(axis,)), 1)  # a sum with the maximum's 1 in it, or 0
+
+
 def _attended(q: Any, k: Any, v: Any, mask: Any, is_causal: bool, scale: float, dropout_p: float = 0.0) -> Any:
     """The values, weighted for each query by a softmax over the keys; `dropout_p` drops weights."""
     scores = matmul(widened(q), swapaxes(widened(k), -2, -1)) * scale
@@ -347,7 +365,8 @@ def _attended(q: Any, k: Any, v: Any, mask: Any, is_causal: bool, scale: float, 
         scores = where(greater_equal(query, key), scores, -math.inf)
     if mask is not None:
         scores = where(mask, scores, -math.inf) if mask.dtype == "bool" else scores + mask
-    weights = dropout(softmax(scores, axis=-1), dropout_p, training=True)
+    shares = softmax(scores, axis=-1) if mask is None else masked_softmax(scores, axis=scores.ndim - 1)
+    weights = dropout(shares, dropout_p, training=True)
     return rounded(matmul(weights, widened(v)), v.dtype)
 
 
@@ -390,7 +409,7 @@ def scaled_dot_product_attention(
         key: [..., S, E].
         value: [..., S, V].
         attn_mask: broadcastable to [..., L, S]: bools, True for the keys that a query sees, or floats to add to the
-            scores. A query that sees no key gets nan.
+            scores. A query that sees no key gets zeros.
         dropout_p: the probability with which a weight is dropped, in training runs only.
         is_causal: a query sees no key with a greater index than its own.
         scale: factor of the scores; 1 / sqrt(E) by default.

@@ -17,11 +17,12 @@ from graphc.dims import Dim, product, require_equal
 from graphc.errors import ArgumentError, ShapeError
 from graphc.ir import Node
 from graphc.op import Array, Cotangents, NoGradient, Op, Sample, Samples
-from graphc.operands import as_node, as_nodes, astype, expand, primitive
+from graphc.operands import as_node, as_nodes, astype, constant, expand, primitive
 from graphc.ops.creation import zeros
 from graphc.ops.indexing import scatter_add_along_axis
-from graphc.ops.reduce import mean
-from graphc.ops.shape import reshape
+from graphc.ops.linalg import matmul
+from graphc.ops.reduce import mean, widened
+from graphc.ops.shape import reshape, swapaxes
 from graphc.ops.windows import AXES, Pads, paddings, per_axis, require_spatial, span, taps, window_counts
 from graphc.source import here
 from graphc.types import TensorType, is_float
@@ -300,6 +301,8 @@ def global_avg_pool(x: Any) -> Any:
 def global_max_pool(x: Any) -> Any:
     """The maximum of each channel's plane: [N, C, *spatial] to [N, C, 1, ...]; the first of equal ones has the
     gradient."""
+    if x.ndim < 3:
+        raise ShapeError(f"global_max_pool: the input must be [batch, channels, *spatial], got {x.type}")
     return max_pool_op(x, **_geometry("global_max_pool", x.shape[2:], None, 0, 1, ceil_mode=False))
 
 
@@ -464,27 +467,42 @@ def global_max_pool2d(x: Any) -> Any:
 
 
 def adaptive_avg_pool2d(x: Any, output_size: Any) -> Any:
-    """The means of a grid of `output_size` equal windows, as `torch.nn.functional.adaptive_avg_pool2d`.
+    """The means of a grid of `output_size` windows, as `torch.nn.functional.adaptive_avg_pool2d`.
+
+    Window k of n covers the elements from floor(k * size / n) to ceil((k + 1) * size / n): all have one size, and
+    don't overlap, where n divides the size.
 
     Args:
         x: [batch, C, height, width].
-        output_size: an int, or one for each axis (None keeps it), that divides the size; 1 works for any size.
+        output_size: an int, or one for each axis; None keeps the axis.
 
     Raises:
-        ShapeError: a size that isn't known or isn't divided.
+        ShapeError: a size that isn't known yet, unless the output is 1x1 or keeps the axis.
+        ArgumentError: an output size that isn't a positive int or None.
     """
     op = "adaptive_avg_pool2d"
     x = as_node(x)
     require_spatial(op, "the input", x.type, 2)
     given = output_size if isinstance(output_size, tuple | list) else (output_size,) * 2
-    wanted = [size if out is None else out for size, out in zip(x.shape[2:], given, strict=True)]
+    sizes = per_axis(op, "output_size", [1 if out is None else out for out in given], 2)
+    wanted = [size if out is None else n for size, out, n in zip(x.shape[2:], given, sizes, strict=True)]
     if wanted == [1, 1]:
         return global_avg_pool(x)
     pairs = list(zip(x.shape[2:], wanted, strict=True))
-    if not all(out == size or (isinstance(size, int) and size % out == 0) for size, out in pairs):
-        raise ShapeError(
-            f"{op}: output_size {output_size!r} must divide the {AXES[2]} of {x.type}",
-            hint="avg_pool2d takes any window",
-            lines=[here()],
-        )
-    return avg_pool2d(x, tuple(1 if out == size else size // out for size, out in pairs))
+    if not all(out == size or isinstance(size, int) for size, out in pairs):
+        raise ShapeError(f"{op}: the {AXES[2]} of {x.type} must be known for output_size {output_size!r}")
+    if all(out == size or size % out == 0 for size, out in pairs):
+        return avg_pool2d(x, tuple(1 if out == size else size // out for size, out in pairs))
+    y = widened(x)
+    for axis, (size, out) in enumerate(pairs, start=2):
+        if out != size:
+            y = swapaxes(matmul(swapaxes(y, axis, 3), constant(_averages(size, out).T, y.dtype)), axis, 3)
+    return astype(y, x.dtype)
+
+
+def _averages(size: int, windows: int) -> Array:
+    """The matrix [windows, size] that averages each window of adaptive pooling."""
+    edges = np.arange(windows + 1) * size
+    at = np.arange(size)
+    inside = (at >= edges[:-1, None] // windows) & (at < -(-edges[1:, None] // windows))
+    return np.asarray(inside / inside.sum(axis=1, keepdims=True))

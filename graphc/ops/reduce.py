@@ -5,6 +5,7 @@ The ops keep the reduced axes with size 1; the functions drop them unless `keepd
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -245,7 +246,7 @@ def std_op(x: Any, *, axes: Axes, ddof: float = 0.0) -> Any:
 
 def _logsumexp_vjp(g: Any, y: Any, x: Any, *, axes: Axes) -> Cotangents:
     """The softmax; of a row of -inf only it is 0."""
-    return (g * exp(x - where(isfinite(y), y, 0)),)
+    return (g * exp(x - where(equal(y, -math.inf), 0, y)),)
 
 
 @composite(accepts="float", vjp=_logsumexp_vjp, samples=reductions, name="logsumexp")
