@@ -216,7 +216,7 @@ def test_symbolic_shapes_give_the_same_types_and_values(op, sample):
         assert same_bits(known, named)
 
 
-@each_case(lambda op, sample: op.kind != "composite")
+@each_case()
 def test_what_the_type_rule_lets_pass_can_be_computed(op, sample):
     """Operands of other shapes and dtypes than the samples': refused when the op is called, or computed."""
     for position, arg in enumerate(sample.args):
@@ -225,7 +225,7 @@ def test_what_the_type_rule_lets_pass_can_be_computed(op, sample):
             typed = Sample(args, sample.attrs)
             made, refusal = _made(op, typed)
             if made is None:
-                assert refusal.startswith(f"{op.name}: "), refusal
+                assert op.name in refusal, refusal
             else:
                 _check_computed(op, made, typed)
 
@@ -246,7 +246,7 @@ def _made(op: Op, sample: Sample) -> tuple[Call | None, str]:
     try:
         return call(op, sample), ""
     except GraphcError as error:
-        return None, error.message
+        return None, str(error)
 
 
 def _check_computed(op: Op, made: Call, sample: Sample) -> None:

@@ -425,6 +425,11 @@ def diagonal(x: Any, offset: int = 0, axis1: Any = 0, axis2: Any = 1) -> Any:
     return moveaxis(y, first, -1)
 
 
+def _require_matrices(op: str, x: Any) -> None:
+    if x.ndim < 2:
+        raise ShapeError(f"{op}: {x.type} is no matrix", lines=[here()])
+
+
 def _above_diagonal(x: Node) -> Any:
     """For each element of a matrix, on which diagonal it is; the main one is 0."""
     return coordinate(x.shape, x.ndim - 1) - coordinate(x.shape, x.ndim - 2)
@@ -446,32 +451,27 @@ def _triu_vjp(g: Node, y: Node, x: Node, *, k: int) -> Cotangents:
 @composite(name="tril", vjp=_tril_vjp, samples=_triangles)
 def tril_op(x: Any, *, k: int = 0) -> Any:
     """x with zeros above the k-th diagonal of its last two axes."""
+    _require_matrices("tril", x)
     return where(_above_diagonal(x) <= k, x, zeros_like(x))
 
 
 @composite(name="triu", vjp=_triu_vjp, samples=_triangles)
 def triu_op(x: Any, *, k: int = 0) -> Any:
     """x with zeros below the k-th diagonal of its last two axes."""
+    _require_matrices("triu", x)
     return where(_above_diagonal(x) >= k, x, zeros_like(x))
 
 
 @method("tril")
 def tril(x: Any, k: int = 0) -> Any:
     """The matrices in the last two axes of `x`, with zeros above the `k`-th diagonal."""
-    return tril_op(_matrices(x, "tril"), k=k)
+    return tril_op(as_node(x), k=k)
 
 
 @method("triu")
 def triu(x: Any, k: int = 0) -> Any:
     """The matrices in the last two axes of `x`, with zeros below the `k`-th diagonal."""
-    return triu_op(_matrices(x, "triu"), k=k)
-
-
-def _matrices(x: Any, name: str) -> Any:
-    x = as_node(x)
-    if x.ndim < 2:
-        raise ShapeError(f"{name}: {x.type} is no matrix", lines=[here()])
-    return x
+    return triu_op(as_node(x), k=k)
 
 
 # --- repetition of elements

@@ -152,6 +152,10 @@ def _layers(rng: np.random.Generator) -> list[Sample]:
 @composite(name="linear", samples=_layers)
 def linear_op(x: Any, weight: Any, bias: Any = None) -> Any:
     """x[..., k] times the transpose of weight[n, k], plus bias[n]."""
+    if not x.ndim or weight.ndim != 2 or compare(x.shape[-1], weight.shape[1]) == "different":
+        raise ShapeError(f"linear: the input must be [..., k] and the weight [n, k], got {x.type} and {weight.type}")
+    if bias is not None and (bias.ndim != 1 or compare(bias.shape[0], weight.shape[0]) == "different"):
+        raise ShapeError(f"linear: the bias must be [{weight.shape[0]}], one for each output, got {bias.type}")
     rows = x if x.ndim == 2 else reshape(x, (product(x.shape[:-1]), x.shape[-1]))
     y = matmul_op(rows, matrix_transpose(weight))
     y = y if bias is None else y + bias
@@ -164,19 +168,7 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
     Raises:
         ShapeError: the sizes k, or the sizes n, differ.
     """
-    operands = in_one_dtype(*(value for value in (x, weight, bias) if value is not None))
-    x, weight = operands[:2]
-    if not x.ndim or weight.ndim != 2 or compare(x.shape[-1], weight.shape[1]) == "different":
-        raise ShapeError(
-            f"linear: the input must be [..., k] and the weight [n, k], got {x.type} and {weight.type}",
-            lines=origins(x, weight),
-        )
-    if bias is not None and (operands[2].ndim != 1 or compare(operands[2].shape[0], weight.shape[0]) == "different"):
-        raise ShapeError(
-            f"linear: the bias must be [{weight.shape[0]}], one for each output, got {operands[2].type}",
-            lines=origins(*operands),
-        )
-    return linear_op(*operands)
+    return linear_op(*in_one_dtype(*(value for value in (x, weight, bias) if value is not None)))
 
 
 # --------------------------------------------------------------------------------------------- einsum

@@ -572,6 +572,8 @@ def _borders(rng: np.random.Generator) -> list[Sample]:
 @composite(name="pad_border", samples=_borders)
 def pad_border_op(x: Any, *, widths: tuple[tuple[Dim, Dim], ...], mode: str) -> Any:
     """x with a border of `widths` (before and after, for each axis) that repeats its own elements."""
+    if len(widths) != x.ndim:
+        raise ShapeError(f"pad: {len(widths)} pairs of widths don't fit {x.type}", lines=[here()])
     for axis, (before, after) in enumerate(widths):
         if (before, after) != (0, 0):
             left, right = BORDERS[mode](x, axis, x.shape[axis], before, after)
