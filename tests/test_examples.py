@@ -1,0 +1,146 @@
+"""The examples run, and what they print and write is right."""
+
+import math
+import re
+import runpy
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from checkout import ROOT, shown
+from safetensors.numpy import load_file
+
+import graphc as gc
+
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(autouse=True)
+def graph():
+    """A graph of its own for every test, so that names are what the example says."""
+    with gc.Graph():
+        yield
+
+
+def load(name):
+    return runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name=name)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs an example as a script, and returns what it printed."""
+
+    def script(path, *arguments):
+        monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
+        names = runpy.run_path(str(path), run_name="__main__")
+        assert f"    python examples/{path.name}" in names["__doc__"]  # says how to run it
+        return capsys.readouterr().out
+
+    return script
+
+
+@pytest.mark.parametrize("path", [path for path in EXAMPLES if path.stem != "digits"], ids=shown)
+def test_every_example_runs_as_a_script(path, run, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert run(path)
+
+
+# --------------------------------------------------------------------------------------------- linear regression
+
+# Reference results. Mean squared error of w * t_u + b from (1, 0); losses before the epochs 100, 200, ..., 1000 on
+# 0.1 * t_u, and the final (w, b); SGD with rate 1e-2, Adam with 1e-1.
+START = (1763.8848, 4517.2969, 82.6000)
+SGD = (22.148710, 16.608067, 12.664559, 9.857802, 7.860115, 6.438284, 5.426309, 4.706046, 4.193405, 3.828538)
+SGD_FIT = (4.8021, -14.1031)
+ADAM = (18.730587, 8.292550, 4.275753, 3.178962, 2.962302, 2.931170, 2.927909, 2.927659, 2.927646, 2.927647)
+ADAM_FIT = (5.3676, -17.3044)
+
+
+def same_digits(found, expected, digits=6):
+    """Whether `found` rounds to `expected` at so many significant digits, give or take the sum's order."""
+    unit = 10.0 ** (math.floor(math.log10(abs(expected))) + 1 - digits)
+    return abs(found - expected) <= 0.5 * unit
+
+
+def test_linear_regression_starts_from_the_reference_loss_and_gradient():
+    found = load("linear_regression")["at_the_start"]()
+    assert all(map(same_digits, found, START))
+
+
+@pytest.mark.parametrize(
+    ("way", "losses", "fit"),
+    [("by_hand", SGD, SGD_FIT), ("symbolic", SGD, SGD_FIT), ("sgd", SGD, SGD_FIT), ("adam", ADAM, ADAM_FIT)],
+)
+def test_linear_regression_gives_the_reference_results(way, losses, fit):
+    found, w, b = load("linear_regression")["train"](way)
+    assert [f"{a:.7g} is not {b:.7g}" for a, b in zip(found, losses, strict=True) if not same_digits(a, b)] == []
+    assert (round(w, 4), round(b, 4)) == fit
+
+
+def test_linear_regression_draws_its_fit(tmp_path):
+    load("linear_regression")["plot"]({"sgd": SGD_FIT, "adam": ADAM_FIT}, tmp_path / "fit.png")
+    assert (tmp_path / "fit.png").read_bytes().startswith(PNG)
+
+
+def test_linear_regression_does_without_matplotlib(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert not load("linear_regression")["plot"]({}, tmp_path / "fit.png")
+    assert not list(tmp_path.iterdir())
+
+
+# --------------------------------------------------------------------------------------------- own gradients
+
+
+def test_custom_gradient_gives_exact_gradients():
+    found = load("custom_gradient")["main"]()
+    x = np.array([0.2, 1.4, -2.6], "float32")
+    plain = 3 * x**2
+    expected = {
+        "sum(x**3)": plain,
+        "sum(clip_gradient(x)**3)": np.clip(plain, -1, 1),
+        "sum(clip_gradient(x, limit=5)**3)": np.clip(plain, -5, 5),
+        "sum(round_straight_through(x)**2)": 2 * np.round(x),
+        "its Hessian": 2 * np.eye(3),
+    }
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-6, err_msg=name)
+
+
+# --------------------------------------------------------------------------------------------- named dimensions
+
+
+def test_named_dims_shows_types_sizes_and_mistakes(capsys):
+    load("named_dims")["main"]()
+    said = capsys.readouterr().out
+    for text in (
+        "features: float32[batch, 8, (height - 7)//4 + 1, (width - 7)//4 + 1]",
+        "brightness: float32[batch, 3]  contrast: float32[batch, 3, height, width]",
+        "fed (1, 3, 32, 32): features (1, 8, 7, 7), brightness (1, 3)",
+        "fed (4, 3, 21, 21): features (4, 8, 4, 4), brightness (4, 3)",
+        "fed (0, 3, 64, 64): features (0, 8, 15, 15), brightness (0, 3)",
+        "plans compiled: 1\n",
+        "GuardError: the graph assumes (height + 1)//2 == height//2, but the feeds give batch = 2, height = 7",
+        "ShapeError: add: shapes [batch, time] and [batch, seconds] do not broadcast: axis -1 is time and seconds",
+    ):
+        assert text in said
+
+
+# --------------------------------------------------------------------------------------------- digits
+
+
+def test_digits_are_learnt_exported_and_drawn(run, tmp_path):
+    said = run(ROOT / "examples" / "digits.py", "--epochs", 2, "--out", tmp_path)
+    accuracy = re.search(r"test accuracy ([\d.]+)% on 355 held-out images", said)
+    assert float(accuracy[1]) > 90
+    assert {p.name for p in tmp_path.iterdir()} == {"digits.safetensors", "digits.onnx", "digits.svg"}
+    assert b"<svg" in (tmp_path / "digits.svg").read_bytes()
+    weights = load_file(tmp_path / "digits.safetensors")
+    assert weights["0.weight"].shape == (16, 1, 3, 3) and weights["9.bias"].shape == (10,)
+    model = onnx.load(tmp_path / "digits.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    assert [i.name for i in model.graph.input] == ["images"] and [o.name for o in model.graph.output] == ["logits"]
+    kept = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
+    assert any(np.array_equal(value, weights["9.bias"]) for value in kept.values())
