@@ -23,6 +23,7 @@ from graphc.errors import (
     ShapeError,
     StateError,
 )
+from graphc.export import export_onnx
 from graphc.ir import Graph, Node, Program, current_graph
 from graphc.occurrences import scope
 from graphc.op import Op
@@ -232,6 +233,7 @@ __all__ = [
     "exp2",
     "expand_dims",
     "expm1",
+    "export_onnx",
     "eye",
     "flatten",
     "flip",

@@ -187,6 +187,10 @@ class Builder:
             return x
         return self._step("Cast", (x,), [x.type.with_dtype(dtype)], {"to": onnx_dtype(dtype)})[0]
 
+    def wide(self, x: Value) -> Value:
+        """16-bit floats as float32, for what takes several steps and is rounded once; anything else as it is."""
+        return self.cast(x, "float32") if x.dtype in ("float16", "bfloat16") else x
+
     def copy(self, x: Value) -> Value:
         """Another value that is equal to `x`."""
         copied = Value(x.type)

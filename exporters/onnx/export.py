@@ -25,6 +25,8 @@ from graphc.types import TensorType, TupleType, Type, np_dtype
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+COMPOSE = "write them with other ops (gc.composite), in a dtype that ONNX takes (gc.cast), or export what comes before"
+
 Result = Value | tuple[Value, ...]
 Signature = tuple[Op, tuple[Type, ...], Any]  # what decides whether a composite can be said whole
 
@@ -57,6 +59,7 @@ class Exported:
     """A model, and what it was made from.
 
     Attributes:
+        inputs, outputs: their types by the names that they have in the model.
         nodes: which of our nodes each named value is; of a node that broadcasts, perhaps before it does.
         operators: how often each operator occurs.
         raised: why the opset is higher than asked for, one line for each reason.
@@ -66,6 +69,8 @@ class Exported:
     model: ModelProto
     opset: int
     program: Program
+    inputs: Mapping[str, TensorType]
+    outputs: Mapping[str, TensorType]
     nodes: Mapping[str, Node]
     operators: Mapping[str, int]
     raised: tuple[str, ...] = ()
@@ -117,8 +122,10 @@ def to_onnx(
         to_proto(builder, returned, name="graphc", producer_version=producer_version, source_lines=source_lines),
         used,
         lowering.program,
+        {value.name: value.type for value in builder.inputs},
+        {value.name: value.type for value in returned},
         {value.name: node for value, node in results.items() if value.array is None},
-        Counter(step.kind for step in builder.steps),
+        dict(sorted(Counter(step.kind for step in builder.steps).items())),
         raised,
         tuple(node for node in lowering.results if node.op.kind == "random"),
     )
@@ -126,13 +133,13 @@ def to_onnx(
 
 def inexpressible(problems: Sequence[Problem], opset: int) -> ExportError:
     """The error that tells all problems."""
-    helpful = [problem.opset for problem in problems]
-    hint = f"opset={max(n for n in helpful if n)} has all of it" if None not in helpful else None
+    opsets = [problem.opset for problem in problems]
+    known = [needed for needed in opsets if needed is not None]
     count = "an operation" if len(problems) == 1 else f"{len(problems)} operations"
     return ExportError(
         f"ONNX can't express {count} of this graph at opset {opset}",
         lines=[str(problem) for problem in problems],
-        hint=hint,
+        hint=f"opset={max(known)} has what is missing" if len(known) == len(opsets) else COMPOSE,
     )
 
 
@@ -200,8 +207,7 @@ class _Lowering:
             return TABLE[reduced.op].emit(self.builder, reduced, self.full(reduced.inputs[0]), keepdims=0)
         line = TABLE.get(node.op)
         if line is None:
-            reason = NOT_EXPRESSIBLE.get(node.op, "ONNX has no such operator, and it is not composed of others")
-            raise Inexpressible(reason)
+            raise Inexpressible(NOT_EXPRESSIBLE.get(node.op, "ONNX has no such operator"))
         return line.emit(self.builder, node, *[self._operand(i, line) for i in node.inputs])
 
     def _operand(self, node: Node, line: Line) -> Value:

@@ -308,6 +308,7 @@ def _loss(kind: str) -> Line:
 def _recurrence(b: Builder, node: Node, factors: Value, terms: Value) -> Value:
     """A Scan whose body makes the next state, and hands on the one before it."""
     axis, backwards = node.attrs["axis"], int(node.attrs["reverse"])
+    factors, terms = (b.expand(b.wide(x), node.shape) for x in (factors, terms))
     row = factors.type.with_shape(slicing.replaced(node.shape, axis))
     body = b.nested([row] * 3)
     state, factor, term = body.inputs
@@ -318,7 +319,7 @@ def _recurrence(b: Builder, node: Node, factors: Value, terms: Value) -> Value:
         start,
         factors,
         terms,
-        outs=(row, node.tensor_type),
+        outs=(row, factors.type),
         body=body.closed([after, body.copy(state)]),
         num_scan_inputs=2,
         scan_input_axes=(axis, axis),
@@ -326,7 +327,7 @@ def _recurrence(b: Builder, node: Node, factors: Value, terms: Value) -> Value:
         scan_output_axes=(axis,),
         scan_output_directions=(backwards,),
     )
-    return before
+    return b.cast(before, node.dtype)
 
 
 # --------------------------------------------------------------------------------------------- random draws
@@ -388,7 +389,7 @@ LINES: dict[Op, Line] = {
     nn.attention_op: Line(_attention, since=23, when=_with_heads),
     losses.nll_loss_op: _loss("NegativeLogLikelihoodLoss"),
     losses.cross_entropy_op: _loss("SoftmaxCrossEntropyLoss"),
-    scan.recurrence_op: Line(_recurrence),
+    scan.recurrence_op: Line(_recurrence, trailing=0),
     random.uniform_op: _float_draw("RandomUniform", low="low", high="high"),
     random.normal_op: _float_draw("RandomNormal", mean="mean", scale="std"),
     random.bernoulli_op: Line(_bernoulli),

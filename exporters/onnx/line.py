@@ -58,9 +58,17 @@ def direct(kind: str, *, bools: str | None = None, since: int = 0, when: Callabl
     return Line(emit, trailing=0, since=since, when=when)
 
 
-def pointwise(fn: Callable[..., Value], *, when: Callable[[Node], bool] = always) -> Line:
-    """A pointwise op that is an expression of several: `fn(builder, *operands)`."""
-    return Line(lambda b, node, *xs: fn(b, *xs), trailing=0, when=when)
+def pointwise(fn: Callable[..., Value], *, rounds: bool = True, when: Callable[[Node], bool] = always) -> Line:
+    """A pointwise op that is an expression of several, `fn(builder, *operands)`.
+
+    Args:
+        rounds: it computes something, so that 16-bit floats are taken wider and rounded at its end only.
+    """
+
+    def emit(b: Builder, node: Node, *xs: Value) -> Value:
+        return b.cast(fn(b, *map(b.wide, xs)), node.dtype) if rounds else fn(b, *xs)
+
+    return Line(emit, trailing=0, when=when)
 
 
 def parametric(kind: str, *, since: int = 0, when: Callable[[Node], bool] = always, **attrs: str) -> Line:

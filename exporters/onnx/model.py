@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from graphc.dims import Dim
+from graphc.errors import InternalError
 from graphc.exporters.onnx.builder import Body, Builder, Step, Value
 from graphc.exporters.onnx.schema import ir_version, onnx_dtype
 from graphc.ir import Node
@@ -183,3 +184,18 @@ def _tensor(value: Value) -> TensorProto:
     assert array is not None
     little = array.astype(array.dtype.newbyteorder("<")) if array.dtype.byteorder == ">" else array
     return helper.make_tensor(value.name, onnx_dtype(value.dtype), array.shape, little.tobytes(), raw=True)
+
+
+def check(model: ModelProto) -> None:
+    """Have the model checked by the `onnx` package: its structure, and every type by strict inference.
+
+    Raises:
+        InternalError: it isn't valid.
+    """
+    from onnx import checker, shape_inference
+
+    try:
+        checker.check_model(model, full_check=True)
+        shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    except (checker.ValidationError, shape_inference.InferenceError) as error:
+        raise InternalError(f"the exported model isn't valid ONNX: {error}") from error

@@ -108,10 +108,16 @@ def _scatter_add(b: Builder, node: Node, x: Value, updates: Value, *indices: Val
     axes = node.attrs["axes"]
     rank = len(indices[0].shape)
     order = _first(axes, len(x.shape))
-    front = b.transpose(x, order)
-    rows = b.transpose(updates, _first(range(axes[0], axes[0] + rank), len(updates.shape)))
+    front = b.transpose(b.wide(x), order)
+    rows = b.transpose(b.wide(updates), _first(range(axes[0], axes[0] + rank), len(updates.shape)))
     total = b.op("ScatterND", front, _coordinates(b, indices), rows, out=front.shape, reduction="add")
-    return b.transpose(total, _inverse(order))
+    return b.cast(b.transpose(total, _inverse(order)), x.dtype)
+
+
+def _scatter_add_along_axis(b: Builder, node: Node, x: Value, i: Value, updates: Value) -> Value:
+    attrs = {"axis": node.attrs["axis"], "reduction": "add"}
+    wide, rows = b.wide(x), b.wide(updates)
+    return b.cast(b.op("ScatterElements", wide, i, rows, out=node.shape, **attrs), x.dtype)
 
 
 def _inverse(order: Sequence[int]) -> tuple[int, ...]:
@@ -200,9 +206,7 @@ LINES: dict[Op, Line] = {
     indexing.gather_op: Line(_gather),
     indexing.scatter_add_op: Line(_scatter_add),
     indexing.take_along_axis_op: shaped("GatherElements", lambda node: {"axis": node.attrs["axis"]}),
-    indexing.scatter_add_along_axis_op: shaped(
-        "ScatterElements", lambda node: {"axis": node.attrs["axis"], "reduction": "add"}
-    ),
+    indexing.scatter_add_along_axis_op: Line(_scatter_add_along_axis),
     indexing.embedding_op: Line(lambda b, node, i, w: b.op("Gather", w, i, out=node.shape, axis=0)),
     indexing.tril_op: Line(lambda b, node, x: b.op("Trilu", x, b.constant(node.attrs["k"]), out=node.shape, upper=0)),
     indexing.triu_op: Line(lambda b, node, x: b.op("Trilu", x, b.constant(node.attrs["k"]), out=node.shape, upper=1)),
