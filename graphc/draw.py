@@ -12,7 +12,7 @@ from graphc.exporters import graphviz, images
 from graphc.exporters.picture import MAX_BOXES, compose
 from graphc.files import write_atomically
 from graphc.ir import Node, Program
-from graphc.ops.state import Updates
+from graphc.ops.state import Updates, group
 from graphc.passes.modes import resolve_mode
 
 
@@ -58,11 +58,14 @@ def render(
 
 
 def _resolved(what: Any, training: bool | None) -> list[tuple[str, Node]]:
-    """What to draw by name, in one mode; in training also the new values of what the graph tracks."""
+    """What to draw by name, in one mode: with the losses that updates minimise, and in training the new statistics."""
     roots, updates = _named_roots(what)
     if not roots:
         raise ArgumentError("there is nothing to draw", hint="give tensors or updates")
-    mode = any(update.training for update in updates) if training is None else training
+    whole = group(*updates)
+    known = {node for _, node in roots}
+    roots += [(loss.display_name, loss) for loss in whole.losses if loss not in known]
+    mode = whole.training if training is None else training
     names = [name for name, _ in roots]
     program = resolve_mode(Program((), tuple([node for _, node in roots])), training=mode)
     tracked = [(f"new {variable.display_name}", new) for variable, new in program.updates]
