@@ -49,7 +49,7 @@ class Folding:
 
     def boxes(self, sketch: Sketch) -> int:
         """How many boxes are drawn, with one for the results of each box that has some."""
-        return len(set(self.keys.values())) + len({self.keys[root] for _, root in sketch.roots})
+        return len(set(self.keys.values())) + len({self.keys[result.source] for result in sketch.results})
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from graphc.errors import ArgumentError, did_you_mean
 from graphc.exporters import labels
 from graphc.exporters.folding import MIN_BOXES, Folding, Group, Key, foldings
-from graphc.exporters.sketch import LEAVES, Sketch
+from graphc.exporters.sketch import LEAVES, Result, Sketch
 from graphc.ir import Node
 
 MAX_BOXES = 150
@@ -106,18 +106,18 @@ def _drawn(sketch: Sketch, folding: Folding) -> Picture:
             if ends[0] != ends[1] or back:
                 flows.setdefault((*ends, back), []).append(labels.type_text(operand))
     for key, results in _results(sketch, keys).items():
-        flows[index[key], len(boxes), False] = [labels.type_text(node) for _, node in results]
-        names = labels.counted([name for name, _ in results], MAX_RESULTS)
-        boxes.append(Box(names, "output", sketch.roles[results[0][1]]))
+        flows[index[key], len(boxes), False] = [labels.type_text(result.tensor) for result in results]
+        names = labels.counted([result.name for result in results], MAX_RESULTS)
+        boxes.append(Box(names, "output", sketch.roles[results[0].tensor]))
     edges = [Edge(a, b, _edge_label(boxes[a], kinds), back) for (a, b, back), kinds in flows.items()]
     return Picture(tuple(boxes), tuple(edges), _notes(sketch, len(members)))
 
 
-def _results(sketch: Sketch, keys: Mapping[Node, Key]) -> dict[Key, list[tuple[str, Node]]]:
-    """The named results by the box that they come out of."""
-    found: dict[Key, list[tuple[str, Node]]] = {}
-    for name, node in sketch.roots:
-        found.setdefault(keys[node], []).append((name, node))
+def _results(sketch: Sketch, keys: Mapping[Node, Key]) -> dict[Key, list[Result]]:
+    """What was asked for by the box that it comes out of."""
+    found: dict[Key, list[Result]] = {}
+    for result in sketch.results:
+        found.setdefault(keys[result.source], []).append(result)
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from graphc.composites import item_op
 from graphc.ir import Node, toposort
@@ -15,11 +16,19 @@ LEAVES = ("placeholder", "variable", "random", "parameter")
 MAX_DEPTH = 16  # scopes nested deeper are seen as part of the one at this depth
 
 
+class Result(NamedTuple):
+    """Something that was asked for: its name, the tensor, and the visible node that it comes from."""
+
+    name: str
+    tensor: Node
+    source: Node
+
+
 class Sketch:
     """The visible nodes of a graph, with the hidden ones bridged.
 
     Attributes:
-        roots: what is drawn, by name.
+        results: what was asked for.
         all: every node that the roots need, in the order of creation.
         nodes: those of them that are visible.
         constants, glue: how many aren't.
@@ -29,17 +38,17 @@ class Sketch:
     """
 
     def __init__(self, roots: Sequence[tuple[str, Node]]) -> None:
-        self.roots = roots
         self.all = toposort([node for _, node in roots])
-        kept = {node for _, node in roots}
-        self.nodes = [n for n in self.all if n in kept or not (is_constant(n) or n.op in GLUE)]
-        self.constants = sum(is_constant(n) and n not in kept for n in self.all)
-        self.glue = len(self.all) - len(self.nodes) - self.constants
-        shown = set(self.nodes)
+        kept = {node for _, node in roots if is_constant(node)}
         source: dict[Node, Node | None] = {}
         for n in self.all:
-            source[n] = n if n in shown else None if is_constant(n) or not n.inputs else source[n.inputs[0]]
+            hidden = n not in kept and (is_constant(n) or n.op in GLUE)
+            source[n] = n if not hidden else source[n.inputs[0]] if n.inputs and not is_constant(n) else None
+        self.nodes = [n for n in self.all if source[n] is n]
+        self.constants = sum(is_constant(n) and n not in kept for n in self.all)
+        self.glue = len(self.all) - len(self.nodes) - self.constants
         self.inputs = {n: [(i, s) for i in n.inputs if (s := source[i]) is not None] for n in self.nodes}
+        self.results = [Result(name, n, s) for name, n in roots if (s := source[n]) is not None]
         self.roles = roles(self.all)
         self.paths = {scope: path_of(scope) for scope in {n.scope for n in self.nodes}}
 

@@ -64,7 +64,7 @@ def _resolved(what: Any, training: bool | None) -> list[tuple[str, Node]]:
         raise ArgumentError("there is nothing to draw", hint="give tensors or updates")
     whole = group(*updates)
     known = {node for _, node in roots}
-    roots += [(loss.display_name, loss) for loss in whole.losses if loss not in known]
+    roots += [("loss", loss) for loss in whole.losses if loss not in known]
     mode = whole.training if training is None else training
     names = [name for name, _ in roots]
     program = resolve_mode(Program((), tuple([node for _, node in roots])), training=mode)
