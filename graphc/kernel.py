@@ -7,6 +7,7 @@ writes. Dimensions may be symbolic; a target compiles ints in and takes symbols 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -72,8 +73,8 @@ class Region:
 
     and a target sees from the types which passes over the row it takes. Reductions run over all reduce loops.
 
-    At each point (of the parallel loops, where there are reduce loops) all loads happen before the first store, so a
-    result may lie in the bytes of an operand that is loaded by the same access (`Step.in_place`).
+    In each pass over the row, all loads at a point happen before the first store there. A result of the last pass may
+    lie in the bytes of an operand that is loaded by the same access (`Step.in_place`).
 
     Attributes:
         loops: outermost first; adjacent loops that every access could run as one are one.
@@ -94,6 +95,14 @@ class Region:
     @cached_property
     def _hash(self) -> int:
         return hash((self.loops, self.loads, self.body, self.stores))
+
+    @cached_property
+    def values(self) -> tuple[Node, ...]:
+        """The nodes of the body, each after its operands, in an order that depends on the body alone.
+
+        Nodes are interned, so the order in which they were made depends on what the process has done before.
+        """
+        return postorder(self.body.outputs)
 
     @property
     def rows(self) -> tuple[Dim, ...]:
@@ -142,7 +151,7 @@ class Kernel:
 
     @cached_property
     def can_fail(self) -> bool:
-        """Whether running it can raise: no variable may be overwritten in place before it has."""
+        """Whether running it can raise, for some operands; see `graphc.fallible`."""
         if self.core is None:
             return False
         inside = self.core.body.nodes() if self.core.body is not None else [self.core]
@@ -152,3 +161,17 @@ class Kernel:
     def regions(self) -> tuple[Region, ...]:
         """All regions, those of the operands first."""
         return (*self.operands, *self.results)
+
+
+def postorder(roots: Iterable[Node]) -> tuple[Node, ...]:
+    """All nodes that `roots` need, each after its inputs, depth first and from left to right."""
+    found: dict[Node, None] = {}
+    stack = list(reversed(list(roots)))
+    while stack:
+        node = stack[-1]
+        missing = [i for i in node.inputs if i not in found]
+        if missing and node not in found:
+            stack += reversed(missing)
+        else:
+            found.setdefault(stack.pop())
+    return tuple(found)

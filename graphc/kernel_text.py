@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from graphc.dims import Dim, DimExpr
-from graphc.ir import Node, toposort
+from graphc.ir import Node
 from graphc.kernel import Access, Kernel, Region
 from graphc.operands import splat_value
 from graphc.printer import text
@@ -53,11 +53,13 @@ def region_lines(region: Region, *, head: str = "", core: bool = False) -> Itera
         names[node] = f"p{k}"
         at = position(load.access)
         yield f"  p{k}: {node.type} = {at if load.read is None else f'r{load.read}[{at}]'}"
-    for node in toposort(region.body.outputs):
+    count = 0
+    for node in region.values:
         if node not in names:
             number = splat_value(node)
-            names[node] = str(number) if number is not None else f"%{len(names)}"
+            names[node] = f"%{count}" if number is None else str(number)
             if number is None:
+                count += 1
                 yield f"  {names[node]}: {node.type} = {_call(node, names)}"
     for output, store in zip(region.body.outputs, region.stores, strict=False):
         yield f"  w{store.write}[{position(store.access)}] = {names[output]}"

@@ -13,6 +13,8 @@ from typing import Literal, NamedTuple
 
 from graphc.ir import Node, Program
 from graphc.kernel import Kernel
+from graphc.plan_text import plan_lines, report_lines
+from graphc.printer import text
 from graphc.types import TensorType
 
 Role = Literal["given", "constant", "arena", "result", "update"]
@@ -125,3 +127,12 @@ class Plan:
     def buffers(self) -> tuple[Buffer, ...]:
         """All storage."""
         return self.symbolic.buffers
+
+    def report(self) -> str:
+        """What was made of the program: bytes, what is fused, reused and in place, and the kernels in order."""
+        return "\n".join(report_lines(self))
+
+
+@text.register
+def _(x: Plan, *, sources: bool = False) -> str:
+    return "\n".join(plan_lines(x))

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from graphc.dims import evaluate
 from graphc.errors import InternalError
+from graphc.fallible import fallible
 from graphc.ir import Node
 from graphc.kernel import Access, Kernel, Region
 from graphc.plan import Plan
@@ -70,7 +71,7 @@ def _region_problems(region: Region, element: bool) -> Iterator[str]:
     accesses = [load.access for load in region.loads] + [store.access for store in region.stores]
     yield from (f"{access} over {rank} loops" for access in accesses if len(access.strides) != rank)
     shapes = {(), row, (1,) * len(row)}
-    for node in region.body.nodes():
+    for node in region.values:
         if node.op.kind not in IN_BODIES or node.shape not in shapes:
             yield f"{node!r} in a body over rows {list(row)}"
         if node.op.kind == "reduce" and len(node.attrs["axes"]) != len(row):
@@ -238,7 +239,7 @@ def reads_before_writing(kernel: Kernel, read: int, write: int) -> bool:
 def _passes(region: Region) -> dict[Node, int]:
     """How often the row has been read through before each value is known."""
     passes: dict[Node, int] = {}
-    for node in region.body.nodes():
+    for node in region.values:
         passes[node] = max([passes[i] for i in node.inputs], default=0) + (node.op.kind == "reduce")
     return passes
 
@@ -253,7 +254,7 @@ def _last_read(region: Region, formal: Node) -> int:
     passes = _passes(region)
     wanted = {formal}
     latest = 0
-    for node in region.body.nodes():
+    for node in region.values:
         used = [i for i in node.inputs if i in wanted]
         if used and node.op.kind == "reduce":
             latest = max(latest, passes[node] - 1)
@@ -271,6 +272,7 @@ def _update_problems(plan: Plan) -> Iterator[str]:
         new: symbolic.given.get(variable)
         for (variable, _), new in zip(symbolic.program.updates, symbolic.updates, strict=True)
     }
+    fails = list(fallible(plan.kernels))
     for k, buffer in enumerate(plan.buffers):
         if buffer.takes is None:
             continue
@@ -282,7 +284,7 @@ def _update_problems(plan: Plan) -> Iterator[str]:
             continue
         writer = next(at for at, step in enumerate(plan.kernels) if k in step.writes)
         for at, step in enumerate(plan.kernels[writer:], writer):
-            if step.kernel.can_fail:
+            if fails[at]:
                 yield f"step {at} can fail after step {writer} has overwritten {giver.node!r}"
             reads = buffer.takes in step.reads
             if reads and (at > writer or not reads_before_writing(step.kernel, *_numbers(plan, at, buffer.takes, k))):

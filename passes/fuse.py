@@ -257,8 +257,9 @@ class Fusion:
         if stored:
             return (over_row or not missing) and covers(index, node.shape, space.extents)
         # Along loops that it doesn't vary with it would be computed again and again, unless they are inside of those
-        # that it varies with, or are the row.
-        return over_row or missing == space.order[len(space.order) - len(missing) :]
+        # that it varies with, or are the row. A comparison or a cast is cheaper than what it would be loaded from.
+        cheap = node.dtype == "bool" or node.op is cast_op
+        return over_row or cheap or missing == space.order[len(space.order) - len(missing) :]
 
     def _fits_reduce(self, node: Node, space: Space, index: Index, stored: bool) -> bool:
         if not (space.is_lane and self._has_room(node, space) and space.reductions < self.info.max_reductions):
@@ -271,8 +272,17 @@ class Fusion:
         if space.rows and set(missing) != set(space.rows):
             return False
         loops = space.rows or missing
-        again = node in space.back or not space.rows
-        return [space.extents[loop] for loop in loops] == row and (not again or self._row_fits(node, loops, space))
+        if [space.extents[loop] for loop in loops] != row:
+            return False
+        if node in space.back or not space.rows:
+            return self._row_fits(node, loops, space)
+        return self._shares_input(node, space)
+
+    def _shares_input(self, reduction: Node, space: Space) -> bool:
+        """Whether a reduction reads what the kernel reads too; else both only keep each other's operands alive."""
+        near = {reduction.inputs[0], *reduction.inputs[0].inputs} - self.uniform
+        others = {*space.pending, *space.members} - {reduction}
+        return any(node in near or not near.isdisjoint(node.inputs) for node in others)
 
     def _row_fits(self, node: Node, loops: Sequence[int], space: Space) -> bool:
         """Whether the row stays in the cache until it is read again."""

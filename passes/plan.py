@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from graphc.collector import paused
+from graphc.fallible import fallible
 from graphc.ir import Node, Program
 from graphc.kernel import Kernel, Region
 from graphc.passes.lower import lower
@@ -101,7 +102,7 @@ def reuse(plan: SymbolicPlan) -> SymbolicPlan:
         for (variable, _), new in zip(plan.program.updates, plan.updates, strict=True)
         if variable in plan.given
     }
-    safe_from = 1 + max((at for at, step in enumerate(steps) if step.kernel.can_fail), default=-1)
+    safe_from = 1 + max((at for at, fails in enumerate(fallible(steps)) if fails), default=-1)
 
     def may_take(taker: int, giver: int, at: int) -> bool:
         dies = lifetimes[giver][1]
@@ -156,7 +157,7 @@ def in_place_pairs(kernel: Kernel) -> Iterator[tuple[int, int]]:
 def _in_last_pass(region: Region) -> set[Node]:
     """The values of a body that are known no earlier than in the last pass over the row in which anything is read."""
     passes: dict[Node, int] = {}
-    for node in region.body.nodes():
+    for node in region.values:
         before = max([passes[i] for i in node.inputs], default=0)
         passes[node] = before + (node.op.kind == "reduce")
     row = region.rows

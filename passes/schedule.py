@@ -2,28 +2,29 @@
 
 The order in which the program was written is mostly good already: a network's forward and backward passes are. What it
 misses is work that frees memory and comes late, such as an optimiser's updates, written after all gradients. So a list
-scheduler runs each kernel that frees at least what it allocates as soon as it can, and everything else in the written
-order; a second one always takes the kernel that grows least. The best of the three orders is kept, measured exactly.
+scheduler runs each kernel that frees at least what it allocates as soon as it can. In between it takes the written
+order, or goes on with what has just become possible (which finishes one branch before it begins the next), or takes
+the kernel that grows least. The best of these orders is kept, measured exactly.
 
-Variables are updated in place where every other reader of the old value runs before (`graphc.passes.plan`), so an
-update that was written after those readers stays after them.
+Variables are updated in place where every other reader of the old value runs before (`graphc.passes.plan`), so a step
+that makes a new value lets those readers go first, unless they wait for it.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from graphc.passes.fuse import guess
+from graphc.passes.memory import round_up
 from graphc.plan import SymbolicPlan
 
 
 def schedule(plan: SymbolicPlan) -> SymbolicPlan:
     """`plan` with its steps in the best order found; deterministic, and linearithmic in their number."""
     work = _Work.of(plan)
-    orders = [list(range(len(plan.steps))), *(_listed(work, urgency) for urgency in (_shrinking_first, _least_growing))]
-    best = min(orders, key=work.peak)
+    best = min([_listed(work, urgency) for urgency in URGENCIES], key=work.footprint)
     return replace(plan, steps=tuple([plan.steps[k] for k in best]))
 
 
@@ -35,8 +36,8 @@ class _Work:
         allocates: bytes that each step allocates.
         uses: the arena buffers that each step reads.
         sizes: bytes of each buffer; 0 for those outside the arena.
-        users: the steps that wait for each step.
-        waiting: how many steps each step waits for.
+        users: the steps that need what each step makes; `waiting` counts, for each step, those that it needs.
+        followers: the steps that let each step go first; `polite` counts, for each step, those that it lets go first.
         readers: how many steps read each buffer.
         last: the sum of the numbers of the steps that read each buffer.
     """
@@ -46,6 +47,8 @@ class _Work:
     sizes: list[int]
     users: list[list[int]]
     waiting: list[int]
+    followers: dict[int, list[int]]
+    polite: list[int]
     readers: list[int]
     last: list[int]
 
@@ -55,8 +58,15 @@ class _Work:
         count = len(plan.steps)
         sizes = _sizes(plan)
         users: list[list[int]] = [[] for _ in range(count)]
-        waiting = [0] * count
+        waiting, polite = [0] * count, [0] * count
         readers, last = [0] * len(sizes), [0] * len(sizes)
+        followers: dict[int, list[int]] = {}
+        writer = {buffer: k for k, step in enumerate(plan.steps) for buffer in step.writes}
+        overwriter = {
+            plan.given[variable]: writer[new]
+            for (variable, _), new in zip(plan.program.updates, plan.updates, strict=True)
+            if variable in plan.given
+        }
         uses = []
         for k, step in enumerate(plan.steps):
             reads = [buffer for buffer in step.reads if sizes[buffer]]
@@ -64,16 +74,22 @@ class _Work:
             for buffer in reads:
                 readers[buffer] += 1
                 last[buffer] += k
-        for before, after in _waits(plan):
-            users[before].append(after)
-            waiting[after] += 1
+            for before in {writer[buffer] for buffer in step.reads if buffer in writer}:
+                users[before].append(k)
+                waiting[k] += 1
+            for after in {overwriter[buffer] for buffer in step.reads if buffer in overwriter} - {k}:
+                followers.setdefault(k, []).append(after)
+                polite[after] += 1
         allocates = [sum([sizes[buffer] for buffer in step.writes]) for step in plan.steps]
-        return cls(allocates, uses, sizes, users, waiting, readers, last)
+        return cls(allocates, uses, sizes, users, waiting, followers, polite, readers, last)
 
-    def peak(self, order: Sequence[int]) -> int:
-        """Most bytes live at a time if the steps run in this order."""
+    def footprint(self, order: Sequence[int]) -> tuple[int, int]:
+        """Most bytes live at a time if the steps run in this order, and the sum over the steps.
+
+        The sum decides between equal peaks: with other sizes than the guessed ones, the peak is elsewhere.
+        """
         left, sizes = self.readers.copy(), self.sizes
-        live = peak = 0
+        live = peak = total = 0
         for k in order:
             live += self.allocates[k]
             if live > peak:
@@ -82,40 +98,26 @@ class _Work:
                 left[buffer] -= 1
                 if not left[buffer]:
                     live -= sizes[buffer]
-        return peak
+            total += live
+        return peak, total
 
 
 def _sizes(plan: SymbolicPlan) -> list[int]:
     """Bytes of each buffer in the arena, 0 for all others."""
     types = {buffer.type for buffer in plan.buffers}
-    nbytes = {type: guess(type.nbytes) for type in types}
+    nbytes = {type: round_up(guess(type.nbytes)) for type in types}
     return [nbytes[buffer.type] if buffer.role == "arena" else 0 for buffer in plan.buffers]
 
 
-def _waits(plan: SymbolicPlan) -> Iterator[tuple[int, int]]:
-    """Pairs of steps, each once, of which the first must run before the second."""
-    writer = {buffer: k for k, step in enumerate(plan.steps) for buffer in step.writes}
-    updated = {
-        plan.given[variable]: writer[new]
-        for (variable, _), new in zip(plan.program.updates, plan.updates, strict=True)
-        if variable in plan.given
-    }
-    for k, step in enumerate(plan.steps):
-        before = {writer[buffer] for buffer in step.reads if buffer in writer}
-        yield from ((b, k) for b in sorted(before))
-        overwriting = {updated[buffer] for buffer in step.reads if buffer in updated}
-        yield from ((k, after) for after in sorted(overwriting) if after > k)
+# What is run first is least: of the bytes a step grows by, its number, and how many steps ran before it could.
+Urgency = Callable[[int, int, int], tuple[int, ...]]
 
-
-Urgency = Callable[[int, int], tuple[int, int]]  # (bytes a step grows by, its number) -> what is run first is least
-
-
-def _shrinking_first(grows: int, number: int) -> tuple[int, int]:
-    return (grows > 0, number)
-
-
-def _least_growing(grows: int, number: int) -> tuple[int, int]:
-    return (grows, number)
+URGENCIES: tuple[Urgency, ...] = (
+    lambda grows, number, ran: (number,),
+    lambda grows, number, ran: (grows > 0, number),
+    lambda grows, number, ran: (grows > 0, -ran, number),
+    lambda grows, number, ran: (grows, number),
+)
 
 
 def _listed(work: _Work, urgency: Urgency) -> list[int]:
@@ -124,13 +126,23 @@ def _listed(work: _Work, urgency: Urgency) -> list[int]:
         allocated - sum([work.sizes[b] for b in reads if work.readers[b] == 1])
         for allocated, reads in zip(work.allocates, work.uses, strict=True)
     ]
-    waiting, left, last = work.waiting.copy(), work.readers.copy(), work.last.copy()
+    waiting, polite, left, last = work.waiting.copy(), work.polite.copy(), work.readers.copy(), work.last.copy()
     done = [False] * len(waiting)
-    ready = [(urgency(grows[k], k), k) for k, count in enumerate(waiting) if not count]
-    heapq.heapify(ready)
-    order = []
-    while ready:
-        _, k = heapq.heappop(ready)
+    order: list[int] = []
+    ready: list[tuple[tuple[int, ...], int]] = []
+    held: list[int] = []  # only politeness keeps these waiting
+
+    def offer(k: int) -> None:
+        if not waiting[k]:
+            if polite[k]:
+                heapq.heappush(held, k)
+            else:
+                heapq.heappush(ready, (urgency(grows[k], k, len(order)), k))
+
+    for k in range(len(waiting)):
+        offer(k)
+    while ready or held:
+        k = heapq.heappop(ready)[1] if ready else heapq.heappop(held)
         if done[k]:
             continue
         done[k] = True
@@ -139,12 +151,12 @@ def _listed(work: _Work, urgency: Urgency) -> list[int]:
             left[buffer] -= 1
             last[buffer] -= k
             if left[buffer] == 1:  # one reader is left, and will free it
-                reader = last[buffer]
-                grows[reader] -= work.sizes[buffer]
-                if not waiting[reader]:
-                    heapq.heappush(ready, (urgency(grows[reader], reader), reader))
+                grows[last[buffer]] -= work.sizes[buffer]
+                offer(last[buffer])
         for user in work.users[k]:
             waiting[user] -= 1
-            if not waiting[user]:
-                heapq.heappush(ready, (urgency(grows[user], user), user))
+            offer(user)
+        for follower in work.followers.get(k, ()):
+            polite[follower] -= 1
+            offer(follower)
     return order

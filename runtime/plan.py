@@ -238,7 +238,7 @@ class _Block:
             values[formals.pop(0)] = self.element[tuple([slice(lo, hi) for lo, hi in self.bounds])]
         for formal, load in zip(formals, self.region.loads, strict=True):
             values[formal] = self._loaded(formal, load.read, load.access)
-        for node in self.region.body.nodes():
+        for node in self.region.values:
             if node not in values:
                 values[node] = self._computed(node, [values[i] for i in node.inputs])
         return [values[output] for output in self.region.body.outputs]
