@@ -7,12 +7,13 @@ DEMO := .venv/.stamp-onnx,viz,data
 FLOORS := passes runtime exporters
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types smoke bench docs clean
+.PHONY: help demo test test-random lint types smoke bench docs clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    train, run, export and draw a small network (examples/digits.py)"
 	@echo "make test    lint, types, the wheel outside the checkout, the tests"
+	@echo "make test-random    50,000 random programs against the reference"
 	@echo "make bench   the benchmarks"
 	@echo "make types   mypy alone"
 	@echo "make docs    everything generated in docs/"
@@ -32,6 +33,9 @@ demo: $(DEMO)
 # pytest comes last, so that its closing line is the last thing on the screen.
 test: lint types smoke
 	$(BIN)/pytest -q -n 2 --dist worksteal
+
+test-random: $(DEV)
+	$(BIN)/pytest -q -n 2 --dist worksteal --hypothesis-profile=sweep tests/test_random_graphs.py
 
 lint: $(DEV)
 	$(BIN)/ruff check

@@ -7,4 +7,5 @@ import hypothesis
 os.environ.setdefault("GRAPHC_VERIFY", "1")
 
 hypothesis.settings.register_profile("graphc", derandomize=True, deadline=None, database=None)
+hypothesis.settings.register_profile("sweep", hypothesis.settings.get_profile("graphc"), max_examples=1700)
 hypothesis.settings.load_profile("graphc")

@@ -4,7 +4,7 @@ A program grows from leaves one op at a time. Each new node is evaluated at once
 of moderate size, and so that what depends on the order of additions (sums, contractions) is only ever applied to
 whole numbers, whose sums are exact in any order. Every correct way to run a program then gives the same bits.
 
-The choices come from a `Source`: random numbers (fast), or a hypothesis strategy (which shrinks what fails).
+The choices come from a `Source`: random numbers, or a tape of bytes that hypothesis draws (and shrinks if it fails).
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from graphc.composites import items
 from graphc.dims import symbol
 from graphc.errors import GraphcError
 from graphc.evaluate import bind_attrs, compute
-from graphc.ir import Graph, Node, Program
+from graphc.ir import Graph, Node, Program, toposort
 from graphc.op import NoGradient, Op
-from graphc.operands import ACCEPTS, cast, constant
+from graphc.operands import ACCEPTS, broadcast_op, cast, constant
 from graphc.ops import REGISTRY
 from graphc.ops.math import clip, round_op
 from graphc.ops.random import Draw, bernoulli, integers, normal, uniform
 from graphc.ops.shape import broadcast_to, expand_dims, flip, reshape, squeeze, transpose
 from graphc.ops.slicing import slice_op
-from graphc.ops.state import Variable, placeholder
+from graphc.ops.state import Variable, by_mode, placeholder, tracked
+from graphc.printer import text
 from graphc.types import DTYPES, TensorType, is_float, np_dtype
 
 T = TypeVar("T")
@@ -40,6 +41,7 @@ LIMIT = 1e4  # the largest magnitude of a value
 MANY = 20_000  # elements, at most, of a value
 TRIES = 5  # moves that are tried until one works out
 SEED = 7  # of the draws
+TAPE = 600  # bytes of choices
 
 
 class Source(Protocol):
@@ -61,15 +63,19 @@ class Numbers:
         return int(self.rng.integers(low, high + 1))
 
 
-class Drawn:
-    """Choices from hypothesis."""
+class Tape:
+    """Choices from bytes, one or two for each; the least one after their end, so that short tapes are small cases."""
 
-    def __init__(self, data: st.DataObject) -> None:
-        self.data = data
+    def __init__(self, tape: bytes) -> None:
+        self.tape = iter(tape)
 
     def integer(self, low: int, high: int) -> int:
         """See `Source`."""
-        return self.data.draw(st.integers(low, high))
+        count = high - low + 1
+        number = next(self.tape, 0)
+        if count > 256:
+            number += 256 * next(self.tape, 0)
+        return low + number % count
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,7 @@ class Case:
         dims: sizes of the symbolic dimensions.
         draws: what the random leaves draw from.
         exact: for each root, whether its bits don't depend on the order of additions.
+        training: the mode in which the values stay finite and moderate.
     """
 
     program: Program
@@ -88,6 +95,15 @@ class Case:
     dims: Mapping[str, int]
     draws: Mapping[Node, tuple[int, int, int]]
     exact: tuple[bool, ...]
+    training: bool = False
+
+    def __repr__(self) -> str:
+        given = [f"{leaf.display_name} = {array.tolist()}" for leaf, array in self.values.items()]
+        mode = "training" if self.training else "evaluation"
+        return "\n".join([f"a case in {mode}, {dict(self.dims)}:", text(self.program), *given])
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(repr(self))  # hypothesis shows this
 
 
 @dataclass
@@ -107,6 +123,8 @@ class Builder:
     dims: dict[str, int] = field(default_factory=dict)
     draws: dict[Node, tuple[int, int, int]] = field(default_factory=dict)
     variables: list[Variable] = field(default_factory=list)
+    tracked: list[Variable] = field(default_factory=list)
+    training: bool = False
 
     # ------------------------------------------------------------------------------------------ choices
 
@@ -115,8 +133,8 @@ class Builder:
         return choices[self.source.integer(0, len(choices) - 1)]
 
     def chance(self, percent: int) -> bool:
-        """True so often."""
-        return self.source.integer(1, 100) <= percent
+        """True so often; False, the simpler case, for the least choice."""
+        return self.source.integer(0, 99) >= 100 - percent
 
     def recent(self, wanted: Callable[[_Value], bool] = lambda value: True) -> _Value | None:
         """A value of the pool, one of the last ones more often."""
@@ -151,15 +169,16 @@ class Builder:
                 if top in known or not missing:
                     stack.pop()
                     if top not in known:
-                        known[top] = evaluate_contiguous(top, [known[i] for i in top.inputs], self.dims, self.draws)
+                        args = [known[i] for i in top.inputs]
+                        known[top] = evaluate_contiguous(top, args, self.dims, self.draws, self.training)
                 stack += missing
         found: Array = known[node]
         return found
 
-    def leaf(self, shape: tuple[int, ...], dtype: str, array: Array | None = None) -> Node:
-        """A placeholder, variable or constant; given no array, with small whole numbers and quarters."""
+    def leaf(self, shape: tuple[int, ...], dtype: str, array: Array | None = None, *, low: int = -8) -> Node:
+        """A placeholder, variable or constant; given no array, with small whole numbers and quarters from `low` up."""
         if array is None:
-            low = 0 if dtype in ("uint8", "bool") else -8
+            low = 0 if dtype in ("uint8", "bool") else low
             flat = [self.source.integer(low, 8) for _ in range(min(int(np.prod(shape)), 24))]
             whole = np.resize(np.array(flat or [0]), shape)
             array = np.asarray(whole / (4 if is_float(dtype) and self.chance(50) else 1)).astype(np_dtype(dtype))
@@ -195,11 +214,10 @@ class Builder:
 
     # ------------------------------------------------------------------------------------------ moves
 
-    def grow(self) -> bool:
+    def grow(self, move: Move | None = None) -> bool:
         """Add something; False if what was tried doesn't work out."""
-        move = self.pick(MOVES)
         try:
-            return move(self)
+            return (move or self.pick(MOVES))(self)
         except (GraphcError, ZeroDivisionError):
             return False  # shapes or dtypes that don't fit, or sizes that can't be proven to
 
@@ -233,7 +251,8 @@ class Builder:
             return False
         dtype = self.dtype()
         low, high = (0, 200) if dtype == "uint8" else (-120, 120)
-        inside = bool(np.all((value.array >= low) & (value.array <= high)))
+        wide = value.array.astype(np.float64)
+        inside = bool(np.all((wide >= low) & (wide <= high)))
         return (is_float(dtype) or dtype == "bool" or inside) and self.add(cast(value.node, dtype))
 
     def view(self) -> bool:
@@ -311,9 +330,9 @@ class Builder:
             raise GraphcError("no whole numbers")
         return self.pool[-1]
 
-    def sample(self) -> bool:
+    def sample(self, op: Op | None = None) -> bool:
         """One of the calls that an op brings for its tests, on leaves or on values of the pool."""
-        op = self.pick(SAMPLED)
+        op = op or self.pick(SAMPLED)
         samples = samples_of(op)
         if not samples:
             return False
@@ -357,8 +376,30 @@ class Builder:
             )
         )()
         assert isinstance(node, Draw)
-        self.draws[node] = (SEED, node.stream, len(self.draws))
+        self.draws[node] = (SEED, node.stream, 0)
         return self.add(node)
+
+    def mode(self) -> bool:
+        """A choice by mode."""
+        first = self.recent(lambda value: value.exact)
+        if first is None:
+            return False
+        other = self.recent(lambda value: value.exact and value.node.type is first.node.type) or first
+        return self.add(by_mode(first.node, other.node))
+
+    def track(self) -> bool:
+        """A variable that follows a value, as the statistics of a batch norm do."""
+        value = self.recent(lambda value: value.exact and not value.node.tensor_type.symbolic)
+        if value is None:
+            return False
+        variable = Variable(value.array, f"v{len(self.variables)}")
+        self.variables.append(variable)
+        self.tracked.append(variable)
+        self.values[variable] = value.array
+        self.pool.append(_Value(variable, value.array, True))
+        new = variable * 2 if value.node.dtype != "bool" and self.chance(50) else value.node
+        through = self.recent(lambda value: value.exact) or value
+        return self.add(tracked(through.node, variable, new))
 
     def again(self) -> bool:
         """The same layer once more: equal kernels over other buffers."""
@@ -369,47 +410,83 @@ class Builder:
 
     # ------------------------------------------------------------------------------------------ programs
 
-    def case(self) -> Case:
-        """What was built, as a program: several outputs, some twice, and updates."""
+    def case(self, *, whole: bool = False) -> Case:
+        """What was built, as a program: several outputs, some twice, and updates; if it is `whole`, with all values."""
         outputs = [self.pick(self.pool[-8:]) for _ in range(self.source.integer(1, 4))]
         if self.chance(10):
             outputs.append(self.pick(self.pool))
+        if whole or self.chance(40):
+            outputs += self.unused()
         updates: list[tuple[Node, _Value]] = []
         for variable in self.variables:
+            if variable in self.tracked:
+                continue
             fitting = self.recent(lambda value: value.node.type is variable.type)  # noqa: B023 - called at once
             if fitting is not None and self.chance(60):
                 updates.append((variable, fitting))
-        roots = [*outputs, *(value for _, value in updates)]
-        program = Program(
-            tuple(node for node in self.values if not isinstance(node, Variable)),
-            tuple(value.node for value in outputs),
-            tuple((variable, value.node) for variable, value in updates),
+        return self.finished(
+            [value.node for value in outputs],
+            [(variable, value.node) for variable, value in updates],
+            tuple(value.exact for value in (*outputs, *(value for _, value in updates))),
         )
-        return Case(program, self.values, self.dims, self.draws, tuple(value.exact for value in roots))
+
+    def finished(
+        self, outputs: Sequence[Node], updates: Sequence[tuple[Node, Node]], exact: tuple[bool, ...] = ()
+    ) -> Case:
+        """The case of these results; unless told otherwise, none of them is exact."""
+        inputs = tuple(node for node in self.values if not isinstance(node, Variable))
+        program = Program(inputs, tuple(outputs), tuple(updates))
+        exact = exact or (False,) * len(program.roots)
+        return Case(program, self.values, self.dims, self.draws, exact, self.training)
+
+    def unused(self) -> list[_Value]:
+        """The values that no other is computed from."""
+        used = {i for node in toposort([value.node for value in self.pool]) for i in node.inputs}
+        return [value for value in self.pool if value.node not in used]
 
 
-def random_case(source: Source, size: int) -> Case:
+Move = Callable[[Builder], bool]  # adds something, if it works out
+Finish = Callable[[Builder], Case]  # what becomes of what was built
+
+
+def random_case(
+    source: Source, size: int, start: Move = Builder.new_leaf, finish: Finish = Builder.case
+) -> Case:
     """A program of about `size` ops."""
     with Graph():
         builder = Builder(source)
+        builder.training = builder.chance(50)
         for _ in range(source.integer(1, 3)):
             builder.new_leaf()
+        any(builder.grow(start) for _ in range(TRIES))
         for _ in range(size):
             any(builder.grow() for _ in range(TRIES))
-        return builder.case()
+        return finish(builder)
 
 
 @st.composite
-def cases(draw: st.DrawFn, size: int = 12) -> Case:
+def cases(draw: st.DrawFn, size: int = 12, finish: Finish = Builder.case) -> Case:
     """A strategy for programs of up to about `size` ops."""
-    return random_case(Drawn(draw(st.data())), draw(st.integers(1, size)))
+    source = Tape(draw(st.binary(min_size=TAPE, max_size=2 * TAPE)))
+    return random_case(source, source.integer(1, size), finish=finish)
 
 
 def evaluate_contiguous(
-    node: Node, args: Sequence[Any], dims: Mapping[str, int], draws: Mapping[Node, tuple[int, int, int]]
+    node: Node,
+    args: Sequence[Any],
+    dims: Mapping[str, int],
+    draws: Mapping[Node, tuple[int, int, int]],
+    training: bool = False,
 ) -> Any:
-    """The value of one node, in contiguous memory: NumPy's order of additions depends on how operands lie."""
+    """The value of one node, in contiguous memory but for what is broadcast.
+
+    NumPy's order of additions, and the last bits of its elementary functions, depend on how the operands lie.
+    """
+    if node.op is by_mode:
+        return args[0 if training else 1]
     attrs = bind_attrs(node.attrs, dims) if node.attrs.symbolic else node.attrs
+    if node.op is broadcast_op:
+        return compute(node, args, attrs, dims)
     found = compute(node, [draws[node]] if node in draws else args, attrs, dims)
     return tuple(map(_contiguous, found)) if isinstance(found, tuple) else _contiguous(found)
 
@@ -424,7 +501,8 @@ def expected(case: Case) -> list[Array]:
     with np.errstate(all="ignore"):
         for node in case.program.nodes():
             if node not in known:
-                known[node] = evaluate_contiguous(node, [known[i] for i in node.inputs], case.dims, case.draws)
+                args = [known[i] for i in node.inputs]
+                known[node] = evaluate_contiguous(node, args, case.dims, case.draws, case.training)
     return [known[root] for root in case.program.roots]
 
 
@@ -463,7 +541,7 @@ ACCUMULATING = frozenset({"contract", "conv", "window", "scan", "index", "reduce
 LEAVES = frozenset({"parameter", "placeholder", "variable", "constant", "random", "tuple", "mode", "auxiliary"})
 SAMPLED = [op for op in REGISTRY.values() if op.kind not in LEAVES and op.samples is not None]
 
-MOVES: tuple[Callable[[Builder], bool], ...] = (
+MOVES: tuple[Move, ...] = (
     *(Builder.pointwise,) * 9,
     *(Builder.view,) * 6,
     *(Builder.reduce,) * 3,
@@ -473,6 +551,8 @@ MOVES: tuple[Callable[[Builder], bool], ...] = (
     Builder.cast,
     Builder.random,
     Builder.again,
+    Builder.mode,
+    Builder.track,
 )
 
 

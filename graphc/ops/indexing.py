@@ -134,7 +134,7 @@ def _gather_vjp(g: Node, y: Node, x: Node, *indices: Node, axes: tuple[int, ...]
 
 
 def _scatter_add_vjp(g: Node, y: Node, x: Node, updates: Node, *indices: Node, axes: tuple[int, ...]) -> Cotangents:
-    return (g, gather_op(g, *indices, axes=axes), *[None] * len(indices))
+    return (g, expand(gather_op(g, *indices, axes=axes), updates.shape), *[None] * len(indices))
 
 
 def _gathers(rng: np.random.Generator) -> list[Sample]:

@@ -1,0 +1,108 @@
+"""Random programs that begin with a given op or rewrite rule, or end with a loss and its gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from random_graphs import ACCUMULATING, LEAVES, Builder, Case, Move
+
+from graphc.errors import DTypeError
+from graphc.ir import Node, toposort
+from graphc.op import Op
+from graphc.operands import cast, constant, reduce_sum
+from graphc.ops import REGISTRY
+from graphc.ops.state import Variable
+from graphc.passes.gradients import gradients
+from graphc.passes.pipeline import ALGEBRA, STABILISE
+from graphc.passes.rewrite import Call, Rule, instantiate
+from graphc.passes.rewrite import Variable as PatternVariable
+from graphc.types import is_float
+
+RULES = {rule.name: rule for rule in (*STABILISE, *ALGEBRA)}
+DTYPES = ("float32", "float64", "int64", "bool", "int8")  # the first that a rule takes
+INEXACT = ACCUMULATING | {"composite"}
+WEIGHTS = (0.5, 1.0, -2.0)
+
+
+# --------------------------------------------------------------------------------------------- starts
+
+
+def with_op(op: Op) -> Move:
+    """Begin with a call of `op`."""
+    return lambda builder: builder.sample(op)
+
+
+STARTS: dict[str, Move] = {
+    **{name: with_op(op) for name, op in REGISTRY.items() if op.kind not in LEAVES and op.samples is not None},
+    "by_mode": Builder.mode,
+    "tracked": Builder.track,
+}
+
+
+def with_rule(rule: Rule) -> Move:
+    """Begin with something that `rule` fits."""
+    return lambda builder: _add_left_side(builder, rule)
+
+
+def _add_left_side(builder: Builder, rule: Rule) -> bool:
+    for dtype in DTYPES:
+        leaves: list[Node] = []
+        try:
+            found = list(_left_sides(builder, rule, dtype, leaves))
+        except DTypeError:
+            continue
+        left = builder.pick(found)
+        new = [node for node in toposort([left]) if node not in leaves]
+        return builder.add(left, exact=not any(node.op.kind in INEXACT for node in new))
+    return False
+
+
+def _left_sides(builder: Builder, rule: Rule, dtype: str, leaves: list[Node]) -> Iterator[Node]:
+    def leaf(*shape: Any, dtype: str = dtype) -> Node:
+        leaves.append(builder.leaf(shape, dtype, low=low))
+        return leaves[-1]
+
+    low = builder.pick((-8, 0))  # roots and logarithms want no negative numbers
+
+    if rule.samples is not None:
+        yield from rule.samples(leaf)
+    else:
+        shape = builder.pick(((3, 5), (), (2, 3), (7,), (0, 3)))
+        found = {name: leaf(*shape, dtype="bool" if mask else dtype) for name, mask in _variables(rule.left).items()}
+        yield instantiate(rule.left, found)
+
+
+def _variables(pattern: Any, is_mask: bool = False) -> dict[str, bool]:
+    """The name of each variable in a pattern, and whether it stands for a mask beside data."""
+    if isinstance(pattern, PatternVariable):
+        return {pattern.name: is_mask}
+    found: dict[str, bool] = {}
+    if isinstance(pattern, Call):
+        accepts = pattern.op.accepts
+        for k, inner in enumerate(pattern.inputs):
+            beside_data = len(accepts) > 1 and accepts[min(k, len(accepts) - 1)] == "bool"
+            for name, mask in _variables(inner, beside_data).items():
+                found[name] = mask or found.get(name, False)
+    return found
+
+
+# --------------------------------------------------------------------------------------------- ends
+
+
+def whole_case(builder: Builder) -> Case:
+    """Everything that was built: what nothing else is computed from is an output."""
+    return builder.case(whole=True)
+
+
+def with_gradients(builder: Builder) -> Case:
+    """A random scalar loss of what was built, its gradients, and a step down for each variable."""
+    floats = [value for value in builder.pool if is_float(value.node.dtype)]
+    loss = constant(0.0, "float64")
+    for _ in range(builder.source.integer(1, 3) if floats else 0):
+        term = cast(builder.pick(floats[-6:]).node, "float64") * builder.pick(WEIGHTS)
+        loss = loss + reduce_sum(term, axes=tuple(range(term.ndim)))
+    leaves = [leaf for leaf in builder.values if is_float(leaf.dtype)]
+    slopes = gradients(loss, leaves, disconnected="zero") if leaves else []
+    steps = [(x, x - g) for x, g in zip(leaves, slopes, strict=True) if isinstance(x, Variable) and g is not None]
+    return builder.finished([loss, *slopes], [(x, new) for x, new in steps if x not in builder.tracked])
