@@ -80,9 +80,17 @@ def export_onnx(
     target = as_path(path)
     request = _request(inputs, outputs, training)
     sess = session or Session(request.graph)
-    optimised = _optimised(request, sess, opset)
-    values: dict[Node, Array] = {v: sess[v] for v in toposort([*optimised.roots, *request.program.roots]) if isinstance(v, Variable)}
-    variables = {v: array for v, array in values.items() if v not in optimised.inputs}
+    optimised = run_pipeline(
+        request.program,
+        onnx_target(opset or DEFAULT_OPSET),
+        training=request.training,
+        disable=frozenset(sess.disable) & switches(),
+    )
+    variables: dict[Node, Array] = {
+        leaf: sess[leaf]
+        for leaf in toposort([*optimised.roots, *request.program.roots])
+        if isinstance(leaf, Variable) and leaf not in optimised.inputs
+    }
     exported = to_onnx(
         optimised,
         list(request.inputs),
@@ -116,7 +124,7 @@ class Request:
     """What is to be exported, resolved.
 
     Attributes:
-        program: over the inputs; one that isn't a leaf is a parameter there.
+        program: in its mode, over the inputs; one that isn't a leaf is a parameter there.
         inputs, outputs: the user's tensors by the names that they get; for updates see `program.updates`.
     """
 
@@ -133,15 +141,20 @@ class Request:
 
 
 def _request(inputs: Any, outputs: Any, training: bool | None) -> Request:
+    """What the user asked for.
+
+    Raises:
+        ArgumentError: something that can't be an input or output, or be called so.
+        ExportError: a placeholder that is neither given nor has a default.
+    """
     returned = _named(outputs, "output")
     updates = group(*[value for value in returned.values() if isinstance(value, Updates)])
     tensors = {name: value for name, value in returned.items() if isinstance(value, Node)}
-    roots = [*tensors.values(), *updates.values()]
+    roots = [*tensors.values(), *updates.losses, *updates.values()]
     if not roots:
         raise ArgumentError("there is nothing to export", hint="outputs=[y] or outputs={'name': y}")
-    if inputs is None:
-        inputs = [leaf for leaf in toposort(roots) if isinstance(leaf, Placeholder) and leaf.default is None]
-    given = _named(inputs, "input")
+    leaves = [leaf for leaf in toposort(roots) if isinstance(leaf, Placeholder)]
+    given = _named([leaf for leaf in leaves if leaf.default is None] if inputs is None else inputs, "input")
     wrong = [f"{name!r}: {value!r}" for name, value in given.items() if not isinstance(value, Node)]
     if wrong or len(set(given.values())) < len(given):
         raise ArgumentError(f"an input must be a tensor of its own, got {', '.join(wrong) or 'one twice'}")
@@ -149,14 +162,35 @@ def _request(inputs: Any, outputs: Any, training: bool | None) -> Request:
     if clashing:
         raise ArgumentError(f"an input and an output can't both be called {', '.join(map(repr, clashing))}")
     inner = {n: parameter(k, n.type) for k, n in enumerate(given.values()) if not isinstance(n, Placeholder | Variable)}
-    replaced = substitute(roots, inner)
-    program = Program(
-        tuple(inner.get(node, node) for node in given.values()),
-        replaced[: len(tensors)],
-        tuple(zip(updates, replaced[len(tensors) :], strict=True)),
-    )
+    defaults: dict[Node, Node] = {
+        n: constant(n.default) for n in leaves if n.default is not None and n not in given.values()
+    }
+    replaced = substitute(roots, {**inner, **defaults})
+    count = len(roots) - len(updates)
     mode = updates.training if training is None else bool(training)
+    # Statistics on the way to a loss are updated even if no gradient, and so no update, depends on them.
+    whole = resolve_mode(
+        Program(
+            tuple(inner.get(node, node) for node in given.values()),
+            replaced[:count],
+            tuple(zip(updates, replaced[count:], strict=True)),
+        ),
+        training=mode,
+    )
+    program = Program(whole.inputs, whole.outputs[: len(tensors)], whole.updates)
+    _require_inputs(program)
     return Request(program, given, tensors, mode)
+
+
+def _require_inputs(program: Program) -> None:
+    missing = [n for n in program.nodes() if isinstance(n, Placeholder) and n not in program.inputs]
+    if missing:
+        names = ", ".join(leaf.display_name for leaf in missing)
+        raise ExportError(
+            f"the outputs need {'a placeholder that is' if len(missing) == 1 else 'placeholders that are'} no input",
+            lines=[f"{leaf.display_name!r}, {leaf.type}, {leaf.made_at}" for leaf in missing],
+            hint=f"inputs=[..., {names}]",
+        )
 
 
 def _named(values: Any, role: str) -> dict[str, Any]:
@@ -174,31 +208,6 @@ def _named(values: Any, role: str) -> dict[str, Any]:
     if strange:
         raise ArgumentError(f"an {role} must be a tensor, got {', '.join(strange)}")
     return found
-
-
-def _optimised(request: Request, session: Session, opset: int | None) -> Program:
-    """The program after its passes, with placeholders that aren't given replaced by their defaults.
-
-    Raises:
-        ExportError: a placeholder that is neither given nor has a default.
-    """
-    program = run_pipeline(
-        request.program,
-        onnx_target(opset or DEFAULT_OPSET),
-        training=request.training,
-        disable=frozenset(session.disable) & switches(),
-    )
-    open_leaves = [n for n in program.nodes() if isinstance(n, Placeholder) and n not in program.inputs]
-    missing = [leaf for leaf in open_leaves if leaf.default is None]
-    if missing:
-        names = ", ".join(leaf.display_name for leaf in missing)
-        raise ExportError(
-            f"the outputs need {'a placeholder that is' if len(missing) == 1 else 'placeholders that are'} no input",
-            lines=[f"{leaf.display_name!r}, {leaf.type}, {leaf.made_at}" for leaf in missing],
-            hint=f"inputs=[..., {names}]",
-        )
-    defaults: dict[Node, Node] = {leaf: constant(leaf.default) for leaf in open_leaves}
-    return program.with_roots(substitute(program.roots, defaults)) if defaults else program
 
 
 # --------------------------------------------------------------------------------------------- what is told, and tried
@@ -234,8 +243,7 @@ def _trials(
         raise ExportError("a model that draws random numbers can't be verified: no two runs agree")
     run = _runner(exported, request, session, variables)
     if verify is True:
-        resolved = resolve_mode(request.program, training=request.training)
-        return random_trials(exported.inputs, run, [guard for guard, _ in collect_guards(resolved)])
+        return random_trials(exported.inputs, run, [guard for guard, _ in collect_guards(request.program)])
     names: dict[Any, str] = {node: name for name, node in request.inputs.items()}
     found = [{names.get(key, key): value for key, value in feeds.items()} for feeds in verify]
     if any(set(feeds) != set(request.inputs) for feeds in found):
@@ -255,6 +263,6 @@ def _runner(exported: Exported, request: Request, session: Session, variables: M
     def beside(feeds: Feeds) -> Sequence[Array]:
         sizes, _ = unify([(name, type.shape, feeds[name].shape) for name, type in exported.inputs.items()])
         env = {**variables, **dict(zip(program.inputs, feeds.values(), strict=True))}
-        return evaluate(resolve_mode(program, training=request.training).roots, env, sizes)
+        return evaluate(program.roots, env, sizes)
 
     return beside if request.training or program.updates else in_session

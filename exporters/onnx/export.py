@@ -25,6 +25,8 @@ from graphc.types import TensorType, TupleType, Type, np_dtype
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+LARGEST = (1 << 31) - (1 << 20)  # bytes of weights: a message is below 2 GiB, and the nodes need some
+
 COMPOSE = "write them with other ops (gc.composite), in a dtype that ONNX takes (gc.cast), or export what comes before"
 
 Result = Value | tuple[Value, ...]
@@ -112,6 +114,7 @@ def to_onnx(
     if lowering.problems:
         raise inexpressible(lowering.problems, used)
     builder = lowering.builder
+    _require_one_file(builder)
     results: dict[Value, Node] = {}
     for node, found in lowering.results.items():
         for value in _values(found):
@@ -129,6 +132,16 @@ def to_onnx(
         raised,
         tuple(node for node in lowering.results if node.op.kind == "random"),
     )
+
+
+def _require_one_file(builder: Builder) -> None:
+    """Make sure that what is stored fits a message of protocol buffers."""
+    size = sum(value.array.nbytes for value in builder.stored if value.array is not None)
+    if size >= LARGEST:
+        raise ExportError(
+            f"the model's weights take {size / 2**30:.2f} GiB, and an ONNX file holds less than 2",
+            hint="cast the variables to float16, or export the model in parts",
+        )
 
 
 def inexpressible(problems: Sequence[Problem], opset: int) -> ExportError:

@@ -285,6 +285,14 @@ def _attention(b: Builder, node: Node, q: Value, k: Value, v: Value, mask: Value
     return b.op("Attention", q, k, v, mask, out=node.shape, is_causal=causal, scale=node.attrs["scale"])
 
 
+def _masked_softmax(b: Builder, node: Node, x: Value) -> Value:
+    """The softmax, and zeros in place of the nan of a row of -inf only."""
+    axis = node.attrs["axis"]
+    top = b.op("ReduceMax", x, out=slicing.replaced(x.shape, axis, 1), axes=(axis,), keepdims=1)
+    nothing = b.op("Equal", top, b.like(x, -np.inf))
+    return b.op("Where", nothing, b.like(x, 0), b.op("Softmax", x, axis=axis))
+
+
 def _with_heads(node: Node) -> bool:
     """The condition that queries, keys and values are [batch, heads, length, size] of one batch and as many heads."""
     shapes = [i.shape for i in node.inputs[:3]]
@@ -386,6 +394,7 @@ LINES: dict[Op, Line] = {
     nn.layer_norm_op: Line(_layer_norm, when=exact_floats("eps")),
     nn.rms_norm_op: Line(_rms_norm, since=23, when=exact_floats("eps")),
     nn.group_norm_op: Line(_group_norm, since=21, when=exact_floats("eps")),
+    nn.masked_softmax: Line(_masked_softmax),
     nn.attention_op: Line(_attention, since=23, when=_with_heads),
     losses.nll_loss_op: _loss("NegativeLogLikelihoodLoss"),
     losses.cross_entropy_op: _loss("SoftmaxCrossEntropyLoss"),
