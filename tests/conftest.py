@@ -3,9 +3,19 @@
 import os
 
 import hypothesis
+import pytest
+
+import graphc as gc
 
 os.environ.setdefault("GRAPHC_VERIFY", "1")
 
 hypothesis.settings.register_profile("graphc", derandomize=True, deadline=None, database=None)
 hypothesis.settings.register_profile("sweep", hypothesis.settings.get_profile("graphc"), max_examples=1700)
 hypothesis.settings.load_profile("graphc")
+
+
+@pytest.fixture(params=("reference", "cpu", "plan"))
+def session(request):
+    """A session on each device, in a graph of its own."""
+    with gc.Graph(), gc.Session(device=request.param) as session:
+        yield session
