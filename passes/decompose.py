@@ -16,29 +16,33 @@ from graphc.target import TargetInfo
 Transform = Callable[[Program], Program]
 
 
-def decompose(program: Program, target: TargetInfo, prepare: Transform = lambda body: body) -> Program:
-    """`program` in primitives and the composites that `target` takes whole.
+def unchanged(body: Program) -> Program:
+    """The default for `prepare`."""
+    return body
 
-    Args:
-        prepare: what to do to each body before it is instantiated: once for a thousand uses.
-    """
+
+def decompose(program: Program, target: TargetInfo, prepare: Transform = unchanged) -> Program:
+    """`program` in primitives and the composites that `target` takes whole; `prepare` as for `expand`."""
     return expand(program, lambda node: node.op not in target.whole, prepare)
 
 
-def inline(program: Program, target: TargetInfo, seen: Iterable[Op]) -> Program:
+def inline(program: Program, target: TargetInfo, seen: Iterable[Op], prepare: Transform = unchanged) -> Program:
     """`program` with the composites expanded that neither `target` takes whole nor any rule looks for (`seen`).
 
     A pattern then fits across the borders of a user's own composites, while `softmax` is still one node.
     """
     kept = target.whole.union(seen)
-    return expand(program, lambda node: node.op not in kept)
+    return expand(program, lambda node: node.op not in kept, prepare)
 
 
-def expand(program: Program, wanted: Callable[[Node], bool], prepare: Transform = lambda body: body) -> Program:
+def expand(program: Program, wanted: Callable[[Node], bool], prepare: Transform = unchanged) -> Program:
     """`program` with every composite node that is `wanted`, wherever it is nested, replaced by its body.
 
     Each body is expanded once and then instantiated, so the work is linear in the nodes of the result. Recursion
     goes as deep as definitions nest.
+
+    Args:
+        prepare: what to do to an expanded body before it is instantiated: once for a thousand uses.
     """
 
     @cache

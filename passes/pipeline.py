@@ -20,7 +20,7 @@ from pathlib import Path
 from graphc.errors import ArgumentError, InternalError, did_you_mean
 from graphc.ir import Program
 from graphc.passes import fold, rules, rules_logic, rules_shape, stabilise
-from graphc.passes.decompose import decompose, inline
+from graphc.passes.decompose import Transform, decompose, inline
 from graphc.passes.modes import resolve_mode
 from graphc.passes.rewrite import FP_CLASSES, Rewriter, Rule, ops_in, rules_of
 from graphc.printer import text
@@ -83,22 +83,31 @@ def rewriting(name: str, groups: Mapping[str, Sequence[Rule]]) -> Pass:
 STABILISE = rules_of(stabilise)
 ALGEBRA = rules_of(fold, rules, rules_logic, rules_shape)
 
+# While composites are whole, and once more when none is left that isn't the target's own.
+STABILISE_AND_SIMPLIFY = rewriting("simplify", {"stabilise": STABILISE, "algebra": ALGEBRA})
 SIMPLIFY = rewriting("simplify", {"algebra": ALGEBRA})
 
 
+def preparation(simplify: Pass, options: Options) -> Transform:
+    """What is done to the body of a composite before it is instantiated, so that it isn't done to each instance."""
+    quiet = replace(options, debug=0)
+    return lambda body: body if simplify.name in options.disable else simplify.apply(body, quiet)
+
+
+def inlined(program: Program, options: Options) -> Program:
+    """`inline`, of all composites that no rule looks for."""
+    return inline(program, options.target, ops_in(STABILISE), preparation(STABILISE_AND_SIMPLIFY, options))
+
+
 def decomposed(program: Program, options: Options) -> Program:
-    """`decompose`, with each body simplified before it is instantiated."""
-
-    def simplified(body: Program) -> Program:
-        return body if SIMPLIFY.name in options.disable else SIMPLIFY.apply(body, replace(options, debug=0))
-
-    return decompose(program, options.target, simplified)
+    """`decompose`, of all that are left."""
+    return decompose(program, options.target, preparation(SIMPLIFY, options))
 
 
 PIPELINE: tuple[Pass, ...] = (
     Pass("resolve_mode", lambda program, options: resolve_mode(program, training=options.training), optional=False),
-    Pass("inline", lambda program, options: inline(program, options.target, ops_in(STABILISE))),
-    rewriting("simplify", {"stabilise": STABILISE, "algebra": ALGEBRA}),
+    Pass("inline", inlined),
+    STABILISE_AND_SIMPLIFY,
     Pass("decompose", decomposed, optional=False),
     SIMPLIFY,
 )

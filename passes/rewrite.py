@@ -25,7 +25,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
 import numpy as np
 
 from graphc.attrs import Attrs, freeze
-from graphc.errors import ArgumentError, InternalError
+from graphc.errors import ArgumentError, GraphcError, InternalError
 from graphc.evaluate import compute
 from graphc.ir import Node, Program, rebuild
 from graphc.occurrences import derived_from
@@ -412,7 +412,10 @@ class Rewriter:
             candidates = tuple([each for each in self.rules if each.may_fit(key[0], key[1:])])
             self._candidates[key] = candidates
         for each in candidates:
-            made = each.apply(node)
+            try:
+                made = each.apply(node)
+            except GraphcError as error:
+                raise InternalError(f"rule {each.name} failed on {node!r}: {error.message}") from error
             if made is not None and made is not node:
                 if made.type is not node.type:
                     raise InternalError(

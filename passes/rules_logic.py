@@ -1,4 +1,7 @@
-"""The algebra of bounds, comparisons, logic and choice: what masks in gradients come to."""
+"""The algebra of bounds, comparisons, logic and choice: what masks in gradients come to.
+
+Of 0.0 and -0.0 the bounds may return either, as in IEEE 754 (2008): rules on them are exact but for that.
+"""
 
 from __future__ import annotations
 

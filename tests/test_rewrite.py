@@ -304,6 +304,15 @@ def test_a_rule_that_changes_the_type_is_refused_by_name():
         rewritten(tanh(leaf(3)), widens)
 
 
+def test_a_rule_that_fails_is_named():
+    @rule(fp="exact", on=tanh)
+    def joins_nothing(node):
+        return concat_op(node, axis=7)
+
+    with pytest.raises(InternalError, match="rule joins_nothing failed on <tanh"):
+        rewritten(tanh(leaf(3)), joins_nothing)
+
+
 @rule(fp="exact")
 def there(x):
     return exp(x), tanh(x)
