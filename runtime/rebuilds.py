@@ -3,41 +3,52 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
-from graphc.ir import Program, next_serial
+from graphc.ir import Leaf, Node, next_serial, toposort
+from graphc.ops.state import Updates
 
-MAX_REBUILDS = 8  # runs in a row that each compile something new before the user is told why
+MAX_REBUILDS = 8  # new plans because of one line, before the user is told why
+MAX_BETWEEN = 8  # runs from one of these to the next, at most
 
 
 class Rebuilds:
     """Counts, for each line of the user's, the runs that compiled a new plan because of what it built."""
 
     def __init__(self) -> None:
-        self.last_run = next_serial()
+        self.runs = 0
+        self.last_serial = next_serial()
         self.told = False
-        self.lines: dict[str, int] = {}
+        self.lines: dict[str, tuple[int, int]] = {}  # how many there were, and the run that was the last
 
-    def reset(self) -> None:
+    def reused(self) -> None:
         """A run found its plan."""
-        self.lines.clear()
+        self.runs += 1
 
-    def note(self, program: Program) -> None:
-        """A run compiled `program`: count the line that made the first node since the run before."""
-        before, self.last_run = self.last_run, next_serial()
-        if self.told:
+    def compiled(self, fetched: Sequence[Node | Updates]) -> None:
+        """A run compiled what it fetches: count the line that made the first node since the last such run."""
+        self.runs += 1
+        before, self.last_serial = self.last_serial, next_serial()
+        updates = [leaf for leaf in fetched if isinstance(leaf, Updates)]
+        roots = [leaf for leaf in fetched if isinstance(leaf, Node)] + [node for u in updates for node in u.values()]
+        fresh = next((n for n in toposort(roots) if n.serial > before and not isinstance(n, Leaf)), None)
+        if fresh is None or self.told:
             return
-        fresh = next((n for n in program.nodes() if n.serial > before and n.inputs and n.occurrence.code), None)
-        site = None if fresh is None else fresh.occurrence.site
+        # What an optimiser builds is derived from the gradients: the line that called it is that of its updates.
+        written = fresh.occurrence.code is not None or not updates
+        site = (fresh if written else updates[-1]).occurrence.site
         if site is None:
             return
         line = str(site)
-        self.lines[line] = self.lines.get(line, 0) + 1
-        if self.lines[line] >= MAX_REBUILDS:
+        count, last = self.lines.get(line, (0, self.runs))
+        count = count + 1 if self.runs - last <= MAX_BETWEEN else 1
+        self.lines[line] = count, self.runs
+        if count >= MAX_REBUILDS:
             self.told = True
             warnings.warn_explicit(
-                f"{MAX_REBUILDS} runs in a row each compiled a new plan, because this line builds something new "
-                f"each time:\n  {line}\n  hint: a Python number became part of the graph; feed it through a "
-                "gc.placeholder, or keep it in a gc.Variable",
+                f"{count} runs compiled a new plan each, because this line builds something new each time:\n  {line}\n"
+                "  hint: a Python number became part of the graph; feed it through a gc.placeholder, or keep it in a "
+                "gc.Variable",
                 UserWarning,
                 site.file,
                 site.line,

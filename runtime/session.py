@@ -208,7 +208,7 @@ class Session:
         given = self._given(feeds, resolved)
         request = _request(resolved, given, training)
         try:
-            compiled = self._compiled(request)
+            compiled = self._compiled(request, resolved)
         except FeedError as missing:
             raise with_misfits(missing, given) from None
         return self._execute(compiled, given, _builder(resolved, build))
@@ -244,7 +244,7 @@ class Session:
         resolved, build = self._resolved(fetches)
         given = resolve_feeds([(key, None) for key in keys], self._names(resolved))
         request = _request(resolved, given, training)
-        self._compiled(request)
+        self._compiled(request, resolved)
         return request, tuple(given), _builder(resolved, build)
 
     @exclusive
@@ -392,20 +392,21 @@ class Session:
             graph, first = node.graph, node
         return graph
 
-    def _compiled(self, request: Request) -> Compiled:
+    def _compiled(self, request: Request, leaves: Sequence[Node | Updates] = ()) -> Compiled:
+        """The compiled program of a request, made of the `leaves` of what is fetched if there is none yet."""
         found = self._plans.get(request)
         if found is not None:
             self._hits += 1
-            self._rebuilds.reset()
+            self._rebuilds.reused()
             self._plans.move_to_end(request)
             return found
         self._misses += 1
+        self._rebuilds.compiled(leaves)
         graph = self._graph_of([*request.fetches, *[n for pair in request.updates for n in pair], *request.fed])
         several = next((n for n in (*request.fetches, *request.fed) if not isinstance(n.type, TensorType)), None)
         if several is not None:
             raise FetchError(f"{several!r} has several results, which are fetched and fed one by one")
         program, overridden = self._program(request)
-        self._rebuilds.note(program)
         optimised = self._optimised(program, self._target.info, request.training)
         nodes = optimised.nodes()
         given = set(request.fed) | set(overridden.values())

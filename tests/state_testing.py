@@ -1,0 +1,82 @@
+"""What the tests of the rules of run time share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+import graphc as gc
+from graphc.op import NoGradient
+from graphc.operands import primitive
+
+RUNTIME = Path(sys.modules["graphc.runtime.session"].__file__).parent  # where the session lies
+
+
+def variable(value: Any, name: str = "w", **options: Any) -> gc.Variable:
+    return gc.Variable(np.asarray(value, "float32"), name=name, **options)
+
+
+def user_op(function: Any, kind: str = "opaque") -> Any:
+    """An op of one operand whose value a Python function computes."""
+    return primitive("user_op", lambda x: x, function, NoGradient("it is a Python function"), kind)
+
+
+class Interrupt:
+    """Raises KeyboardInterrupt at one step of what runs inside the block: before a line or, finer, an instruction.
+
+    Args:
+        at: the number of the step, from 0.
+        files: where steps are counted.
+        opcodes: whether instructions are counted instead of lines.
+
+    `reached` tells whether there were that many steps.
+    """
+
+    def __init__(self, at: int, files: frozenset[str], *, opcodes: bool = False) -> None:
+        self.left = at
+        self.files = files
+        self.event = "opcode" if opcodes else "line"
+        self.reached = False
+
+    def __enter__(self) -> Interrupt:
+        self.before = sys.gettrace()
+        sys.settrace(self._called)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        sys.settrace(self.before)
+
+    def _called(self, frame: FrameType, event: str, arg: object) -> Any:
+        if frame.f_code.co_filename not in self.files:
+            return None
+        frame.f_trace_opcodes = self.event == "opcode"
+        return self._stepped
+
+    def _stepped(self, frame: FrameType, event: str, arg: object) -> Any:
+        if event == self.event and not self.reached:
+            if self.left == 0:
+                self.reached = True
+                raise KeyboardInterrupt
+            self.left -= 1
+        return self._stepped
+
+
+def output_of(script: str, **environment: str) -> str:
+    """What a script prints in a Python process of its own, which must end well and say nothing else."""
+    paths = os.pathsep.join(path for path in sys.path if path)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": paths, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
