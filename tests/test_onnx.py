@@ -264,6 +264,44 @@ def test_a_users_composite_is_exported_through_its_definition() -> None:
     assert kinds(exported(swish(x, beta=2.0), [x])) == ["Mul", "Sigmoid", "Mul"]
 
 
+# --- random draws
+
+
+def test_two_draws_are_two_steps() -> None:
+    x = placeholder("x", ("batch", 3))
+    first, second, fixed, other = (
+        gc.random.uniform(x.shape),
+        gc.random.uniform(x.shape),
+        gc.random.normal((4,)),
+        gc.random.normal((4,)),
+    )
+    found = exported([first + second, fixed + other], [x])
+    assert sorted(kinds(found)).count("RandomUniformLike") == 2
+    assert kinds(found).count("RandomNormal") == 2
+    assert len(found.random) == 4
+
+
+def test_draws_have_the_distribution_that_was_asked_for() -> None:
+    x = placeholder("x", ("n",))
+    draws = [
+        gc.random.uniform(x.shape, -1.0, 3.0),
+        gc.random.normal(x.shape, 5.0, 2.0, "float64"),
+        gc.random.bernoulli(0.25, x.shape),
+        gc.random.integers(-3, 4, x.shape, "int32"),
+        gc.random.uniform(),
+    ]
+    found = exported(draws, [x])
+    uniform, normal, flags, integers, scalar = run(found, np.zeros(20000, np.float32))
+    assert (uniform.min() >= -1, uniform.max() < 3) == (True, True)
+    assert abs(uniform.mean() - 1) < 0.05
+    assert abs(normal.mean() - 5) < 0.1
+    assert abs(normal.std() - 2) < 0.1
+    assert normal.dtype == np.float64
+    assert abs(flags.mean() - 0.25) < 0.02
+    assert set(integers.tolist()) == set(range(-3, 4))
+    assert scalar.shape == ()
+
+
 # --- bodies
 
 
@@ -396,7 +434,7 @@ def test_an_opset_that_is_asked_for_is_kept_and_what_would_help_is_told(monkeypa
     assert error.value.hint == "opset=26 has what is missing"
 
 
-@pytest.mark.parametrize("opset", [16, 29, "20", 20.5])
+@pytest.mark.parametrize("opset", [16, 29, "20", 20.0, True])
 def test_other_opsets_are_refused(opset: Any) -> None:
     x = placeholder("x", (3,))
     with pytest.raises(gc.ArgumentError, match="isn't one of 17 to 28"):
@@ -423,6 +461,12 @@ def test_a_dtype_that_no_opset_takes_is_told() -> None:
     x, w = placeholder("x", (1, 1, 4, 4), "int64"), placeholder("w", (1, 1, 2, 2), "int64")
     with pytest.raises(ExportError, match="ONNX's Conv doesn't take int64 at opset 20"):
         exported(gc.conv2d(x, w), [x, w])
+
+
+def test_an_attribute_must_be_known() -> None:
+    x = placeholder("x", ("batch", 3, "h", "w"), "int32")
+    with pytest.raises(ExportError, match=r"ONNX's MaxPool needs a known kernel_shape, not \[h, w\]"):
+        exported(gc.global_max_pool2d(x), [x])
 
 
 def test_an_op_that_depends_on_the_mode_is_resolved_before() -> None:

@@ -119,6 +119,13 @@ def test_every_op_at_each_opset_that_onnx_runtime_takes(opset: int) -> None:
         assert differing(op, call(op, retyped(sample, "float32")), opset) == [], op.name
 
 
+@pytest.mark.parametrize("opset", [27, 28])
+def test_every_op_is_valid_at_the_opsets_to_come(opset: int) -> None:
+    for op in TESTED:
+        sample = next(sample for sample in samples_of(op) if not is_empty(sample))
+        assert of_call(call(op, retyped(sample, "float32")), opset).opset == opset
+
+
 @each_op
 def test_special_values_mean_the_same(op: Op) -> None:
     """Infinities, nan, ties of rounding, the ends of the ranges: signed zeros count as equal."""

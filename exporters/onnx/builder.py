@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 
-from graphc.dims import Dim, DimExpr, lower_bound, symbol, symbols_of
+from graphc.dims import Dim, DimExpr, lower_bound, shape_text, symbol, symbols_of
 from graphc.dims.expression import FloorDiv
 from graphc.exporters.onnx.schema import Inexpressible, Schema, missing_attribute, onnx_dtype, opset_for, schema
 from graphc.ir import Node
@@ -36,11 +37,12 @@ WIDER: dict[str, tuple[str, ...]] = {
     "bool": ("uint8", "int32"),
 }
 
+SMALL = 1024  # bytes up to which constants are compared directly
 END = np.iinfo(np.int64).max  # "to the end" in a Slice
 FEW = 64  # elements up to which a counter is stored instead of counted
 
 # Operators whose result isn't a function of their operands: two of them are never one.
-IMPURE = frozenset({"Bernoulli", "Multinomial", "RandomNormal", "RandomUniform", "Dropout"})
+DRAWS = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"})
 
 
 class Value:
@@ -138,7 +140,8 @@ class Builder:
         """A stored value without a name; equal ones are stored once. Numbers and lists become arrays of `dtype`."""
         array = value if isinstance(value, np.ndarray) else np.array(value, np_dtype(dtype))
         type = TensorType(dtype_name(array.dtype), array.shape)
-        key = (type, array.tobytes())
+        data = array.tobytes()
+        key = (type, data if len(data) <= SMALL else blake2b(data).digest())
         found = self._constants.get(key)
         if found is None:
             found = self._constants[key] = Value(type, array)
@@ -201,8 +204,8 @@ class Builder:
         self, kind: str, inputs: tuple[Value | None, ...], types: Sequence[TensorType], attrs: dict[str, Any]
     ) -> tuple[Value, ...]:
         key = (kind, inputs, tuple(types), tuple(sorted(attrs.items())))
-        found = self._made.get(key)
-        if found is None or kind in IMPURE:
+        found = None if kind in DRAWS else self._made.get(key)
+        if found is None:
             found = self._made[key] = tuple(map(Value, types))
             self.steps.append(Step(kind, inputs, found, attrs, self.origin))
         return found
@@ -217,7 +220,7 @@ class Builder:
             if value is None:
                 continue
             if name in declared.attributes:
-                attrs[name] = value
+                attrs[name] = _known(declared.kind, name, value)
                 continue
             names = [formal.name for formal in declared.inputs]
             if name not in names:
@@ -379,6 +382,13 @@ def broadcast(shapes: Sequence[tuple[Dim, ...]]) -> tuple[Dim, ...]:
     rank = max(map(len, shapes), default=0)
     aligned = [(1,) * (rank - len(shape)) + shape for shape in shapes]
     return tuple([next((dim for dim in dims if dim != 1), 1) for dims in zip(*aligned, strict=True)])
+
+
+def _known(kind: str, name: str, value: Any) -> Any:
+    """An attribute, which can't depend on a size that isn't known."""
+    if isinstance(value, tuple) and any(isinstance(dim, DimExpr) for dim in value):
+        raise Inexpressible(f"ONNX's {kind} needs a known {name}, not {shape_text(value)}")
+    return value
 
 
 def _by_variable(declared: Schema, operands: Sequence[Value | None]) -> Iterator[tuple[str, Value]]:

@@ -101,7 +101,7 @@ def to_onnx(
         ArgumentError: an opset that isn't supported.
         ExportError: all that ONNX can't express, told at once.
     """
-    if opset is not None and opset not in OPSETS:
+    if opset is not None and (not isinstance(opset, int) or opset not in OPSETS):
         raise ArgumentError(f"opset={opset!r} isn't one of {OPSETS[0]} to {OPSETS[-1]}")
     used = opset or DEFAULT_OPSET
     raised: tuple[str, ...] = ()
@@ -119,7 +119,7 @@ def to_onnx(
     for node, found in lowering.results.items():
         for value in _values(found):
             results.setdefault(value, node)  # a later one hands it on
-    named = list(zip(outputs, map(lowering.full, lowering.program.roots), strict=True))
+    named = list(zip(outputs, lowering.roots(), strict=True))
     returned = name_all(builder, named, results)
     return Exported(
         to_proto(builder, returned, name="graphc", producer_version=producer_version, source_lines=source_lines),
@@ -190,11 +190,11 @@ class _Lowering:
         skipped = set(merged.values())
         for node in nodes:
             if node not in self.results and node not in skipped:
-                self.builder.origin = merged.get(node, node)
+                origin = self.builder.origin = merged.get(node, node)
                 try:
                     self.results[node] = self._emit(node, merged.get(node), variables)
                 except Inexpressible as error:
-                    self.problems.append(Problem(node, error.message, error.opset))
+                    self.problems.append(Problem(origin, error.message, error.opset))
                     self.results[node] = _placeholder(node)
 
     def _squeezed(self, node: Node) -> Node | None:
@@ -217,7 +217,7 @@ class _Lowering:
             index: int = node.attrs["index"]
             return found[index]
         if reduced is not None:
-            return TABLE[reduced.op].emit(self.builder, reduced, self.full(reduced.inputs[0]), keepdims=0)
+            return TABLE[reduced.op].emit(self.builder, reduced, self._full(reduced.inputs[0]), keepdims=0)
         line = TABLE.get(node.op)
         if line is None:
             raise Inexpressible(NOT_EXPRESSIBLE.get(node.op, "ONNX has no such operator"))
@@ -232,8 +232,16 @@ class _Lowering:
         lead = x.shape[: max(len(x.shape) - line.trailing, 0)]
         return self.builder.expand(x, (*lead, *tail))
 
-    def full(self, node: Node) -> Value:
-        """The value of a node in the node's shape."""
+    def roots(self) -> list[Value]:
+        """The values of the program's roots, in their shapes."""
+        found = []
+        for root in self.program.roots:
+            self.builder.origin = root
+            found.append(self._full(root))
+        self.builder.origin = None
+        return found
+
+    def _full(self, node: Node) -> Value:
         return self.builder.expand(self._value(node), node.shape)
 
     def _value(self, node: Node) -> Value:

@@ -160,10 +160,12 @@ def metadata(step: Step, source_lines: bool) -> dict[str, str]:
 
 
 def _attribute(name: str, value: Any, source_lines: bool) -> AttributeProto:
-    from onnx import helper
+    from onnx import AttributeProto, helper
 
     if isinstance(value, Body):
         return helper.make_attribute(name, _graph(value.builder, value.outputs, name, source_lines))
+    if value == ():  # the shape of a scalar: its kind can't be told from its elements
+        return helper.make_attribute(name, [], attr_type=AttributeProto.INTS)
     return helper.make_attribute(name, list(value) if isinstance(value, tuple) else value)
 
 
