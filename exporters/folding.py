@@ -170,7 +170,7 @@ def _runs(
         if len(scopes) > 1:
             twins = {n: twin for scope in scopes for n, twin in zip(orders[scope], orders[scopes[0]], strict=True)}
             last = scopes[-1].rpartition("/")[2]
-            yield Run(f"{scopes[0]} … {last}  × {len(scopes)}", scopes, twins)
+            yield Run(f"{scopes[0]} … {last} × {len(scopes)}", scopes, twins)
 
 
 def _touches(scope: str, others: Iterable[str]) -> bool:

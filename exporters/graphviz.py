@@ -74,9 +74,11 @@ def body(picture: Picture) -> Iterator[str]:
         yield from inside
         yield "\t}\n"
     for edge in picture.edges:
+        style = "style=dashed constraint=false" if edge.back else "weight=4"  # the main line goes straight down
+        if picture.boxes[edge.source].form == "variable":
+            style = "weight=1"
         label = f" label={quoted(' ' + edge.label)}" if edge.label else ""  # the space keeps it off the line
-        back = " style=dashed constraint=false" if edge.back else ""
-        yield f"\tn{edge.source} -> n{edge.target} [{(label + back).strip()}]\n"
+        yield f"\tn{edge.source} -> n{edge.target} [{style}{label}]\n"
 
 
 def _style(form: str, role: str) -> str:

@@ -3,10 +3,12 @@
 import doctest
 import importlib
 import re
+from unittest.mock import patch
 
 import pytest
 from checkout import ROOT, modules, shown
 
+from graphc.exporters.onnx.table import TABLE
 from graphc.ir import Graph
 
 PROMPT = ">>> "
@@ -36,9 +38,12 @@ def test_examples_on_pages(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = page.read_text(encoding="utf-8")
     names = {"__name__": "__main__"}
-    for block in PYTHON_BLOCK.finditer(text):
-        code, line = block[1], text.count("\n", 0, block.start(1))
-        if PROMPT in code:
-            check(doctest.DocTestParser().get_doctest(code, names, page.name, str(page), line))
-            continue
-        exec(compile("\n" * line + code, str(page), "exec"), names)
+    with Graph(), patch.dict(TABLE):  # what a page declares ends with it
+        for block in PYTHON_BLOCK.finditer(text):
+            code, line = block[1], text.count("\n", 0, block.start(1))
+            if PROMPT in code:
+                test = doctest.DocTestParser().get_doctest(code, {}, f"{page.name}:{line}", str(page), line)
+                test.globs = names
+                check(test)
+                continue
+            exec(compile("\n" * line + code, str(page), "exec"), names)

@@ -1,9 +1,10 @@
-"""The examples run, and what they print and write is right."""
+"""The examples run, and what they print and write is right; the pictures of the documentation are those of today."""
 
 import math
 import re
 import runpy
 import sys
+from xml.etree import ElementTree
 
 import numpy as np
 import onnx
@@ -144,3 +145,26 @@ def test_digits_are_learnt_exported_and_drawn(run, tmp_path):
     assert [i.name for i in model.graph.input] == ["images"] and [o.name for o in model.graph.output] == ["logits"]
     kept = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
     assert any(np.array_equal(value, weights["9.bias"]) for value in kept.values())
+
+
+# --------------------------------------------------------------------------------------------- documentation
+
+DOCS = ROOT / "docs"
+SVG_TEXT = "{http://www.w3.org/2000/svg}text"
+DOT_LABEL = re.compile(r'label="((?:[^"\\]|\\.)*)"')
+
+
+def test_the_pictures_of_the_documentation_are_current():
+    """They show the texts that they would show today; `make docs` renews them."""
+    build = runpy.run_path(str(DOCS / "build.py"))
+    assert {path.stem for path in DOCS.glob("*.svg")} == set(build["PICTURES"])
+    for name in build["PICTURES"]:
+        shown = {text.text.strip() for text in ElementTree.parse(DOCS / f"{name}.svg").iter(SVG_TEXT)}
+        labels = DOT_LABEL.findall(build["drawing"](name).source)
+        assert shown == {line.strip() for label in labels for line in label.split("\\n")}, name
+
+
+def test_pages_refer_to_files_that_exist():
+    for page in [ROOT / "README.md", *DOCS.glob("*.md")]:
+        links = re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8"))
+        assert links and [link for link in links if not (page.parent / link).exists()] == []
