@@ -1,13 +1,13 @@
-"""Programs as text: one line per value, in the order of execution."""
+"""Programs as text: one line per value, each below what it is computed from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import singledispatch
 from typing import Any
 
 from graphc.errors import ArgumentError
-from graphc.ir import Leaf, Node, Program, toposort
+from graphc.ir import Leaf, Node, Program
 from graphc.operands import splat_value
 from graphc.source import here
 
@@ -53,7 +53,7 @@ def _(x: Program, *, sources: bool = False) -> str:
 
 
 def _lines(program: Program, sources: bool) -> Iterator[str]:
-    nodes = toposort([*program.inputs, *program.roots])
+    nodes = _depth_first([*program.inputs, *program.roots])
     names: dict[Node, str] = {}
     if program.inputs:
         shown = [f"{names.setdefault(i, _leaf_name(i))}: {i.type}" for i in program.inputs]
@@ -73,6 +73,23 @@ def _lines(program: Program, sources: bool) -> Iterator[str]:
     yield f"return {', '.join(names[output] for output in program.outputs)}"
     for variable, new in program.updates:
         yield f"update {_leaf_name(variable)} = {names[new]}"
+
+
+def _depth_first(roots: Sequence[Node]) -> Iterable[Node]:
+    """What `roots` need, inputs first.
+
+    Not in the order of creation: constants are shared between graphs, so theirs depends on what else was built.
+    """
+    order: dict[Node, None] = {}
+    stack = [(root, False) for root in reversed(roots)]
+    while stack:
+        node, inputs_done = stack.pop()
+        if inputs_done:
+            order.setdefault(node)
+        elif node not in order:
+            stack.append((node, True))
+            stack += [(i, False) for i in reversed(node.inputs)]
+    return order
 
 
 def _leaf_name(node: Node) -> str:
