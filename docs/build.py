@@ -19,10 +19,12 @@ HERE = Path(__file__).parent
 
 def training() -> Any:
     """The training step of the first script in the README."""
+    path = HERE.parent / "README.md"
+    before, _, rest = path.read_text(encoding="utf-8").partition("```python\n")
     names: dict[str, Any] = {}
-    page = (HERE.parent / "README.md").read_text(encoding="utf-8")
-    for example in doctest.DocTestParser().get_examples(page.partition("```python")[2].partition("```")[0]):
-        exec(example.source, names)
+    for example in doctest.DocTestParser().get_examples(rest.partition("```")[0]):
+        above = before.count("\n") + 1 + example.lineno
+        exec(compile("\n" * above + example.source, str(path), "exec"), names)
     return gc.render(names["train"])
 
 
