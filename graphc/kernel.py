@@ -7,7 +7,7 @@ writes. Dimensions may be symbolic; a target compiles ints in and takes symbols 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -103,6 +103,17 @@ class Region:
         Nodes are interned, so the order in which they were made depends on what the process has done before.
         """
         return postorder(self.body.outputs)
+
+    @cached_property
+    def passes(self) -> Mapping[Node, int]:
+        """For each value the pass over the row in which it is known, from 0: how many reductions lie in its way.
+
+        A value per element is computed in that pass; one per row is known before the elements of that pass are.
+        """
+        found: dict[Node, int] = {}
+        for node in self.values:
+            found[node] = max([found[i] for i in node.inputs], default=0) + (node.op.kind == "reduce")
+        return found
 
     @property
     def rows(self) -> tuple[Dim, ...]:

@@ -30,7 +30,7 @@ class TargetInfo:
     fuses: bool = True
     epilogues: frozenset[str] = frozenset({"contract", "conv", "window"})
     prologues: frozenset[str] = frozenset({"concat"})
-    views: frozenset[str] = frozenset({"contract", "concat"})
+    views: frozenset[str] = frozenset({"contract"})
     max_live: int = 24
     max_ops: int = 96
     max_reductions: int = 5

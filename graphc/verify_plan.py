@@ -236,22 +236,14 @@ def reads_before_writing(kernel: Kernel, read: int, write: int) -> bool:
     return all(_last_read(region, formal) <= _pass(region, output) for formal, _ in loads)
 
 
-def _passes(region: Region) -> dict[Node, int]:
-    """How often the row has been read through before each value is known."""
-    passes: dict[Node, int] = {}
-    for node in region.values:
-        passes[node] = max([passes[i] for i in node.inputs], default=0) + (node.op.kind == "reduce")
-    return passes
-
-
 def _pass(region: Region, output: Node) -> int:
-    number = _passes(region)[output]
+    number = region.passes[output]
     return number if output.shape == region.rows else number - 1  # what isn't per element is known after a pass
 
 
 def _last_read(region: Region, formal: Node) -> int:
     """The last pass over the row in which an element of a load may be wanted."""
-    passes = _passes(region)
+    passes = region.passes
     wanted = {formal}
     latest = 0
     for node in region.values:

@@ -291,14 +291,11 @@ class Fusion:
         return guess(product(_reduced(node))) * between <= self.info.row_bytes
 
     def _fits_core(self, node: Node, space: Space, index: Index, stored: bool) -> bool:
-        return (
-            node.op.kind in self.info.epilogues
-            and not isinstance(node.type, TupleType)
-            and space.is_lane
-            and not space.rows
-            and not space.missing(index)
-            and covers(index, node.shape, space.extents)
-        )
+        if node.op.kind not in self.info.epilogues or isinstance(node.type, TupleType):
+            return False
+        if space.rows or not space.is_lane:
+            return False
+        return index is space.full or (not space.missing(index) and covers(index, node.shape, space.extents))
 
     # ----------------------------------------------------------------------------------------- joining
 

@@ -17,9 +17,9 @@ from graphc.kernel import Kernel, Region
 from graphc.passes.lower import lower
 from graphc.passes.memory import Interval, assign_offsets, lower_bound, round_up, share_storage
 from graphc.passes.schedule import schedule
-from graphc.plan import Buffer, Plan, SymbolicPlan
+from graphc.plan import Plan, SymbolicPlan
 from graphc.target import TargetInfo
-from graphc.types import np_dtype
+from graphc.types import TensorType, np_dtype
 
 # What can be switched off here, and the change to the target's description that does it.
 INFO_SWITCHES: dict[str, dict[str, object]] = {
@@ -64,7 +64,8 @@ def bind_plan(plan: SymbolicPlan, dims: Mapping[str, int], *, shared: bool = Tru
     Raises:
         ShapeError: a symbolic dimension has no size in `dims`.
     """
-    nbytes = [_nbytes(buffer, dims) for buffer in plan.buffers]
+    sizes = {type: _nbytes(type, dims) for type in {buffer.type for buffer in plan.buffers}}
+    nbytes = [sizes[buffer.type] for buffer in plan.buffers]
     arena = [k for k, buffer in enumerate(plan.buffers) if buffer.role == "arena"]
     number = {buffer: k for k, buffer in enumerate(arena)}
     intervals = [Interval(round_up(nbytes[k]), *plan.lifetimes[k]) for k in arena]
@@ -79,8 +80,8 @@ def bind_plan(plan: SymbolicPlan, dims: Mapping[str, int], *, shared: bool = Tru
     return Plan(plan, dict(dims), tuple(nbytes), tuple(offsets), peak, lower_bound(storages))
 
 
-def _nbytes(buffer: Buffer, dims: Mapping[str, int]) -> int:
-    nbytes = buffer.type.bind(dims).nbytes
+def _nbytes(type: TensorType, dims: Mapping[str, int]) -> int:
+    nbytes = type.bind(dims).nbytes
     assert isinstance(nbytes, int)
     return nbytes
 
@@ -102,11 +103,13 @@ def reuse(plan: SymbolicPlan) -> SymbolicPlan:
         for (variable, _), new in zip(plan.program.updates, plan.updates, strict=True)
         if variable in plan.given
     }
+    nbytes = {type: type.nbytes for type in {buffer.type for buffer in buffers}}
+    sizes = [nbytes[buffer.type] for buffer in buffers]
     safe_from = 1 + max((at for at, fails in enumerate(fallible(steps)) if fails), default=-1)
 
     def may_take(taker: int, giver: int, at: int) -> bool:
         dies = lifetimes[giver][1]
-        fits = buffers[giver].type.nbytes == buffers[taker].type.nbytes
+        fits = sizes[giver] == sizes[taker]
         if taker in old:
             return fits and giver == old[taker] and dies <= at and at >= safe_from
         return fits and buffers[taker].role == buffers[giver].role == "arena" and dies == at
@@ -156,10 +159,6 @@ def in_place_pairs(kernel: Kernel) -> Iterator[tuple[int, int]]:
 
 def _in_last_pass(region: Region) -> set[Node]:
     """The values of a body that are known no earlier than in the last pass over the row in which anything is read."""
-    passes: dict[Node, int] = {}
-    for node in region.values:
-        before = max([passes[i] for i in node.inputs], default=0)
-        passes[node] = before + (node.op.kind == "reduce")
     row = region.rows
-    last = max([number for node, number in passes.items() if node.shape == row], default=0)
-    return {node for node, number in passes.items() if number == last + (node.shape != row)}
+    last = max([number for node, number in region.passes.items() if node.shape == row], default=0)
+    return {node for node, number in region.passes.items() if number == last + (node.shape != row)}

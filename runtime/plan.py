@@ -4,9 +4,10 @@ Kernels run block by block in a random order, temporaries lie in a real arena at
 whatever is dead are overwritten with nan. A plan that depends on an order it doesn't promise, or reads what it has
 overwritten or never written, gives wrong results here; every plan is verified first.
 
-Elements are computed by the ops' references, in the dtypes of the reference target, so all results are bit-equal to
-its, with one exception: the sum and product of floats depend on the order of the additions, which NumPy chooses by how
-an array lies in memory. They agree where the reference reduces an array that is contiguous.
+Elements are computed by the ops' references, in the dtypes of the reference target, so results are bit-equal to its,
+with one exception: NumPy chooses the order of additions, and the code for some elementary functions (`power`), by how
+its operands lie in memory. Here operands are contiguous but for what is broadcast; the reference also has transposed
+and sliced ones. Where those meet sums of floats or such functions, results may differ by rounding.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class PlanTarget:
         name="plan",
         epilogues=frozenset({"contract", "conv", "window", "index", "scan", "sort", "random"}),
         prologues=frozenset({"contract", "concat", "scan"}),
-        views=frozenset({"contract", "conv", "window", "concat", "index", "scan", "sort"}),
+        views=frozenset({"contract", "conv", "window", "index", "scan", "sort"}),
     )
 
     def __init__(self, seed: int = 0, disable: Collection[str] = ()) -> None:
