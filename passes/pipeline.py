@@ -6,17 +6,16 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from graphc.collector import paused
 from graphc.errors import ArgumentError, InternalError, did_you_mean
 from graphc.ir import Program
 from graphc.passes import fold, rules, rules_logic, rules_shape, stabilise
@@ -153,24 +152,12 @@ def run_pipeline(
     off = frozenset(disable) | OFF_BY_DEFAULT - frozenset(enable)
     options = Options(target, training, off, _debug_level())
     watch = _Watch(program, options)
-    with _collector_paused():
+    with paused():
         for each in passes:
             if each.name not in off and watch.last.get(each.name) is not program:
                 program = watch.step(each, program)
     watch.finish(program)
     return program
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Nodes are many and hold no cycles: a third of the time would go into looking for some."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 # --------------------------------------------------------------------------------------------- between passes
