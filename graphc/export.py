@@ -29,6 +29,7 @@ from graphc.ops.state import Placeholder, Updates, Variable, group
 from graphc.passes.modes import resolve_mode
 from graphc.passes.pipeline import run_pipeline, switches
 from graphc.runtime.session import Session, collect_guards
+from graphc.source import Site, user_site
 from graphc.types import np_dtype
 
 EVERY_RUNTIME = 21  # the opset that each ONNX Runtime we work with takes
@@ -111,8 +112,7 @@ def export_onnx(
     if report is not None:
         write_atomically(report, markdown(result).encode(), ExportError)
         write_atomically(as_path(report).with_suffix(".json"), as_json(result).encode(), ExportError)
-    for warning in told:
-        warnings.warn(warning, stacklevel=2)
+    _warn(told)
     return result
 
 
@@ -213,6 +213,17 @@ def _named(values: Any, role: str) -> dict[str, Any]:
 # --------------------------------------------------------------------------------------------- what is told, and tried
 
 INITIAL_VALUES = "no session was given, so the model holds the initial values of the variables"
+
+
+def _warn(messages: Sequence[str]) -> None:
+    """Warn at the user's line."""
+    code, offset = user_site()
+    for message in messages:
+        if code is None:
+            warnings.warn(message, stacklevel=2)
+        else:
+            site = Site.of(code, offset)
+            warnings.warn_explicit(message, UserWarning, site.file, site.line)
 
 
 def _surprises(exported: Exported, request: Request) -> list[str]:

@@ -240,6 +240,13 @@ def test_a_composite_that_onnx_has_for_other_dtypes_only_is_decomposed() -> None
     assert kinds(exported(gc.relu(x), [x])) == ["Max"]
 
 
+def test_a_composite_of_mixed_precision_is_decomposed_where_onnx_wants_one_dtype() -> None:
+    x, scale = placeholder("x", ("batch", 4), "float16"), placeholder("scale", (4,))
+    found = exported(gc.layer_norm(x, 4, scale), [x, scale])
+    assert "LayerNormalization" not in kinds(found)
+    assert found.outputs["y0"] is TensorType("float16", x.shape)
+
+
 def test_an_attribute_that_would_lose_digits_is_not_stored_as_one() -> None:
     single, double = placeholder("x", (3,)), placeholder("x", (3,), "float64")
     assert kinds(exported(gc.leaky_relu(single, 0.1), [single])) == ["LeakyRelu"]

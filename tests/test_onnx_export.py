@@ -72,8 +72,9 @@ def test_a_trained_model_is_exported_with_the_sessions_values(path: Path) -> Non
 
 def test_without_a_session_the_initial_values_are_told(path: Path) -> None:
     x, w = gc.placeholder("x", (2, 3)), gc.Variable(np.ones((3, 2), np.float32), "w")
-    with pytest.warns(UserWarning, match="initial values"):
+    with pytest.warns(UserWarning, match="initial values") as told:
         gc.export_onnx(path, outputs=x @ w)
+    assert told[0].filename == __file__
     assert outputs_of(path, x=np.ones((2, 3), np.float32))[0].tolist() == [[3, 3]] * 2
 
 

@@ -399,8 +399,12 @@ def _by_variable(declared: Schema, operands: Sequence[Value | None]) -> Iterator
 def _widened(declared: Schema, operands: Sequence[Value | None], opset: int) -> dict[str, str]:
     """The type variables whose dtype the operator doesn't take, and the wider one to use."""
     wide: dict[str, str] = {}
+    given: dict[str, str] = {}
     for variable, x in _by_variable(declared, operands):
         allowed = declared.dtypes[variable]
+        if given.setdefault(variable, x.dtype) != x.dtype:
+            mixed = f"{given[variable]} and {x.dtype}"
+            raise Inexpressible(f"ONNX's {declared.kind} takes operands of one dtype, not {mixed}")
         if x.dtype not in allowed:
             found = next((dtype for dtype in WIDER.get(x.dtype, ()) if dtype in allowed), None)
             if found is None:
