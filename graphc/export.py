@@ -67,7 +67,7 @@ def export_onnx(
             installed, else by the reference evaluator of `onnx`.
         training: the mode, evaluation by default (and training if a training update is exported). A model in training
             mode returns the new statistics of batch normalisation, and draws other random numbers than graphc.
-        report: also write a report: Markdown to this path, and JSON beside it.
+        report: also write a report of what was exported and verified, to this path with the endings .md and .json.
         source_lines: store the user's lines with the nodes.
 
     Returns:
@@ -110,8 +110,8 @@ def export_onnx(
     write_atomically(target, data, ExportError)
     result = result_of(exported, target, len(data), told, verification)
     if report is not None:
-        write_atomically(report, markdown(result).encode(), ExportError)
-        write_atomically(as_path(report).with_suffix(".json"), as_json(result).encode(), ExportError)
+        for suffix, text in ((".md", markdown(result)), (".json", as_json(result))):
+            write_atomically(as_path(report).with_suffix(suffix), text.encode(), ExportError)
     _warn(told)
     return result
 

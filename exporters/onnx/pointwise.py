@@ -1,7 +1,8 @@
 """Lines of the table: arithmetic, elementary functions, comparisons, choice, activations.
 
 Where ONNX's operator means something else than ours in some corner (an integer divided by 0, a float remainder, log1p
-near 0), the line is an expression that means the same everywhere.
+near 0), the line is an expression that means the same everywhere. One corner is left: ONNX Runtime computes powers of
+integers in float64, so those beyond 2**53 are inexact there.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Lines of the table: shapes, slices, indices, order, reductions, and tensors made of numbers alone."""
+"""Lines of the table: shapes, slices, indices, order, reductions, and tensors made of numbers alone.
+
+What nan is worth in an order ONNX leaves to whoever runs the model: in the reference evaluator it wins, as in graphc,
+but ONNX Runtime's extremes, their positions and its sort let it lose or misplace it.
+"""
 
 from __future__ import annotations
 
