@@ -4,16 +4,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEV := .venv/.stamp-dev
 DEMO := .venv/.stamp-onnx,viz,data
+TORCH := .venv-torch/.stamp
 FLOORS := passes runtime exporters
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-random lint types smoke bench docs clean
+.PHONY: help demo test test-random test-torch lint types smoke bench docs clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    train, run, export and draw a small network (examples/digits.py)"
 	@echo "make test    lint, types, the wheel outside the checkout, the tests"
 	@echo "make test-random    50,000 random programs against the reference"
+	@echo "make test-torch     values, gradients and training against PyTorch's"
 	@echo "make bench   the benchmarks"
 	@echo "make types   mypy alone"
 	@echo "make docs    everything generated in docs/"
@@ -37,6 +39,15 @@ test: lint types smoke
 test-random: $(DEV)
 	$(BIN)/pytest -q -n 2 --dist worksteal --hypothesis-profile=sweep tests/test_random_graphs.py
 
+# torch is large and nothing else needs it, so it has an environment of its own.
+$(TORCH): pyproject.toml
+	$(PYTHON) -m venv .venv-torch
+	.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check --editable . hypothesis pytest 'torch==2.13.0'
+	touch '$@'
+
+test-torch: $(TORCH)
+	.venv-torch/bin/python -m pytest -q tests/test_torch.py tests/test_torch_training.py
+
 lint: $(DEV)
 	$(BIN)/ruff check
 
@@ -57,5 +68,5 @@ docs: $(DEV)
 	$(BIN)/python docs/build.py
 
 clean:
-	rm -rf .venv .types build dist graphc.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-torch .types build dist graphc.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
