@@ -7,7 +7,6 @@ import pytest
 
 from graphc.errors import ArgumentError, GraphError, StateError
 from graphc.ir import Graph
-from graphc.occurrences import scope
 from graphc.nn import (
     BatchNorm1d,
     BatchNorm2d,
@@ -24,6 +23,7 @@ from graphc.nn import (
     Sequential,
     init,
 )
+from graphc.occurrences import scope
 from graphc.ops.reduce import mean
 from graphc.ops.state import Variable, placeholder
 from graphc.random import normal

@@ -7,8 +7,8 @@ import pytest
 
 from graphc.errors import ArgumentError, GradientError, ShapeError
 from graphc.ir import Graph
-from graphc.occurrences import scope
 from graphc.nn import BatchNorm1d, Linear, Module, ReLU, Sequential
+from graphc.occurrences import scope
 from graphc.operands import cast
 from graphc.ops.control import stop_gradient
 from graphc.ops.linalg import matmul
