@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from graphc.dims import shape_text
+from graphc.dims import naming_hint, shape_text
 from graphc.errors import ArgumentError, DTypeError, ShapeError
 from graphc.operands import as_node, cast, expand_dims_op
 from graphc.ops.indexing import take_along_axis
@@ -27,6 +27,7 @@ def _checked(metric: str, logits: Any, labels: Any) -> tuple[Any, Any]:
         raise ShapeError(
             f"{metric}: expected logits [N, C, ...] and labels {shape_text(wanted)}, "
             f"got {scores.type} and {classes.type}",
+            hint=naming_hint(classes.shape, wanted),
             lines=[here()],
         )
     return scores, classes

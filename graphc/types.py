@@ -22,6 +22,7 @@ from graphc.dims import (
     as_dim,
     compare,
     evaluate,
+    naming_hint,
     product,
     require_equal,
     shape_text,
@@ -375,5 +376,6 @@ def _meet(left: Dim, right: Dim, axis: int, shapes: tuple[tuple[Dim, ...], ...])
     """The size that two different dimensions share on an axis, under a guard."""
     listed = " and ".join(map(shape_text, shapes))
     if compare(left, right) == "different":
-        raise ShapeError(f"shapes {listed} do not broadcast: axis {axis} is {left} and {right}")
+        what = f"shapes {listed} do not broadcast: axis {axis} is {left} and {right}"
+        raise ShapeError(what, hint=naming_hint([left], [right]))
     return require_equal(left, right, f"shapes {listed} are broadcast: axis {axis}")

@@ -23,7 +23,7 @@ def add_shapes():
     return a + b  # <-
 
 
-@broken(gc.ShapeError, "multiply", "[n]", "[m]", "do not broadcast")
+@broken(gc.ShapeError, "multiply", "[n]", "[m]", "do not broadcast", "hint: if n and m are one size")
 def multiply_symbols():
     a, b = x("n"), x("m", name="y")
     return a * b  # <-

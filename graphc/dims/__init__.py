@@ -28,7 +28,7 @@ from graphc.dims.expression import (
     symbols_of,
     upper_bound,
 )
-from graphc.dims.guards import Guard, compare, require_at_least, require_equal, take_guards
+from graphc.dims.guards import Guard, compare, naming_hint, require_at_least, require_equal, take_guards
 from graphc.dims.parse import as_dim, parse_dim
 from graphc.dims.unify import Problem, unify
 
@@ -42,6 +42,7 @@ __all__ = [
     "compare",
     "evaluate",
     "lower_bound",
+    "naming_hint",
     "parse_dim",
     "product",
     "require_at_least",

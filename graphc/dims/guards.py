@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -38,6 +38,15 @@ def compare(a: Dim, b: Dim) -> Literal["equal", "different", "unknown"]:
         return "different"
     symbolic = isinstance(a, DimExpr) and isinstance(b, DimExpr)
     return "different" if symbolic and symbols_of(a).isdisjoint(symbols_of(b)) else "unknown"
+
+
+def naming_hint(a: Iterable[Dim], b: Iterable[Dim]) -> str | None:
+    """The remedy where sizes of two shapes count as different because they have different names; else None."""
+    for left, right in zip(a, b, strict=False):
+        symbolic = isinstance(left, DimExpr) and isinstance(right, DimExpr)
+        if symbolic and symbols_of(left).isdisjoint(symbols_of(right)):
+            return f"if {left} and {right} are one size, declare it by one name, as in shape=('batch', ...)"
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +104,7 @@ def require_equal(a: Dim, b: Dim, reason: str) -> Dim:
     if verdict == "equal":
         return a
     if verdict == "different":
-        raise ShapeError(f"{reason}: {a} and {b} differ")
+        raise ShapeError(f"{reason}: {a} and {b} differ", hint=naming_hint([a], [b]))
     _pending.guards.append(Guard(a, "==", b, reason))
     return min(a, b, key=_complexity)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from graphc.composites import composite
-from graphc.dims import shape_text
+from graphc.dims import naming_hint, shape_text
 from graphc.errors import ArgumentError, DTypeError, ShapeError
 from graphc.op import Cotangents, Sample
 from graphc.operands import as_node, astype, expand_dims_op, squeeze_op
@@ -143,6 +143,7 @@ def _with_class_axis(op: str, scores: Any, target: Any, weight: Any) -> tuple[An
         raise ShapeError(
             f"{op}: {scores.type} has its classes on axis {max(axis, 0)} and needs a target {shape_text(wanted)}, "
             f"got {target.type}",
+            hint=naming_hint(target.shape, wanted),
             lines=[here()],
         )
     if weight is not None and differs(weight.shape, classes):
@@ -219,7 +220,7 @@ def _elementwise(
     if y.ndim and differs(x.shape, y.shape):
         raise ShapeError(
             f"{op}: input and target must have one shape, got {x.type} and {y.type}",
-            hint="reshape one of them",
+            hint=naming_hint(x.shape, y.shape) or "reshape one of them",
             lines=[here()],
         )
     values = losses(x, y)
