@@ -10,7 +10,9 @@ from graphc.errors import StateError, did_you_mean
 from graphc.op import Array
 from graphc.types import TensorType, dtype_name
 
-OPTIONAL = "optim."  # an optimiser's slots: what another optimiser saved lacks them and has others
+# An optimiser's slots. What another optimiser saved lacks them and has others; a part of them, such as a count of steps
+# without its averages, would mislead the rule: so they are taken as a whole or start afresh.
+OPTIONAL = "optim."
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,11 @@ def compare(wanted: Mapping[str, TensorType], found: Mapping[str, Array]) -> Loa
         for name, array in found.items()
         if name in wanted and (wanted[name].shape != array.shape or wanted[name].dtype != dtype_name(array.dtype))
     }
+    fitting = [name for name in wanted if name in found and name not in mismatched]
+    slots = [name for name in wanted if name.startswith(OPTIONAL)]
+    whole = set(slots).issubset(fitting)
     return LoadReport(
-        loaded=tuple(name for name in wanted if name in found and name not in mismatched),
+        loaded=tuple(name for name in fitting if whole or not name.startswith(OPTIONAL)),
         missing=tuple(name for name in wanted if name not in found and not name.startswith(OPTIONAL)),
         unexpected=tuple(name for name in found if name not in wanted and not name.startswith(OPTIONAL)),
         mismatched=tuple(mismatched.values()),

@@ -320,6 +320,31 @@ def test_an_interrupted_training_continues_bit_for_bit(tmp_path):
     assert all(np.array_equal(found[name], value) for name, value in expected.items())
 
 
+def test_an_optimizers_memory_is_loaded_as_a_whole_or_not_at_all(tmp_path):
+    """A count of steps without its averages would scale the next steps as if the averages were full."""
+    x = np.ones((2, 3), np.float32)
+
+    def trained(outputs, steps):
+        with Graph():
+            model = Sequential(Linear(3, 4), Linear(4, outputs))
+            train = Adam().minimize(mean(square(model(x))))
+            with Session(device="reference") as sess:
+                report = sess.load(tmp_path / "file", strict=False) if not steps else None
+                for _ in range(steps):
+                    sess.run(train)
+                if steps:
+                    sess.save(tmp_path / "file")
+                return report, {v.name: sess[v] for v in train if v.name.startswith("optim/")}
+
+    _, saved = trained(2, steps=3)
+    report, found = trained(2, steps=0)
+    assert all(np.array_equal(found[name], value) for name, value in saved.items())
+    assert {"0.weight", "optim.step"} < set(report.loaded)
+    report, found = trained(5, steps=0)
+    assert report.loaded == ("0.weight", "0.bias")
+    assert not any(value.any() for value in found.values())
+
+
 def test_optimizing_outside_the_graphs_block_stays_in_its_graph():
     with Graph("inner") as inner:
         w = Variable(1.0, "w")
