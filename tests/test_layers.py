@@ -14,6 +14,7 @@ from graphc.nn import (
     BatchNorm1d,
     BatchNorm2d,
     BatchNorm3d,
+    BCEWithLogitsLoss,
     Conv1d,
     Conv2d,
     Conv3d,
@@ -32,13 +33,14 @@ from graphc.nn import (
     ReLU,
     RMSNorm,
     Sequential,
+    SmoothL1Loss,
     Softmax,
     Softplus,
     init,
 )
 from graphc.ops.activations import elu, gelu, leaky_relu, log_softmax, relu, softmax, softplus
 from graphc.ops.conv import conv2d, conv_transpose2d
-from graphc.ops.losses import cross_entropy
+from graphc.ops.losses import binary_cross_entropy_with_logits, cross_entropy, smooth_l1_loss
 from graphc.ops.math import square
 from graphc.ops.nn import group_norm, layer_norm, rms_norm
 from graphc.ops.pooling import avg_pool2d, max_pool2d
@@ -211,6 +213,9 @@ def test_layers_without_parameters_are_their_functions():
 def test_a_loss_is_a_layer_of_two_tensors():
     x, y = rows(), placeholder("y", ("batch",), "int64")
     assert CrossEntropyLoss(label_smoothing=0.1)(x, y) is cross_entropy(x, y, label_smoothing=0.1)
+    z = rows(name="z")
+    assert BCEWithLogitsLoss(reduction="sum")(x, z) is binary_cross_entropy_with_logits(x, z, reduction="sum")
+    assert SmoothL1Loss(beta=0.5)(x, z) is smooth_l1_loss(x, z, beta=0.5)
 
 
 @pytest.mark.parametrize("wrong", [lambda: MaxPool2d(), lambda: ReLU(slope=1), lambda: Softmax(0, 1)])

@@ -24,6 +24,7 @@ from graphc.nn import (
     init,
 )
 from graphc.occurrences import scope
+from graphc.ops.activations import relu
 from graphc.ops.reduce import mean
 from graphc.ops.state import Variable, placeholder
 from graphc.random import normal
@@ -413,3 +414,23 @@ def test_buffers_and_parameters_are_told_apart():
         Parameter(init.ones())
     assert Buffer(1).dtype == "int64"
     assert not Buffer(1.0).trainable and Parameter(1.0).trainable and not Parameter(1).trainable
+
+
+# ------------------------------------------------------------------------------------------ parts that are none
+
+
+@pytest.mark.parametrize(
+    ("make", "hint"),
+    [
+        (lambda: Sequential(Linear(2, 2), relu), r"hint: .* many have a layer, such as gc.nn.ReLU\(\)"),
+        (lambda: Sequential(ReLU), r"hint: make one: ReLU\(\)"),
+        (lambda: Sequential({"act": relu}), "Sequential holds modules, got <op relu>"),
+        (lambda: Sequential([ReLU()]), r"Sequential holds modules, got \[ReLU\(\)\]"),
+        (lambda: ModuleList([np.tanh]), "ModuleList holds modules"),
+        (lambda: ModuleDict({"act": relu}), "ModuleDict holds modules"),
+        (lambda: Sequential(ReLU()).__setitem__(0, relu), "Sequential holds modules"),
+    ],
+)
+def test_a_container_refuses_what_it_would_not_call(make, hint):
+    with pytest.raises(ArgumentError, match=hint):
+        make()

@@ -6,7 +6,24 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self
 
+from graphc.errors import ArgumentError
 from graphc.nn.module import Module
+from graphc.source import here
+
+
+def _require_module(container: Module, part: Any) -> None:
+    """Check that a part is a module; as anything else it would be kept but never called.
+
+    Raises:
+        ArgumentError: it isn't one.
+    """
+    if not isinstance(part, Module):
+        called = "a module's forward() calls functions; many have a layer, such as gc.nn.ReLU()"
+        raise ArgumentError(
+            f"{type(container).__name__} holds modules, got {part!r}"[:200],
+            hint=f"make one: {part.__name__}()" if isinstance(part, type) else called,
+            lines=[here()],
+        )
 
 
 class _Numbered(Module):
@@ -24,6 +41,7 @@ class _Numbered(Module):
         return Sequential(modules)
 
     def __setitem__(self, index: int, module: Module) -> None:
+        _require_module(self, module)
         setattr(self, list(self._children)[index], module)
 
     def __len__(self) -> int:
@@ -34,6 +52,7 @@ class _Numbered(Module):
 
     def append(self, module: Module) -> Self:
         """Add a module at the end, called by its number; returns the container."""
+        _require_module(self, module)
         free = (str(k) for k in itertools.count(len(self)) if str(k) not in self._children)
         setattr(self, next(free), module)
         return self
@@ -57,6 +76,7 @@ class Sequential(_Numbered):
         for module in modules:
             if isinstance(module, Mapping):
                 for key, part in module.items():
+                    _require_module(self, part)
                     setattr(self, key, part)
             else:
                 self.append(module)
@@ -91,6 +111,7 @@ class ModuleDict(Module):
         return self._children[key]
 
     def __setitem__(self, key: str, module: Module) -> None:
+        _require_module(self, module)
         setattr(self, key, module)
 
     def __contains__(self, key: object) -> bool:

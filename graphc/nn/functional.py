@@ -11,7 +11,16 @@ from graphc.errors import ArgumentError
 from graphc.nn.module import Module
 from graphc.op import Op
 from graphc.ops.activations import elu, gelu, leaky_relu, log_sigmoid, log_softmax, relu, silu, softmax, softplus
-from graphc.ops.losses import cross_entropy, mse_loss
+from graphc.ops.losses import (
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    huber_loss,
+    l1_loss,
+    mse_loss,
+    nll_loss,
+    smooth_l1_loss,
+)
 from graphc.ops.math import sigmoid, tanh
 from graphc.ops.nn import dropout
 from graphc.ops.pooling import (
@@ -117,4 +126,12 @@ AdaptiveAvgPool2d = function_layer("AdaptiveAvgPool2d", adaptive_avg_pool2d, out
 CrossEntropyLoss = function_layer(
     "CrossEntropyLoss", cross_entropy, weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0
 )
+NLLLoss = function_layer("NLLLoss", nll_loss, weight=None, ignore_index=-100, reduction="mean")
+BCELoss = function_layer("BCELoss", binary_cross_entropy, weight=None, reduction="mean")
+BCEWithLogitsLoss = function_layer(
+    "BCEWithLogitsLoss", binary_cross_entropy_with_logits, weight=None, reduction="mean", pos_weight=None
+)
 MSELoss = function_layer("MSELoss", mse_loss, reduction="mean")
+L1Loss = function_layer("L1Loss", l1_loss, reduction="mean")
+SmoothL1Loss = function_layer("SmoothL1Loss", smooth_l1_loss, reduction="mean", beta=1.0)
+HuberLoss = function_layer("HuberLoss", huber_loss, reduction="mean", delta=1.0)
