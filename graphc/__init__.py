@@ -22,6 +22,7 @@ from graphc.errors import (
     SessionError,
     ShapeError,
     StateError,
+    publish,
 )
 from graphc.export import export_onnx
 from graphc.ir import Graph, Node, Program, current_graph
@@ -358,3 +359,8 @@ __all__ = [
     "zeros",
     "zeros_like",
 ]
+
+# An argument of a wrong kind is told as a GraphcError, whichever public function or class got it. Inside graphc they
+# are called as they are.
+for _room in (globals(), *map(vars, (losses, metrics, nn.init, optim, random))):
+    publish(_room)

@@ -9,12 +9,17 @@ of operands that don't fit), the place that knows it adds it with `at`.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, wraps
+from typing import Any, TypeVar, cast
 
-from graphc.source import called, here
+from graphc.source import called, here, passes_user_code
 
 MAX_LINES = 14  # a message longer than this is no longer read
+MAX_VALUE = 40  # characters of a value that a message shows
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class GraphcError(Exception):
@@ -118,6 +123,61 @@ class InternalError(GraphcError, AssertionError):
     """A broken invariant of graphc itself: please report it with the text of the message."""
 
 
+WRONG_ARGUMENT = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
+
+
+@cache
+def public(fn: F) -> F:
+    """`fn`, which tells an argument of a wrong kind as an ArgumentError with the call, the user's line and the usage.
+
+    Exceptions that rise in functions of the user's own stay what they are.
+    """
+
+    @wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return fn(*args, **kwargs)
+        except WRONG_ARGUMENT as error:
+            told = explained(error, fn, args, kwargs)
+            if told is error:
+                raise
+            raise told from error
+
+    return cast(F, call)
+
+
+def publish(room: dict[str, Any]) -> None:
+    """Let the functions and classes that a module names in `__all__` tell arguments of a wrong kind, as `public`."""
+    for name in room["__all__"]:
+        value = room[name]
+        if inspect.isfunction(value):
+            room[name] = public(value)
+        elif inspect.isclass(value) and not issubclass(value, BaseException):
+            constructor = vars(value).get("__init__")
+            if inspect.isfunction(constructor):
+                value.__init__ = public(constructor)  # type: ignore[method-assign]
+
+
+def explained(error: Exception, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Exception:
+    """What a call of `fn` raises in the place of `error`: itself, or an ArgumentError if it rose in graphc's code."""
+    if isinstance(error, GraphcError) or passes_user_code(error.__traceback__):
+        return error
+    name, method = fn.__name__, fn
+    if inspect.isclass(fn):
+        method = fn.__init__
+    elif name == "__init__":
+        name, args = type(args[0]).__name__, args[1:]
+    parameters = [p.replace(annotation=p.empty) for p in inspect.signature(method).parameters.values()]
+    usage = inspect.Signature(parameters[1:] if method.__name__ == "__init__" else parameters)
+    given = [*map(_short, args), *(f"{key}={_short(value)}" for key, value in kwargs.items())]
+    return ArgumentError(f"{name}({', '.join(given)}): {error}", hint=f"{name}{usage}")
+
+
+def _short(value: object) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 4]} ..."
+
+
 def render(message: str, lines: Sequence[str], hint: str | None, line: str = "") -> str:
     """`message`, its indented `lines` (cut with a count past `MAX_LINES`), and the remedy.
 
@@ -136,7 +196,7 @@ def render(message: str, lines: Sequence[str], hint: str | None, line: str = "")
     return "\n".join([message, *(f"  {text}" for text in shown), *tail])
 
 
-def did_you_mean(word: str, known: Iterable[str], *, limit: int = 3) -> str:
+def did_you_mean(word: object, known: Iterable[str], *, limit: int = 3) -> str:
     """`"; did you mean 'a' or 'b'?"`, or the empty string when nothing known is near `word`."""
-    near = difflib.get_close_matches(word, list(known), n=limit, cutoff=0.6)
+    near = difflib.get_close_matches(word, list(known), n=limit, cutoff=0.6) if isinstance(word, str) else []
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""

@@ -20,7 +20,7 @@ from graphc.dims import Guard, take_guards
 from graphc.errors import ArgumentError, GraphcError, GraphError, ShapeError, did_you_mean
 from graphc.occurrences import Occurrence, context, current_occurrence, derived_from
 from graphc.operators import Operators
-from graphc.source import user_site
+from graphc.source import passes_user_code, user_site
 from graphc.types import TensorType, TupleType, Type
 
 if TYPE_CHECKING:
@@ -134,6 +134,8 @@ class Graph:
         Raises:
             GraphError: no live node has it; near names are offered.
         """
+        if not isinstance(name, str):
+            raise GraphError(f"a graph is indexed by names, got {name!r}")
         leaf = self.leaves.get(name)
         if leaf is not None:
             return leaf
@@ -386,6 +388,12 @@ def make(op: Op, inputs: tuple[Node, ...], attrs: Attrs = NO_ATTRS, body: Progra
     except GraphcError as error:
         take_guards()
         raise explain(error, op, inputs, where)  # noqa: B904 - the same error, with lines
+    except TypeError as error:
+        take_guards()
+        if passes_user_code(error.__traceback__):
+            raise
+        wrong = ArgumentError(f"takes other operands than {', '.join(map(str, types)) or 'none'}")
+        raise explain(wrong, op, inputs, where) from error
     node.op, node.inputs, node.attrs, node.graph, node.body = op, inputs, attrs, graph, body
     node.guards, node.more, node.where = take_guards(), (), where
     node.serial = next(_serials)

@@ -19,7 +19,7 @@ import numpy as np
 
 from graphc.attrs import Attrs
 from graphc.dims import Dim, require_equal, take_guards
-from graphc.errors import ArgumentError, DTypeError, ShapeError, did_you_mean
+from graphc.errors import ArgumentError, DTypeError, GraphcError, ShapeError, did_you_mean
 from graphc.ir import Node, make
 from graphc.op import Array, Cotangents, NoGradient, Op, Sample, Samples
 from graphc.source import here
@@ -92,13 +92,19 @@ def as_array(value: Any, dtype: Any = None) -> Array:
     strong = isinstance(value, np.ndarray | np.generic) or hasattr(value, "__array__")
     try:
         array = np.asarray(value)
-    except ValueError as error:
-        raise ShapeError("a ragged list is no tensor: its rows differ in length", lines=[here()]) from error
+    except GraphcError:
+        raise
+    except Exception as error:
+        if isinstance(error, ValueError) and isinstance(value, list | tuple):
+            raise ShapeError("a ragged list is no tensor: its rows differ in length") from error
+        raise DTypeError(f"{type(value).__name__} {_short(value)} is no tensor of numbers: {error}") from error
     if array.dtype.kind in "OUSMmc":
         raise DTypeError(f"{type(value).__name__} {_short(value)} is no tensor of numbers", lines=[here()])
     if wanted is None and not strong and array.dtype == np.float64:
         wanted = np_dtype("float32")
     dtype_name(array.dtype if wanted is None else wanted)
+    if wanted is not None and wanted.kind in "iu" and array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise DTypeError(f"{_short(value)} has no value in {wanted}")
     return array if wanted is None else array.astype(wanted, copy=False)
 
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from inspect import isfunction
 from typing import Any, TypeVar
+
+from graphc.errors import public
 
 METHODS: dict[str, Callable[..., Any]] = {}
 F = TypeVar("F", bound=Callable[..., Any])
@@ -18,7 +21,7 @@ def method(*names: str) -> Callable[[F], F]:
     """Register a function as the meaning of the named methods of every tensor."""
 
     def register(fn: F) -> F:
-        METHODS.update(dict.fromkeys(names, fn))
+        METHODS.update(dict.fromkeys(names, public(fn) if isfunction(fn) else fn))
         return fn
 
     return register

@@ -12,7 +12,7 @@ import os
 import sys
 from dataclasses import dataclass
 from textwrap import shorten
-from types import CodeType, FrameType
+from types import CodeType, FrameType, TracebackType
 
 _internal: dict[CodeType, bool] = {}  # is this code part of graphc? asked once per code object
 
@@ -48,10 +48,21 @@ def called() -> str:
     outermost = ""
     while frame is not None and _is_internal(frame):
         name = frame.f_code.co_qualname
-        if "<" not in name and not name.startswith("Operators."):  # no wrapper, lambda or operator
+        told = frame.f_globals.get("__name__") == "graphc.errors"
+        if not told and "<" not in name and not name.startswith("Operators."):  # no wrapper, lambda or operator
             outermost = name
         frame = frame.f_back
     return "" if "." in outermost else outermost
+
+
+def passes_user_code(traceback: TracebackType | None) -> bool:
+    """Whether an exception came through a frame that belongs neither to graphc nor to Python's own library."""
+    while traceback is not None:
+        root = str(traceback.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+        if not _is_internal(traceback.tb_frame) and root not in sys.stdlib_module_names:
+            return True
+        traceback = traceback.tb_next
+    return False
 
 
 @dataclass(frozen=True)

@@ -289,7 +289,10 @@ def test_a_composite_is_differentiated_through_its_body_in_any_nest():
             np.testing.assert_allclose(grad(order, x), grad(direct, x), rtol=1e-12)
 
 
-RULED = [op for op in REGISTRY.values() if isinstance(op, Composite) and callable(op.vjp)]
+# Composites whose bodies have kinks at their samples, which their rules know to be none.
+KINKED = {"masked_softmax": "its maximum with 1 ties where only one element of a row is finite"}
+
+RULED = [op for op in REGISTRY.values() if isinstance(op, Composite) and callable(op.vjp) and op.name not in KINKED]
 SMOOTH = [(op, s) for op in RULED for s in samples_of(op) if s.differentiable]
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any, Self
 
-from graphc.errors import ArgumentError, GraphcError, GraphError, did_you_mean
+from graphc.errors import WRONG_ARGUMENT, ArgumentError, GraphcError, GraphError, did_you_mean, explained
 from graphc.ir import Graph, Node, current_graph
 from graphc.nn.state import Buffer, Parameter, State, state_of
 from graphc.occurrences import current_scope, scope
@@ -63,6 +63,11 @@ class _Constructed(type):
         _thread.constructing += 1
         try:
             return super().__call__(*args, **kwargs)
+        except WRONG_ARGUMENT as error:
+            told = explained(error, cls, args, kwargs)
+            if told is error:
+                raise
+            raise told from error
         finally:
             _thread.constructing -= 1
 
