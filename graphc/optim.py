@@ -29,6 +29,15 @@ __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "clip_grad_norm", "clip_grad_val
 
 RULE = "update"  # the rule by which update nodes are derived from gradients; drawings tell them by it
 
+# Where to find what torch's optimisers have and these don't.
+ELSEWHERE = {
+    "step": "train = optimizer.minimize(loss) is the step, and sess.run([loss, train], feeds) takes it",
+    "zero_grad": "gradients are tensors of the graph and don't accumulate",
+    "param_groups": "lr may be a placeholder, a variable or an expression, which each run computes",
+    "state_dict": "slots are variables: sess.save and sess.load keep them with all others",
+    "load_state_dict": "slots are variables: sess.save and sess.load keep them with all others",
+}
+
 Options = Mapping[str, Any]
 Pair = tuple[Any, Variable]
 
@@ -72,6 +81,10 @@ class Optimizer(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.defaults.items())})"
+
+    def __getattr__(self, name: str) -> Any:
+        remedy = f"; {ELSEWHERE[name]}" if name in ELSEWHERE else did_you_mean(name, dir(type(self)))
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{remedy}")
 
     # ------------------------------------------------------------------------------------------ what users call
 

@@ -9,7 +9,7 @@ elements with the mask moved likewise: so a branch that was not taken can't turn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, reduce
 from typing import Any, NamedTuple
 
@@ -37,8 +37,8 @@ Cotangent = Node | tuple[Node | None, ...]
 
 
 def gradients(
-    ys: Node | Sequence[Node],
-    xs: Node | Sequence[Node],
+    ys: Node | Iterable[Node],
+    xs: Node | Iterable[Node],
     grad_ys: Any = None,
     *,
     disconnected: str = "raise",
@@ -47,7 +47,7 @@ def gradients(
 
     Args:
         ys: float tensors of any shape.
-        xs: float tensors: variables, placeholders, or anything in between.
+        xs: float tensors: variables, placeholders, or anything in between; such as `module.parameters()`.
         grad_ys: weights of the elements of `ys`, of their shapes; ones by default.
         disconnected: what to return for an `x` that no gradient reaches: "raise" an error that says where the path
             was cut, "zero" for zeros, or "none" for None.
@@ -321,7 +321,7 @@ def _weight(like: Node, value: Any) -> Any:
 
 
 def _list(nodes: Any, role: str) -> list[Node]:
-    found = list(nodes) if isinstance(nodes, list | tuple) else [nodes]
+    found = list(nodes) if isinstance(nodes, list | tuple | Iterator) else [nodes]
     for node in found:
         if not isinstance(node, Node):
             raise ArgumentError(f"{role} must be tensors of a graph, got {type(node).__name__} {node!r}"[:MAX_MESSAGE])

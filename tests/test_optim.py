@@ -374,6 +374,15 @@ def test_gradients_can_be_changed_before_they_are_applied():
     assert float(second) == pytest.approx(4 - 4 / 5, rel=1e-5)
 
 
+def test_parameters_may_be_iterated_where_variables_are_listed():
+    model = Linear(2, 1)
+    loss = mean(model(np.ones((1, 2), np.float32)))
+    found = gradients(loss, model.parameters())
+    assert [g.shape for g in found] == [(1, 2), (1,)]
+    train = SGD(lr=1.0).minimize(loss, model.parameters())
+    assert [v.name for v in train] == [v.name for v in SGD().apply(zip(found, model.parameters(), strict=True))]
+
+
 def test_short_gradients_are_not_lengthened():
     with Session() as sess:
         (found,), norm = sess.run(clip_grad_norm([np.array([0.3, 0.4], np.float32)], 1.0))
@@ -418,6 +427,14 @@ def test_wrong_hyperparameters_are_told_together(make, told):
     with pytest.raises(ArgumentError) as caught:
         make()
     assert all(word in str(caught.value) for word in told)
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"), [("step", "optimizer.minimize"), ("zero_grad", "don't accumulate"), ("minimise", "'minimize'")]
+)
+def test_what_only_torchs_optimizers_have_is_told_with_what_is_here(name, remedy):
+    with pytest.raises(AttributeError, match=remedy):
+        getattr(SGD(), name)
 
 
 def test_an_optimizer_shows_its_hyperparameters():
