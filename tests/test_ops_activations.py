@@ -7,6 +7,7 @@ import pytest
 from op_values import apply, gradient
 
 from graphc.errors import ArgumentError, ShapeError
+from graphc.operands import constant
 from graphc.ops import activations as ops
 from graphc.ops.math import sigmoid
 
@@ -50,6 +51,14 @@ def test_values(function, expected):
 def test_all_derivatives_are_finite_far_out(function, order):
     found = gradient(function, X, order=order) if order else [apply(function, X)]
     assert np.isfinite(found).all()
+
+
+def test_the_axis_of_a_softmax_may_be_called_dim():
+    x = constant(np.ones((2, 3)))
+    assert ops.softmax(x, dim=0) is ops.softmax(x, 0)
+    assert x.log_softmax(dim=-2) is ops.log_softmax(x, 0)
+    with pytest.raises(ArgumentError, match="two names of one argument"):
+        ops.softmax(x, 0, dim=1)
 
 
 def test_the_tanh_approximation_of_gelu_is_near_and_different():

@@ -10,6 +10,7 @@ from graphc.evaluate import evaluate
 from graphc.ir import toposort
 from graphc.operands import parameter
 from graphc.ops import creation, shape
+from graphc.ops.control import stop_gradient
 from graphc.passes.gradients import gradients
 from graphc.types import TensorType
 
@@ -123,7 +124,13 @@ def test_methods_take_a_sequence_or_its_elements():
     assert x.transpose() is x.T is shape.transpose(x)
     assert x.flip(0, 1) is shape.flip(x, (0, 1))
     assert x.mT is x.swapaxes(1, 2)
+    assert x.view(-1, 2) is x.reshape(-1, 2)
+
+
+def test_methods_under_torchs_names():
+    x = tensor(2, 3, 4)
     assert x.unsqueeze(0) is shape.expand_dims(x, 0)
+    assert x.detach() is stop_gradient(x)
 
 
 def test_what_changes_nothing_builds_nothing():

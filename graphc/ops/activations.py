@@ -169,11 +169,18 @@ def softmax_op(x: Any, *, axis: int) -> Any:
     return astype(e / reduce_sum(e, axes=(axis,)), x.dtype)
 
 
+def _one_name(op: str, axis: Any, dim: Any) -> Any:
+    """The axis, under NumPy's or torch's name."""
+    if dim is not None and axis != -1:
+        raise ArgumentError(f"{op}: axis and dim are two names of one argument", lines=[here()])
+    return axis if dim is None else dim
+
+
 @method("softmax")
-def softmax(x: Any, axis: Any = -1) -> Any:
-    """exp(x), normalised to the sum 1 along `axis`."""
+def softmax(x: Any, axis: Any = -1, *, dim: Any = None) -> Any:
+    """exp(x), normalised to the sum 1 along `axis`; `dim` is another name for it."""
     x = as_node(x)
-    return softmax_op(x, axis=normalise_axis(axis, x.shape))
+    return softmax_op(x, axis=normalise_axis(_one_name("softmax", axis, dim), x.shape))
 
 
 def _log_softmax_vjp(g: Any, y: Any, x: Any, *, axis: int) -> Cotangents:
@@ -188,7 +195,7 @@ def log_softmax_op(x: Any, *, axis: int) -> Any:
 
 
 @method("log_softmax")
-def log_softmax(x: Any, axis: Any = -1) -> Any:
-    """log(softmax(x)) along `axis`, accurate where the softmax is tiny."""
+def log_softmax(x: Any, axis: Any = -1, *, dim: Any = None) -> Any:
+    """log(softmax(x)) along `axis`, accurate where the softmax is tiny; `dim` is another name for it."""
     x = as_node(x)
-    return log_softmax_op(x, axis=normalise_axis(axis, x.shape))
+    return log_softmax_op(x, axis=normalise_axis(_one_name("log_softmax", axis, dim), x.shape))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from graphc.op import NoGradient
 from graphc.operands import pointwise
+from graphc.operators import METHODS
 from graphc.ops.samples import reals
 
 identity = pointwise(
@@ -21,5 +22,7 @@ stop_gradient = pointwise(
     NoGradient("stop_gradient cuts it"),
     accepts="any",
     samples=reals(-2, 2),
-    doc="x, through which no gradient passes (torch's detach).",
+    doc="x, through which no gradient passes; also `x.detach()`.",
 )
+
+METHODS["detach"] = stop_gradient

@@ -87,9 +87,9 @@ reshape_op: Op = primitive(
 )
 
 
-@spread_method("reshape")
+@spread_method("reshape", "view")
 def reshape(x: Any, shape: Any) -> Any:
-    """`x` in another shape of as many elements, in row-major order.
+    """`x` in another shape of as many elements, in row-major order (torch's `view`).
 
     Args:
         shape: one or several ints or symbolic dimensions; one of them may be -1 and is worked out.
