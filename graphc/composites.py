@@ -86,14 +86,14 @@ class Composite(Op):
         try:
             bound = self._signature.bind(*args, **attrs)
         except TypeError as error:
-            raise ArgumentError(f"{self.name}: {error}", hint=f"{self.name}{self._signature}", lines=[here()]) from None
+            raise ArgumentError(f"{self.name}: {error}", hint=f"{self.name}{self._signature}") from None
         tensors = list(bound.args)
         while tensors and tensors[-1] is None:
             tensors.pop()
         if any(tensor is None for tensor in tensors):
             names = list(self._signature.parameters)
             name = names[next(k for k, tensor in enumerate(tensors) if tensor is None)]
-            raise ArgumentError(f"{self.name}: {name} is missing, but later operands are given", lines=[here()])
+            raise ArgumentError(f"{self.name}: {name} is missing, but later operands are given")
         return tuple(tensors), bound.kwargs
 
     def trace(self, types: tuple[Type, ...], attrs: Attrs) -> tuple[Program, tuple[Node, ...]]:

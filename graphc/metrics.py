@@ -11,7 +11,6 @@ from graphc.ops.indexing import take_along_axis
 from graphc.ops.math import equal, less, less_equal, logical_not
 from graphc.ops.nn import differs
 from graphc.ops.reduce import argmax, mean, sum
-from graphc.source import here
 from graphc.types import is_integer
 
 __all__ = ["accuracy", "top_k_accuracy"]
@@ -21,14 +20,13 @@ def _checked(metric: str, logits: Any, labels: Any) -> tuple[Any, Any]:
     """Scores [N, C, ...] and the classes [N, ...] that fit them."""
     scores, classes = as_node(logits), as_node(labels)
     if not is_integer(classes.dtype):
-        raise DTypeError(f"{metric}: the labels must be integers, got {classes.type}", lines=[here()])
+        raise DTypeError(f"{metric}: the labels must be integers, got {classes.type}")
     wanted = (*scores.shape[:1], *scores.shape[2:])
     if scores.ndim < 2 or differs(classes.shape, wanted):
         raise ShapeError(
             f"{metric}: expected logits [N, C, ...] and labels {shape_text(wanted)}, "
             f"got {scores.type} and {classes.type}",
             hint=naming_hint(classes.shape, wanted),
-            lines=[here()],
         )
     return scores, classes
 
@@ -59,7 +57,7 @@ def top_k_accuracy(logits: Any, labels: Any, k: int = 5) -> Any:
         ShapeError, DTypeError: they don't fit each other. ArgumentError: k is less than 1.
     """
     if k < 1:
-        raise ArgumentError(f"top_k_accuracy: k must be at least 1, got {k!r}", lines=[here()])
+        raise ArgumentError(f"top_k_accuracy: k must be at least 1, got {k!r}")
     scores, classes = _checked("top_k_accuracy", logits, labels)
     own = take_along_axis(scores, expand_dims_op(classes, axes=(1,)), axis=1)
     greater = sum(logical_not(less_equal(scores, own)), axis=1)

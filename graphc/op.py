@@ -19,7 +19,6 @@ from graphc.dims import take_guards
 from graphc.errors import ArgumentError, GraphcError, did_you_mean
 from graphc.ir import Node, make
 from graphc.occurrences import current_occurrence
-from graphc.source import here
 from graphc.types import Type
 
 Array = np.ndarray[Any, Any]
@@ -139,7 +138,7 @@ class Op:
         wrong = [f"has no argument {n!r}{did_you_mean(n, known)}" for n in attrs if n not in known]
         wrong += [f"needs the argument {n!r}" for n in self.required if n not in attrs]
         if wrong:
-            raise ArgumentError(f"{self.name}: {' and '.join(wrong)}", lines=[here()])
+            raise ArgumentError(f"{self.name}: {' and '.join(wrong)}")
         return Attrs({name: normalise(value) for name, value in {**self.defaults, **attrs}.items()})
 
 

@@ -22,7 +22,6 @@ from graphc.dims import Dim, require_equal, take_guards
 from graphc.errors import ArgumentError, DTypeError, GraphcError, ShapeError, did_you_mean
 from graphc.ir import Node, make
 from graphc.op import Array, Cotangents, NoGradient, Op, Sample, Samples
-from graphc.source import here
 from graphc.types import (
     DTYPES,
     TensorType,
@@ -99,7 +98,7 @@ def as_array(value: Any, dtype: Any = None) -> Array:
             raise ShapeError("a ragged list is no tensor: its rows differ in length") from error
         raise DTypeError(f"{type(value).__name__} {_short(value)} is no tensor of numbers: {error}") from error
     if array.dtype.kind in "OUSMmc":
-        raise DTypeError(f"{type(value).__name__} {_short(value)} is no tensor of numbers", lines=[here()])
+        raise DTypeError(f"{type(value).__name__} {_short(value)} is no tensor of numbers")
     if wanted is None and not strong and array.dtype == np.float64:
         wanted = np_dtype("float32")
     dtype_name(array.dtype if wanted is None else wanted)
@@ -400,7 +399,7 @@ def normalise_axes(axes: Any, shape: tuple[Dim, ...]) -> tuple[int, ...]:
     given = axes if isinstance(axes, tuple | list) else (axes,)
     found = sorted(normalise_axis(axis, shape) for axis in given)
     if len(set(found)) < len(found):
-        raise ShapeError(f"axis {axes!r} names one axis twice", lines=[here()])
+        raise ShapeError(f"axis {axes!r} names one axis twice")
     return tuple(found)
 
 
@@ -416,7 +415,7 @@ def normalise_axis(axis: Any, shape: tuple[Dim, ...]) -> int:
         names = [str(dim) for dim in shape if not isinstance(dim, int)]
         raise ShapeError(f"no axis is named {axis!r} in [{_dims(shape)}]{did_you_mean(axis, names)}")
     if isinstance(axis, bool) or not isinstance(axis, int | np.integer) or not -rank <= axis < rank:
-        raise ShapeError(f"axis {axis!r} doesn't exist in [{_dims(shape)}]", lines=[here()])
+        raise ShapeError(f"axis {axis!r} doesn't exist in [{_dims(shape)}]")
     return int(axis) % rank
 
 

@@ -103,7 +103,7 @@ class Optimizer(ABC):
         if not isinstance(loss, Node) or loss.ndim:
             got = repr(loss) if isinstance(loss, Node) else type(loss).__name__
             what = f"minimize: the loss must be a scalar tensor, got {got}"
-            raise ShapeError(what, hint="loss.mean()", lines=[here()])
+            raise ShapeError(what, hint="loss.mean()")
         chosen = self._reached(loss) if variables is None else list(_variables(variables))
         found = gradients(loss, chosen, disconnected="none" if variables is None else "raise")
         pairs = [(g, variable) for g, variable in zip(found, chosen, strict=True) if g is not None]
@@ -164,7 +164,7 @@ class Optimizer(ABC):
             if value is not None and not isinstance(value, Node) and not holds(value):
                 wrong.append(f"{name} must be {wanted}, got {value!r}")
         if wrong:
-            raise ArgumentError(f"{type(self).__name__}: {'; '.join(wrong)}", lines=[here()])
+            raise ArgumentError(f"{type(self).__name__}: {'; '.join(wrong)}")
 
     def _grouped(self, params: Any) -> Iterator[tuple[Any, Options]]:
         """Each group's module or variables, and its hyperparameters."""
@@ -173,7 +173,7 @@ class Optimizer(ABC):
             given = [{"params": given}]
         for group in given:
             if not isinstance(group, Mapping) or "params" not in group:
-                raise ArgumentError("each group of params is a dict with 'params'", lines=[here()])
+                raise ArgumentError("each group of params is a dict with 'params'")
             own = {name: value for name, value in group.items() if name != "params"}
             self._check(own)
             members = group["params"]
@@ -224,15 +224,13 @@ def _require_pairs(pairs: Sequence[Pair]) -> None:
     known: set[Variable] = set()
     for gradient, variable in pairs:
         if not isinstance(variable, Variable):
-            raise ArgumentError(
-                f"apply takes (gradient, variable) pairs, got {variable!r} as a variable", lines=[here()]
-            )
+            raise ArgumentError(f"apply takes (gradient, variable) pairs, got {variable!r} as a variable")
         if gradient is None:
             raise GradientError(f"no gradient reaches {variable.name!r}", lines=[here(), variable.made_at])
         if not is_float(variable.dtype):
-            raise DTypeError(f"{variable.name!r} is {variable.type}: only floats can be trained", lines=[here()])
+            raise DTypeError(f"{variable.name!r} is {variable.type}: only floats can be trained")
         if variable in known:
-            raise ArgumentError(f"{variable.name!r} is given two gradients", hint="add them", lines=[here()])
+            raise ArgumentError(f"{variable.name!r} is given two gradients", hint="add them")
         known.add(variable)
 
 
@@ -279,7 +277,7 @@ class SGD(Optimizer):
         super()._check(options)
         own = {**self.defaults, **options}
         if own["nesterov"] and (not own["momentum"] or own["dampening"]):
-            raise ArgumentError("SGD: nesterov needs a momentum and no dampening", lines=[here()])
+            raise ArgumentError("SGD: nesterov needs a momentum and no dampening")
 
     def _slot_names(self, options: Options) -> tuple[str, ...]:
         return ("momentum_buffer",) if options["momentum"] else ()
@@ -391,7 +389,7 @@ def _like(value: Any, x: Node) -> Any:
 
 def _scalar(value: Node) -> Node:
     if value.ndim:
-        raise ShapeError(f"a hyperparameter must be a number or a scalar tensor, got {value!r}", lines=[here()])
+        raise ShapeError(f"a hyperparameter must be a number or a scalar tensor, got {value!r}")
     return value
 
 
@@ -406,7 +404,7 @@ def clip_grad_norm(gradients: Sequence[Any], max_norm: Any) -> tuple[list[Any], 
     """
     nodes = [as_node(g) for g in gradients]
     if not nodes:
-        raise ArgumentError("clip_grad_norm: there are no gradients", lines=[here()])
+        raise ArgumentError("clip_grad_norm: there are no gradients")
     norm = sqrt(reduce(add, [sum_(square(g)) for g in nodes]))
     factor = minimum(max_norm / (norm + 1e-6), 1.0)
     return [g * astype(factor, g.dtype) for g in nodes], norm

@@ -9,7 +9,6 @@ from typing import Any
 from graphc.errors import ArgumentError
 from graphc.ir import Leaf, Node, Program
 from graphc.operands import splat_value
-from graphc.source import here
 
 
 @singledispatch
@@ -31,9 +30,7 @@ def text(x: Any, *, sources: bool = False) -> str:
         %1: float32[batch, 3] = multiply(%0, 2.0)
         return %1
     """
-    raise ArgumentError(
-        f"a {type(x).__name__} has no text", hint="pass a tensor, a list of them, or a program", lines=[here()]
-    )
+    raise ArgumentError(f"a {type(x).__name__} has no text", hint="pass a tensor, a list of them, or a program")
 
 
 @text.register

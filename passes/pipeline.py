@@ -23,7 +23,6 @@ from graphc.passes.decompose import Transform, decompose, inline
 from graphc.passes.modes import resolve_mode
 from graphc.passes.rewrite import FP_CLASSES, Rewriter, Rule, ops_in, rules_of
 from graphc.printer import text
-from graphc.source import here
 from graphc.target import TargetInfo
 from graphc.verify import verify
 
@@ -124,7 +123,7 @@ def check_switches(names: Iterable[str], known: Iterable[str]) -> None:
     known = sorted(known)
     wrong = [f"{name!r}{did_you_mean(name, known)}" for name in names if name not in known]
     if wrong:
-        raise ArgumentError(f"nothing that can be switched off is called {' or '.join(wrong)}", lines=[here()])
+        raise ArgumentError(f"nothing that can be switched off is called {' or '.join(wrong)}")
 
 
 def run_pipeline(

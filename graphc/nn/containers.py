@@ -8,7 +8,6 @@ from typing import Any, Self
 
 from graphc.errors import ArgumentError
 from graphc.nn.module import Module
-from graphc.source import here
 
 
 def _require_module(container: Module, part: Any) -> None:
@@ -22,7 +21,6 @@ def _require_module(container: Module, part: Any) -> None:
         raise ArgumentError(
             f"{type(container).__name__} holds modules, got {part!r}"[:200],
             hint=f"make one: {part.__name__}()" if isinstance(part, type) else called,
-            lines=[here()],
         )
 
 

@@ -33,7 +33,6 @@ from graphc.ops.pooling import (
     max_pool3d,
 )
 from graphc.ops.shape import flatten
-from graphc.source import here
 
 REQUIRED = inspect.Parameter.empty
 RENAMED = {"dim": "axis"}  # torch's names of options, where the functions have NumPy's
@@ -52,9 +51,7 @@ class FunctionLayer(Module):
         try:
             bound = self.signature.bind(*args, **options)
         except TypeError as error:
-            raise ArgumentError(
-                f"{kind.__name__}: {error}", hint=f"{kind.__name__}{self.signature}", lines=[here()]
-            ) from None
+            raise ArgumentError(f"{kind.__name__}: {error}", hint=f"{kind.__name__}{self.signature}") from None
         self._given = dict(bound.arguments)
         bound.apply_defaults()
         self._options = {RENAMED.get(k, k): value for k, value in bound.arguments.items() if k != IGNORED}

@@ -17,7 +17,6 @@ import numpy as np
 from graphc import philox
 from graphc.errors import ArgumentError, ShapeError, did_you_mean
 from graphc.op import Array
-from graphc.source import here
 from graphc.types import np_dtype
 
 __all__ = [
@@ -73,7 +72,6 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
         raise ArgumentError(
             f"no gain is known for {nonlinearity!r}{did_you_mean(nonlinearity, GAINS)}",
             hint=f"one of {', '.join(GAINS)}",
-            lines=[here()],
         )
     return GAINS[nonlinearity](param)
 
@@ -81,7 +79,7 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
 def fans(shape: Shape) -> tuple[int, int]:
     """`(fan_in, fan_out)` of a weight [out, in, *kernel]; raises ShapeError for fewer than two dimensions."""
     if len(shape) < 2:
-        raise ShapeError(f"fan in and fan out need at least two dimensions, got {list(shape)}", lines=[here()])
+        raise ShapeError(f"fan in and fan out need at least two dimensions, got {list(shape)}")
     taps = math.prod(shape[2:])
     return shape[1] * taps, shape[0] * taps
 
@@ -167,14 +165,13 @@ class trunc_normal:
 
     def __post_init__(self) -> None:
         if not self.std > 0:
-            raise ArgumentError(f"trunc_normal needs std > 0, got {self.std!r}", lines=[here()])
+            raise ArgumentError(f"trunc_normal needs std > 0, got {self.std!r}")
         low, high = ((bound - self.mean) / (self.std * math.sqrt(2)) for bound in (self.a, self.b))
         if (math.erf(high) - math.erf(low)) / 2 < LEAST_MASS:
             raise ArgumentError(
                 f"almost nothing of a normal distribution with mean {self.mean} and std {self.std} "
                 f"lies within [{self.a}, {self.b}]",
                 hint="gc.nn.init.uniform(a, b) is nearly the same there",
-                lines=[here()],
             )
 
     def __call__(self, seed: int, name: str, shape: Shape, dtype: str) -> Array:
@@ -223,7 +220,7 @@ class _Kaiming(_Scaled):
     def __post_init__(self) -> None:
         calculate_gain(self.nonlinearity, self.a)
         if self.mode not in ("fan_in", "fan_out"):
-            raise ArgumentError(f"mode {self.mode!r} is neither 'fan_in' nor 'fan_out'", lines=[here()])
+            raise ArgumentError(f"mode {self.mode!r} is neither 'fan_in' nor 'fan_out'")
 
     def std(self, shape: Shape) -> float:
         fan = fans(shape)[self.mode == "fan_out"]

@@ -20,7 +20,6 @@ from graphc.ops.nn import batch_norm, group_norm, layer_norm, rms_norm
 from graphc.ops.shape import pad
 from graphc.ops.state import tracked
 from graphc.ops.windows import paddings, per_axis
-from graphc.source import here
 
 Shape = tuple[int, ...]
 WEIGHT = init.kaiming_uniform(a=math.sqrt(5))
@@ -73,7 +72,6 @@ class _Filters(_Affine):
         if self.in_channels % groups or self.out_channels % groups:
             raise ArgumentError(
                 f"{kind}: groups={groups} must divide {self.in_channels} input and {self.out_channels} output channels",
-                lines=[here()],
             )
         self.kernel_size = per_axis(kind, "kernel_size", kernel_size, self.rank)
         shape = (channels[0], channels[1] // groups, *self.kernel_size)
@@ -108,7 +106,7 @@ class _Conv(_Filters):
         kind = type(self).__name__
         if padding_mode not in PADDING_MODES:
             known = ", ".join(map(repr, PADDING_MODES))
-            raise ArgumentError(f"{kind}: padding_mode={padding_mode!r} is not one of {known}", lines=[here()])
+            raise ArgumentError(f"{kind}: padding_mode={padding_mode!r} is not one of {known}")
         self.in_channels, self.out_channels, self.padding_mode = in_channels, out_channels, padding_mode
         self._options = dict(stride=stride, padding=padding, dilation=dilation, groups=groups)
         self._filters((out_channels, in_channels), kernel_size, groups, bias, dtype)
@@ -249,7 +247,7 @@ class _BatchNorm(_Normalisation):
         x = as_node(x)
         if x.ndim not in self.ranks:
             wanted = " or ".join(map(str, self.ranks))
-            raise ShapeError(f"{type(self).__name__} takes {wanted} dimensions, got {x.type}", lines=[here()])
+            raise ShapeError(f"{type(self).__name__} takes {wanted} dimensions, got {x.type}")
         count, momentum = self.num_batches_tracked, self.momentum
         if count is not None and momentum is None:
             momentum = 1 / cast(count + 1, self.running_mean.dtype)
@@ -341,7 +339,7 @@ class GroupNorm(_Normalisation):
     ) -> None:
         super().__init__()
         if num_channels % num_groups:
-            raise ArgumentError(f"GroupNorm: {num_groups} groups don't divide {num_channels} channels", lines=[here()])
+            raise ArgumentError(f"GroupNorm: {num_groups} groups don't divide {num_channels} channels")
         self.num_groups, self.num_channels, self.eps = num_groups, num_channels, eps
         self._scale_and_shift((num_channels,), affine, affine, dtype)
 
@@ -388,9 +386,7 @@ class Embedding(Module):
     ) -> None:
         super().__init__()
         if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
-            raise ArgumentError(
-                f"Embedding: padding_idx={padding_idx} is no row of {num_embeddings} rows", lines=[here()]
-            )
+            raise ArgumentError(f"Embedding: padding_idx={padding_idx} is no row of {num_embeddings} rows")
         self.num_embeddings, self.embedding_dim, self.padding_idx = num_embeddings, embedding_dim, padding_idx
         initial = init.normal() if padding_idx is None else _ZeroRow(init.normal(), padding_idx)
         self.weight = Parameter(initial, (num_embeddings, embedding_dim), dtype)

@@ -111,7 +111,7 @@ class Module(metaclass=_Constructed):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module computes; define it in each subclass."""
-        raise ArgumentError(f"{type(self).__name__} defines no forward()", lines=[here()])
+        raise ArgumentError(f"{type(self).__name__} defines no forward()")
 
     # ------------------------------------------------------------------------------------------ calling
 
@@ -219,18 +219,17 @@ class Module(metaclass=_Constructed):
             raise ArgumentError(
                 f"{name!r} of {type(self).__name__} can't become {type(value).__name__} {value!r}"[:200],
                 hint="assign a gc.nn.Parameter, a module or None; sess[module.weight] = array gives a new value",
-                lines=[here()],
             )
 
     def _register(self, name: str, value: State | Module) -> None:
         if not name or "." in name or "/" in name:
-            raise ArgumentError(f"{name!r} is no name for a part of a module", lines=[here()])
+            raise ArgumentError(f"{name!r} is no name for a part of a module")
         if isinstance(value, State):
             self._forget(name, keep=self._states)
             self._states[name] = value
             return
         if any(module is self for _, module in value.named_modules()):
-            raise ArgumentError(f"{type(self).__name__} can't contain itself, as {name!r}", lines=[here()])
+            raise ArgumentError(f"{type(self).__name__} can't contain itself, as {name!r}")
         self._forget(name, keep=self._children)
         self._children[name] = value
         value._adopted(self, name)
@@ -394,7 +393,6 @@ class Module(metaclass=_Constructed):
             if name not in self._states:
                 raise ArgumentError(
                     f"{type(self).__name__} has no parameter {name!r}{did_you_mean(name, self._states)}",
-                    lines=[here()],
                 )
             self._states[name].initial = recipe
         return self

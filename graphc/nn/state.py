@@ -8,7 +8,7 @@ from graphc.dims import Dim
 from graphc.errors import ShapeError
 from graphc.occurrences import Occurrence
 from graphc.ops.state import Initial, Variable, recipe
-from graphc.source import here, user_site
+from graphc.source import user_site
 from graphc.types import is_float
 
 
@@ -62,7 +62,7 @@ class State:
     def initial(self, initial: Any) -> None:
         made, type = recipe(initial, "initial", self.shape, self.dtype)
         if type is not self.type:
-            raise ShapeError(f"the initial value of {self!r} can't be {type}", lines=[here()])
+            raise ShapeError(f"the initial value of {self!r} can't be {type}")
         self._initial = made
         if isinstance(self.value, Variable):
             self.value.initial = made

@@ -16,7 +16,6 @@ from graphc.ops.control import stop_gradient
 from graphc.ops.math import abs, erf, exp, expm1, greater, log, log1p, maximum, minimum, sigmoid, tanh, where
 from graphc.ops.reduce import reduce_max, widened
 from graphc.ops.samples import also, away_from, reals
-from graphc.source import here
 
 KINKED = Sample((np.array([0.0, -0.0, 1.5, -1.5]),))
 
@@ -102,9 +101,7 @@ def gelu(x: Any, approximate: str = "none") -> Any:
         approximate: "none" uses erf, "tanh" the paper's approximation.
     """
     if approximate not in GELUS:
-        raise ArgumentError(
-            f"gelu: approximate={approximate!r} is not one of {', '.join(map(repr, GELUS))}", lines=[here()]
-        )
+        raise ArgumentError(f"gelu: approximate={approximate!r} is not one of {', '.join(map(repr, GELUS))}")
     return gelu_op(x, approximate=approximate)
 
 
@@ -172,7 +169,7 @@ def softmax_op(x: Any, *, axis: int) -> Any:
 def _one_name(op: str, axis: Any, dim: Any) -> Any:
     """The axis, under NumPy's or torch's name."""
     if dim is not None and axis != -1:
-        raise ArgumentError(f"{op}: axis and dim are two names of one argument", lines=[here()])
+        raise ArgumentError(f"{op}: axis and dim are two names of one argument")
     return axis if dim is None else dim
 
 

@@ -22,7 +22,6 @@ from graphc.op import Array, Cotangents, Op, Sample, Samples
 from graphc.operands import as_node, astype, expand, expand_dims_op, primitive
 from graphc.ops.math import add
 from graphc.ops.windows import Pads, paddings, per_axis, require_spatial, span, tap, window_counts
-from graphc.source import here
 from graphc.types import TensorType, promote
 
 Ints = tuple[int, ...]
@@ -312,9 +311,7 @@ def _operands(op: str, count: int, x: Any, weight: Any, bias: Any, channels: Cal
     if bias is not None:
         wanted, got = channels(operands[1].shape), operands[2].type
         if got.rank != 1 or compare(got.shape[0], wanted) == "different":
-            raise ShapeError(
-                f"{op}: the bias must be [{wanted}], one for each output channel, got {got}", lines=[here()]
-            )
+            raise ShapeError(f"{op}: the bias must be [{wanted}], one for each output channel, got {got}")
     dtype = promote(*[value.dtype for value in operands])
     return [astype(value, dtype) for value in operands]
 
@@ -325,7 +322,7 @@ def _padding(op: str, padding: Any, kernel: tuple[Dim, ...], stride: Ints, dilat
         return ((0, 0),) * len(kernel)
     if padding == "same":
         if any(step != 1 for step in stride):
-            raise ArgumentError(f"{op}: padding='same' needs stride=1, got {stride}", lines=[here()])
+            raise ArgumentError(f"{op}: padding='same' needs stride=1, got {stride}")
         sizes = per_axis(op, "with padding='same' the kernel", kernel, len(kernel))
         totals = [span(size, spread) - 1 for size, spread in zip(sizes, dilation, strict=True)]
         return tuple((total // 2, total - total // 2) for total in totals)
@@ -398,7 +395,7 @@ def _transposed_convolution(
     steps, spread = per_axis(op, "stride", stride, count), per_axis(op, "dilation", dilation, count)
     extra = per_axis(op, "output_padding", output_padding, count, least=0)
     if any(more >= step for more, step in zip(extra, steps, strict=True)):
-        raise ArgumentError(f"{op}: output_padding {extra} must be smaller than stride {steps}", lines=[here()])
+        raise ArgumentError(f"{op}: output_padding {extra} must be smaller than stride {steps}")
     return conv_transpose(
         *operands,
         stride=steps,

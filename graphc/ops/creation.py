@@ -18,7 +18,6 @@ from graphc.op import NoGradient, Sample
 from graphc.operands import as_node, broadcast_op, cast, constant, expand_dims_op, primitive
 from graphc.ops.extent import extent
 from graphc.ops.math import equal, where
-from graphc.source import here
 from graphc.types import TensorType, dtype_name, is_float, parse_shape
 
 __all__ = [
@@ -83,7 +82,7 @@ def arange(start: Any, stop: Any = None, step: Any = 1, dtype: Any = None) -> An
     dims = any(isinstance(v, DimExpr) for v in (first, last, by))
     if by == 0 or isinstance(by, DimExpr) or (floats and dims):
         rule = "bounds and step must be integers beside a dimension" if dims else "the step must not be 0"
-        raise ArgumentError(f"arange({start!r}, {stop!r}, {step!r}): {rule}", lines=[here()])
+        raise ArgumentError(f"arange({start!r}, {stop!r}, {step!r}): {rule}")
     wanted = dtype_name(dtype or ("float32" if floats else "int64"))
     values = iota(length=_count(first, last, by))
     if floats:
@@ -108,7 +107,6 @@ def _number(value: Any, role: str) -> Any:
     raise ArgumentError(
         f"arange: {role} must be a number or a dimension, got {value!r}",
         hint="for a start that is a tensor: start + gc.arange(count)",
-        lines=[here()],
     )
 
 
@@ -141,7 +139,7 @@ def linspace(start: Any, stop: Any, num: int = 50, *, endpoint: bool = True, dty
     """
     wanted = dtype_name(dtype)
     if num < 0 or not is_float(wanted):
-        raise ArgumentError(f"linspace: num={num} must be >= 0, dtype={wanted!r} a float", lines=[here()])
+        raise ArgumentError(f"linspace: num={num} must be >= 0, dtype={wanted!r} a float")
     count = cast(iota(length=num), _wide(wanted))
     values = start + count * ((stop - start) / max(num - endpoint, 1))
     if endpoint and num > 1:

@@ -13,13 +13,12 @@ import numpy as np
 
 from graphc.composites import items
 from graphc.dims import Dim, DimExpr, ceil_div, lower_bound, upper_bound
-from graphc.errors import ArgumentError, DTypeError, ShapeError
+from graphc.errors import ArgumentError, ShapeError
 from graphc.operands import as_node, expand_dims_op, squeeze_op
 from graphc.operators import method
 from graphc.ops.indexing import check_integer, check_range, gather_op, index_of
 from graphc.ops.shape import flip_op, moveaxis
 from graphc.ops.slicing import windowed
-from graphc.source import here
 from graphc.types import TupleType, dtype_name
 
 
@@ -40,10 +39,7 @@ def getitem(x: Any, index: Any) -> Any:
     x = as_node(x)
     if isinstance(x.type, TupleType):
         return items(x)[index]
-    try:
-        return _get(x, _entries(index, x))
-    except (ArgumentError, DTypeError, ShapeError) as error:
-        raise error.at(here()) from None
+    return _get(x, _entries(index, x))
 
 
 def _entries(index: Any, x: Any) -> list[Any]:

@@ -35,7 +35,6 @@ from graphc.ops.creation import arange, coordinate, iota
 from graphc.ops.math import equal, where
 from graphc.ops.shape import broadcast_to, flatten, moveaxis, reshape, unstack
 from graphc.ops.slicing import Shape, replaced
-from graphc.source import here
 from graphc.types import TensorType, broadcast_shapes, dtype_name, is_bool, is_integer, promote, promote_scalar
 
 NO_MASK = "gc.where(mask, x, 0) keeps the shape; np.flatnonzero gives the indices of a mask that is known"
@@ -213,7 +212,7 @@ def gather_nd(x: Any, indices: Any) -> Any:
     """The elements or slices of `x` at the coordinates `indices[..., k]`, which index its first axes."""
     x, indices = as_node(x), as_node(indices)
     if not indices.ndim or not isinstance(indices.shape[-1], int) or not 1 <= indices.shape[-1] <= x.ndim:
-        raise ShapeError(f"gather_nd: the last axis of {indices.type} is no coordinate in {x.type}", lines=[here()])
+        raise ShapeError(f"gather_nd: the last axis of {indices.type} is no coordinate in {x.type}")
     return gather_op(x, *unstack(indices, -1), axes=tuple(range(indices.shape[-1])))
 
 
@@ -245,12 +244,9 @@ def index_of(indices: Any, size: Dim, axis: int) -> Any:
     array = np.asarray(indices)
     if not array.size:
         array = array.astype(np.int64)
-    try:
-        check_integer(dtype_name(array.dtype))
-        if isinstance(size, int):
-            check_range(array, size, axis)
-    except (DTypeError, ArgumentError) as error:
-        raise error.at(here()) from None
+    check_integer(dtype_name(array.dtype))
+    if isinstance(size, int):
+        check_range(array, size, axis)
     return array
 
 
@@ -304,8 +300,8 @@ def take_along_axis(x: Any, indices: Any, axis: Any = -1) -> Any:
         x = flatten(x)
     axis = normalise_axis(-1 if axis is None else axis, x.shape)
     if indices.ndim != x.ndim:
-        raise ShapeError(f"take_along_axis: {indices.type} has not as many axes as {x.type}", lines=[here()])
-    _check_index_dtype(indices)
+        raise ShapeError(f"take_along_axis: {indices.type} has not as many axes as {x.type}")
+    check_integer(indices.dtype)
     rows = broadcast_shapes(replaced(x.shape, axis, 1), replaced(indices.shape, axis, 1))
     take_guards()  # the broadcasts record them again
     x = broadcast_to(x, replaced(rows, axis, x.shape[axis]))
@@ -321,17 +317,10 @@ def scatter_add_along_axis(x: Any, indices: Any, updates: Any, axis: Any = -1) -
     """
     x, indices = as_node(x), as_node(indices)
     axis = normalise_axis(axis, x.shape)
-    _check_index_dtype(indices)
+    check_integer(indices.dtype)
     x, values = _of_one_dtype(x, updates)
     indices = broadcast_to(indices, replaced(x.shape, axis, indices.shape[axis] if indices.ndim == x.ndim else 1))
     return scatter_add_along_axis_op(x, indices, broadcast_to(values, indices.shape), axis=axis)
-
-
-def _check_index_dtype(indices: Any) -> None:
-    try:
-        check_integer(indices.dtype)
-    except DTypeError as error:
-        raise error.at(here()) from None
 
 
 # --- lookups
@@ -356,7 +345,7 @@ def one_hot(x: Any, depth: Any, dtype: Any = "float32") -> Any:
         depth: an int or a symbolic dimension.
     """
     x = as_node(x)
-    _check_index_dtype(x)
+    check_integer(x.dtype)
     return one_hot_op(x, depth=depth, dtype=dtype_name(dtype))
 
 
@@ -391,11 +380,11 @@ def embedding(indices: Any, weight: Any, padding_idx: int | None = None) -> Any:
     """
     weight = as_node(weight)
     if not weight.ndim:
-        raise ShapeError(f"embedding: {weight.type} has no rows", lines=[here()])
+        raise ShapeError(f"embedding: {weight.type} has no rows")
     rows = weight.shape[0]
     if padding_idx is not None and isinstance(rows, int):
         if out_of_range(np.asarray(padding_idx), rows) is not None:
-            raise ArgumentError(f"embedding: padding_idx={padding_idx} is no row of {weight.type}", lines=[here()])
+            raise ArgumentError(f"embedding: padding_idx={padding_idx} is no row of {weight.type}")
         padding_idx %= rows
     return embedding_op(index_of(indices, rows, 0), weight, padding_idx=padding_idx)
 
@@ -420,14 +409,14 @@ def diagonal(x: Any, offset: int = 0, axis1: Any = 0, axis2: Any = 1) -> Any:
         rows = columns = max(min(rows, columns), 0)
     if first == second or compare(rows, columns) != "equal":
         what = f"diagonal: axes {axis1} and {axis2} of {x.type}"
-        raise ShapeError(f"{what} are one, or it isn't known which is shorter", lines=[here()])
+        raise ShapeError(f"{what} are one, or it isn't known which is shorter")
     y = gather_op(x, arange(row, row + rows), arange(column, column + rows), axes=(first, second))
     return moveaxis(y, first, -1)
 
 
 def _require_matrices(op: str, x: Any) -> None:
     if x.ndim < 2:
-        raise ShapeError(f"{op}: {x.type} is no matrix", lines=[here()])
+        raise ShapeError(f"{op}: {x.type} is no matrix")
 
 
 def _above_diagonal(x: Node) -> Any:
@@ -493,5 +482,5 @@ def repeat(x: Any, repeats: Any, axis: Any = None) -> Any:
     counts, size = np.asarray(repeats), x.shape[axis]
     if counts.dtype.kind not in "iu" or counts.shape != (size,) or (counts < 0).any():
         what = f"repeats must be an int, or {size} ints >= 0 for axis {axis} of {x.type}"
-        raise ArgumentError(f"repeat: {what}, got {repeats!r}", lines=[here()])
+        raise ArgumentError(f"repeat: {what}, got {repeats!r}")
     return take(x, np.repeat(np.arange(size), counts), axis)

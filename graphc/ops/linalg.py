@@ -187,9 +187,9 @@ def _split(equation: str, count: int) -> tuple[list[str], str]:
     for term in (*terms, right):
         bare = term.replace("...", "", 1)
         if bare and not (bare.isascii() and bare.isalpha()):
-            raise ArgumentError(f"einsum: {term!r} in {equation!r} is neither letters nor '...'", lines=[here()])
+            raise ArgumentError(f"einsum: {term!r} in {equation!r} is neither letters nor '...'")
     if len(terms) != count:
-        raise ArgumentError(f"einsum: {equation!r} is for {len(terms)} operands, got {count}", lines=[here()])
+        raise ArgumentError(f"einsum: {equation!r} is for {len(terms)} operands, got {count}")
     if not arrow:
         letters = "".join(terms).replace(".", "")
         once = sorted(label for label in set(letters) if letters.count(label) == 1)
@@ -199,7 +199,6 @@ def _split(equation: str, count: int) -> tuple[list[str], str]:
     if wrong or ("..." in right and "..." not in left):
         raise ArgumentError(
             f"einsum: the result {right!r} of {equation!r} may have each label of the operands once",
-            lines=[here()],
         )
     return terms, right
 
@@ -209,7 +208,7 @@ def _labels(term: str, rank: int, extra: int) -> Labels:
     before, ellipsis, after = term.partition("...")
     hidden = rank - len(before) - len(after)
     if hidden < 0 or (hidden and not ellipsis):
-        raise ShapeError(f"einsum: {term!r} can't label the axes of an operand that has {rank}", lines=[here()])
+        raise ShapeError(f"einsum: {term!r} can't label the axes of an operand that has {rank}")
     return (*before, *map(str, range(extra - hidden, extra)), *after)
 
 
@@ -237,7 +236,7 @@ def _sizes(operands: Sequence[Any], terms: Sequence[Labels]) -> dict[str, Dim]:
                 sizes[label] = size
             elif size != 1 and compare(known, size) == "different":
                 shapes = ", ".join(str(operand.type) for operand in operands)
-                raise ShapeError(f"einsum: {label!r} is {known} and {size} in {shapes}", lines=[here()])
+                raise ShapeError(f"einsum: {label!r} is {known} and {size} in {shapes}")
     return sizes
 
 
@@ -359,7 +358,7 @@ def tensordot(a: Any, b: Any, axes: Any = 2) -> Any:
     left = [normalise_axis(axis, a.shape) for axis in of_a]
     right = [normalise_axis(axis, b.shape) for axis in of_b]
     if len(left) != len(right):
-        raise ArgumentError(f"tensordot: {len(left)} axes can't meet {len(right)}", lines=[here()])
+        raise ArgumentError(f"tensordot: {len(left)} axes can't meet {len(right)}")
     first = ascii_letters[: a.ndim]
     second = list(ascii_letters[a.ndim : a.ndim + b.ndim])
     for i, j in zip(left, right, strict=True):

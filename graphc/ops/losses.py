@@ -21,7 +21,6 @@ from graphc.ops.indexing import take, take_along_axis
 from graphc.ops.math import abs, exp, less, log, log1p, maximum, not_equal, square, where
 from graphc.ops.nn import differs, require_floats, rounded
 from graphc.ops.reduce import mean, sum, widened
-from graphc.source import here
 from graphc.types import is_float, is_integer
 
 LEAST_LOG, LEAST_VARIANCE = -100, 1e-12  # torch's bounds in the binary cross-entropy and its gradient
@@ -121,7 +120,7 @@ def _checked(op: str, reduction: str, *operands: Any) -> list[Any]:
     """The operands as tensors or None, the first of them floats; the reduction must be a known one."""
     if reduction not in REDUCTIONS:
         known = ", ".join(map(repr, REDUCTIONS))
-        raise ArgumentError(f"{op}: reduction must be one of {known}, got {reduction!r}", lines=[here()])
+        raise ArgumentError(f"{op}: reduction must be one of {known}, got {reduction!r}")
     tensors = [None if value is None else as_node(value) for value in operands]
     require_floats(op, tensors[0])
     return tensors
@@ -135,7 +134,7 @@ def _with_class_axis(op: str, scores: Any, target: Any, weight: Any) -> tuple[An
     """
     soft = is_float(target.dtype)
     if not soft and not is_integer(target.dtype):
-        raise DTypeError(f"{op}: the target must hold integers (classes) or floats, got {target.type}", lines=[here()])
+        raise DTypeError(f"{op}: the target must hold integers (classes) or floats, got {target.type}")
     axis = min(1, scores.ndim - 1)
     classes = scores.shape[axis : axis + 1]
     wanted = scores.shape if soft else (*scores.shape[: max(axis, 0)], *scores.shape[axis + 1 :])
@@ -144,10 +143,9 @@ def _with_class_axis(op: str, scores: Any, target: Any, weight: Any) -> tuple[An
             f"{op}: {scores.type} has its classes on axis {max(axis, 0)} and needs a target {shape_text(wanted)}, "
             f"got {target.type}",
             hint=naming_hint(target.shape, wanted),
-            lines=[here()],
         )
     if weight is not None and differs(weight.shape, classes):
-        raise ShapeError(f"{op}: the weight must be {shape_text(classes)}, got {weight.type}", lines=[here()])
+        raise ShapeError(f"{op}: the weight must be {shape_text(classes)}, got {weight.type}")
     if scores.ndim > 1:
         return scores, target
     return expand_dims_op(scores, axes=(0,)), expand_dims_op(target, axes=(0,))
@@ -168,7 +166,7 @@ def nll_loss(input: Any, target: Any, weight: Any = None, ignore_index: int = -1
     """
     logp, target, weight = _checked("nll_loss", reduction, input, target, weight)
     if is_float(target.dtype):
-        raise DTypeError(f"nll_loss: the target must hold classes, integers, got {target.type}", lines=[here()])
+        raise DTypeError(f"nll_loss: the target must hold classes, integers, got {target.type}")
     rows, labels = _with_class_axis("nll_loss", logp, target, weight)
     loss = nll_loss_op(rows, labels, weight, ignore_index=int(ignore_index), reduction=reduction)
     return loss if logp.ndim > 1 or not loss.ndim else squeeze_op(loss, axes=(0,))
@@ -198,7 +196,7 @@ def cross_entropy(
     """
     logits, target, weight = _checked("cross_entropy", reduction, input, target, weight)
     if not 0 <= label_smoothing <= 1:
-        raise ArgumentError(f"cross_entropy: label_smoothing is in [0, 1], got {label_smoothing!r}", lines=[here()])
+        raise ArgumentError(f"cross_entropy: label_smoothing is in [0, 1], got {label_smoothing!r}")
     rows, labels = _with_class_axis("cross_entropy", logits, target, weight)
     options: dict[str, Any] = dict(ignore_index=int(ignore_index), label_smoothing=float(label_smoothing))
     loss = cross_entropy_op(rows, labels, weight, **options, reduction=reduction)
@@ -221,7 +219,6 @@ def _elementwise(
         raise ShapeError(
             f"{op}: input and target must have one shape, got {x.type} and {y.type}",
             hint=naming_hint(x.shape, y.shape) or "reshape one of them",
-            lines=[here()],
         )
     values = losses(x, y)
     return REDUCTIONS[reduction](values if weight is None else values * weight)

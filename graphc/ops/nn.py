@@ -26,7 +26,6 @@ from graphc.ops.random import bernoulli
 from graphc.ops.reduce import count, mean, reduce_max, widened
 from graphc.ops.shape import reshape, swapaxes
 from graphc.ops.state import by_mode, tracked
-from graphc.source import here
 from graphc.types import is_float, parse_shape
 
 Ints = tuple[int, ...]
@@ -43,7 +42,7 @@ def require_floats(op: str, *operands: Any) -> None:
     """
     wrong = [str(x.type) for x in operands if not is_float(x.dtype)]
     if wrong:
-        raise DTypeError(f"{op}: expected floats, got {', '.join(wrong)}", hint="gc.cast(x, 'float32')", lines=[here()])
+        raise DTypeError(f"{op}: expected floats, got {', '.join(wrong)}", hint="gc.cast(x, 'float32')")
 
 
 def rounded(y: Any, dtype: str) -> Any:
@@ -170,11 +169,11 @@ def batch_norm(
     x, *vectors = [None if v is None else as_node(v) for v in (x, running_mean, running_var, weight, bias)]
     require_floats("batch_norm", x)
     if x.ndim < 2:
-        raise ShapeError(f"batch_norm: the input must be [batch, channels, ...], got {x.type}", lines=[here()])
+        raise ShapeError(f"batch_norm: the input must be [batch, channels, ...], got {x.type}")
     centre, variance, weight, bias = vectors
     _require_shapes("batch_norm", x.shape[1:2], running_mean=centre, running_var=variance, weight=weight, bias=bias)
     if (centre is None) != (variance is None):
-        raise ArgumentError("batch_norm: running_mean and running_var go together", lines=[here()])
+        raise ArgumentError("batch_norm: running_mean and running_var go together")
     weight = _ones_if_only(weight, bias)
     if centre is None:
         return batch_norm_train(x, weight, bias, eps=float(eps))
@@ -203,7 +202,7 @@ def _require_shapes(op: str, shape: tuple[Dim, ...], **operands: Any) -> None:
     """Check that those of the named operands that are given have `shape`; all that haven't are told."""
     wrong = [f"{name} is {x.type}" for name, x in operands.items() if x is not None and differs(x.shape, shape)]
     if wrong:
-        raise ShapeError(f"{op}: expected {shape_text(shape)}, but {' and '.join(wrong)}", lines=[here()])
+        raise ShapeError(f"{op}: expected {shape_text(shape)}, but {' and '.join(wrong)}")
 
 
 def _layers(rng: np.random.Generator) -> list[Sample]:
@@ -236,7 +235,7 @@ def _first_axis(op: str, x: Any, normalized_shape: Any, **affine: Any) -> int:
     wanted = parse_shape(normalized_shape)
     tail = x.shape[max(x.ndim - len(wanted), 0) :]
     if not wanted or differs(tail, wanted):
-        raise ShapeError(f"{op}: {x.type} does not end in {shape_text(wanted)}", lines=[here()])
+        raise ShapeError(f"{op}: {x.type} does not end in {shape_text(wanted)}")
     _require_shapes(op, tail, **affine)
     return int(x.ndim - len(wanted))
 
@@ -271,7 +270,7 @@ def rms_norm(x: Any, normalized_shape: Any, weight: Any = None, eps: float | Non
 def group_norm_op(x: Any, weight: Any = None, bias: Any = None, *, groups: int, eps: float) -> Any:
     """x[N, C, ...] standardised over each of `groups` sets of channels, times weight[C], plus bias[C]."""
     if x.ndim < 2 or groups < 1 or (isinstance(x.shape[1], int) and x.shape[1] % groups):
-        raise ShapeError(f"group_norm: num_groups={groups} must divide the channels of {x.type}", lines=[here()])
+        raise ShapeError(f"group_norm: num_groups={groups} must divide the channels of {x.type}")
     require_equal(x.shape[1] % groups, 0, f"num_groups={groups} must divide the channels of {x.type}; the rest")
     parts = reshape(widened(x), (x.shape[0], groups, product(x.shape[1:]) // groups))
     y = reshape(standardize(parts, axes=(2,), eps=eps), x.shape)
@@ -309,7 +308,7 @@ def instance_norm(x: Any, weight: Any = None, bias: Any = None, eps: float = 1e-
     x, weight, bias = (None if v is None else as_node(v) for v in (x, weight, bias))
     require_floats("instance_norm", x)
     if x.ndim < 3:
-        raise ShapeError(f"instance_norm: the input must be [batch, channels, *spatial], got {x.type}", lines=[here()])
+        raise ShapeError(f"instance_norm: the input must be [batch, channels, *spatial], got {x.type}")
     _require_shapes("instance_norm", x.shape[1:2], weight=weight, bias=bias)
     return instance_norm_op(x, _ones_if_only(weight, bias), bias, eps=float(eps))
 
@@ -331,7 +330,7 @@ def dropout(x: Any, p: float = 0.5, training: bool | None = None) -> Any:
     x = as_node(x)
     require_floats("dropout", x)
     if not 0 <= p <= 1:
-        raise ArgumentError(f"dropout: p is a probability, in [0, 1], got {p!r}", lines=[here()])
+        raise ArgumentError(f"dropout: p is a probability, in [0, 1], got {p!r}")
     if p == 0 or training is False:
         return x
     dropped = zeros_like(x) if p == 1 else where(bernoulli(1 - p, x.shape, name="dropout"), x * (1 / (1 - p)), 0)
@@ -426,12 +425,11 @@ def scaled_dot_product_attention(
         raise ShapeError(
             f"scaled_dot_product_attention: expected query [..., L, E], key [..., S, E] and value [..., S, V], "
             f"got {q.type}, {k.type} and {v.type}",
-            lines=[here()],
         )
     if scale is None:
         if not isinstance(q.shape[-1], int):
             what = f"scaled_dot_product_attention: the last size of {q.type} isn't known"
-            raise ArgumentError(what, hint="give scale=", lines=[here()])
+            raise ArgumentError(what, hint="give scale=")
         scale = 1 / math.sqrt(max(q.shape[-1], 1))
     mask = None if attn_mask is None else as_node(attn_mask)
     if mask is not None and mask.dtype != "bool":

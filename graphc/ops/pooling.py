@@ -24,7 +24,6 @@ from graphc.ops.linalg import matmul
 from graphc.ops.reduce import mean, widened
 from graphc.ops.shape import reshape, swapaxes
 from graphc.ops.windows import AXES, Pads, paddings, per_axis, require_spatial, span, taps, window_counts
-from graphc.source import here
 from graphc.types import TensorType, is_float
 
 Ints = tuple[int, ...]
@@ -335,7 +334,6 @@ def _checked(
     if any(max(pad) >= width for pad, width in zip(geometry["padding"], spans, strict=True)):
         raise ArgumentError(
             f"{op}: padding {padding!r} must be smaller than the window {kernel_size!r}, or one would see nothing else",
-            lines=[here()],
         )
     return x, geometry
 

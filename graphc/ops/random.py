@@ -14,7 +14,6 @@ from graphc.ir import Leaf, Node
 from graphc.op import NoGradient, Op
 from graphc.operands import as_node, primitive
 from graphc.ops.math import less
-from graphc.source import here
 from graphc.types import TensorType, dtype_name, is_float, parse_shape
 
 RANDOM = NoGradient("a random draw depends on nothing")
@@ -52,7 +51,7 @@ def _draw(op: Op, name: str | None, shape: Any, **attrs: Any) -> Draw:
 def _float(dtype: Any) -> str:
     name = dtype_name(dtype)
     if not is_float(name):
-        raise ArgumentError(f"this distribution is over floats, got dtype {name!r}", lines=[here()])
+        raise ArgumentError(f"this distribution is over floats, got dtype {name!r}")
     return name
 
 
@@ -79,7 +78,7 @@ def bernoulli(p: Any = 0.5, shape: Any = None, *, name: str | None = None) -> No
     """Booleans that are True with probability `p`: a number in [0, 1] with a `shape`, or a tensor of probabilities."""
     if isinstance(p, int | float):
         if not 0 <= p <= 1:
-            raise ArgumentError(f"a probability is in [0, 1], got {p!r}", lines=[here()])
+            raise ArgumentError(f"a probability is in [0, 1], got {p!r}")
         return _draw(bernoulli_op, name, () if shape is None else shape, p=float(p))
     probabilities = as_node(p)
     drawn: Node = less(uniform(probabilities.shape, dtype="float32", name=name or "bernoulli"), probabilities)
@@ -89,5 +88,5 @@ def bernoulli(p: Any = 0.5, shape: Any = None, *, name: str | None = None) -> No
 def integers(low: int, high: int, shape: Any = (), dtype: Any = "int64", *, name: str | None = None) -> Node:
     """Integers uniform in [low, high), a new draw each run; arguments as for `uniform`."""
     if low >= high:
-        raise ArgumentError(f"there is no integer in [{low}, {high})", lines=[here()])
+        raise ArgumentError(f"there is no integer in [{low}, {high})")
     return _draw(integers_op, name, shape, low=int(low), high=int(high), dtype=dtype_name(dtype))

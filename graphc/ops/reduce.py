@@ -34,7 +34,6 @@ from graphc.ops.control import stop_gradient
 from graphc.ops.extent import extent
 from graphc.ops.math import TRUE_OR_FALSE, equal, exp, isfinite, log, maximum, not_equal, sqrt, where
 from graphc.ops.scan import accumulator, cumprod_op
-from graphc.source import here
 from graphc.types import TensorType, dtype_name, is_bool, is_float
 
 Axes = tuple[int, ...]
@@ -361,7 +360,7 @@ def _averaged(op: Op, x: Any, axis: Any, keepdims: bool, dtype: Any, **attrs: An
     """A moment of floats in their own dtype, of everything else in float64, returned as float32."""
     given = None if dtype is None else dtype_name(dtype)
     if given is not None and not is_float(given):
-        raise DTypeError(f"{op.name}: dtype={given!r} can't hold a mean", hint="cast the result", lines=[here()])
+        raise DTypeError(f"{op.name}: dtype={given!r} can't hold a mean", hint="cast the result")
     inside = given or (x.dtype if is_float(x.dtype) else "float64")
     outside = given or (x.dtype if is_float(x.dtype) else "float32")
     return astype(_reduced(op, astype(x, inside), axis, keepdims, **attrs), outside)
@@ -402,7 +401,7 @@ def std(
 
 def _ddof(name: str, ddof: float | None, correction: float | None) -> float:
     if ddof is not None and correction is not None:
-        raise ArgumentError(f"{name}: ddof and correction are two names of one argument", lines=[here()])
+        raise ArgumentError(f"{name}: ddof and correction are two names of one argument")
     return float(ddof or correction or 0)
 
 

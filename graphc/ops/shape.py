@@ -36,7 +36,6 @@ from graphc.operands import (
 )
 from graphc.operators import method
 from graphc.ops.slicing import Shape, narrow, pad_op, replaced, slice_op
-from graphc.source import here
 from graphc.types import TensorType, broadcast_shapes, parse_shape, promote
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -112,10 +111,10 @@ def _missing(x: Any, known: Shape, holes: list[int], given: tuple[Any, ...]) -> 
     size, others = product(x.shape), product(known)
     if len(holes) > 1 or others == 0:
         why = "only one size can be worked out" if len(holes) > 1 else "a size beside 0 can't be worked out"
-        raise ShapeError(f"reshape: {x.type} to {shape_text(given)}: {why}", lines=[here()])
+        raise ShapeError(f"reshape: {x.type} to {shape_text(given)}: {why}")
     if isinstance(size, int) and isinstance(others, int) and size % others:
         what = f"its {size} elements are no multiple of {others}"
-        raise ShapeError(f"reshape: {x.type} does not fit {shape_text(given)}: {what}", lines=[here()])
+        raise ShapeError(f"reshape: {x.type} does not fit {shape_text(given)}: {what}")
     return size // others
 
 
@@ -127,7 +126,7 @@ def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
         return reshape(x, (1,))
     first, last = normalise_axis(start_dim, x.shape), normalise_axis(end_dim, x.shape)
     if first > last:
-        raise ShapeError(f"flatten: start_dim {start_dim} lies behind end_dim {end_dim}", lines=[here()])
+        raise ShapeError(f"flatten: start_dim {start_dim} lies behind end_dim {end_dim}")
     return reshape(x, (*x.shape[:first], product(x.shape[first : last + 1]), *x.shape[last + 1 :]))
 
 
@@ -182,7 +181,7 @@ def transpose(x: Any, axes: Any = None) -> Any:
         axes = range(x.ndim)[::-1]
     order = tuple([normalise_axis(axis, x.shape) for axis in axes])
     if sorted(order) != list(range(x.ndim)):
-        raise ShapeError(f"transpose: {tuple(axes)} is no permutation of the axes of {x.type}", lines=[here()])
+        raise ShapeError(f"transpose: {tuple(axes)} is no permutation of the axes of {x.type}")
     return x if order == tuple(range(x.ndim)) else transpose_op(x, axes=order)
 
 
@@ -208,7 +207,7 @@ def moveaxis(x: Any, source: Any, destination: Any) -> Any:
     x = as_node(x)
     moved, to = ([*v] if isinstance(v, tuple | list) else [v] for v in (source, destination))
     if len(moved) != len(to):
-        raise ShapeError(f"moveaxis: {len(moved)} axes can't go to {len(to)} positions", lines=[here()])
+        raise ShapeError(f"moveaxis: {len(moved)} axes can't go to {len(to)} positions")
     rest = iter([k for k in range(x.ndim) if k not in normalise_axes(moved, x.shape)])
     free = [k for k in range(x.ndim) if k not in normalise_axes(to, x.shape)]
     places = dict(zip([normalise_axis(axis, x.shape) for axis in to], moved, strict=True))
@@ -220,7 +219,7 @@ def matrix_transpose(x: Any) -> Any:
     """`x` with its last two axes exchanged; also `x.mT`."""
     x = as_node(x)
     if x.ndim < 2:
-        raise ShapeError(f"matrix_transpose: {x.type} is no matrix", lines=[here()])
+        raise ShapeError(f"matrix_transpose: {x.type} is no matrix")
     return transpose_op(x, axes=(*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
 
 
@@ -269,9 +268,7 @@ def meshgrid(*xs: Any, indexing: str = "xy") -> tuple[Any, ...]:
     nodes = [as_node(x) for x in xs]
     if indexing not in ("xy", "ij") or any(node.ndim != 1 for node in nodes):
         types = ", ".join(str(node.type) for node in nodes)
-        raise ArgumentError(
-            f"meshgrid takes vectors, and indexing 'xy' or 'ij'; got {types} and {indexing!r}", lines=[here()]
-        )
+        raise ArgumentError(f"meshgrid takes vectors, and indexing 'xy' or 'ij'; got {types} and {indexing!r}")
     rank = len(nodes)
     open_grid = [expand_dims(node, [j for j in range(rank) if j != k]) for k, node in enumerate(nodes)]
     grids = broadcast_arrays(*open_grid) if nodes else ()
@@ -382,9 +379,9 @@ def concat(xs: Sequence[Any], axis: Any = 0) -> Any:
     """
     nodes = [as_node(x) if axis is not None else flatten(x) for x in xs]
     if not nodes:
-        raise ArgumentError("concat: no tensors to join", lines=[here()])
+        raise ArgumentError("concat: no tensors to join")
     if not nodes[0].ndim:
-        raise ShapeError("concat: scalars can't be joined", hint="gc.stack makes a vector of them", lines=[here()])
+        raise ShapeError("concat: scalars can't be joined", hint="gc.stack makes a vector of them")
     return concat_op(*nodes, axis=normalise_axis(axis or 0, nodes[0].shape))
 
 
@@ -405,7 +402,7 @@ def unstack(x: Any, axis: Any = 0) -> tuple[Any, ...]:
 def _known_size(x: Any, axis: int, name: str) -> int:
     size = x.shape[axis]
     if not isinstance(size, int):
-        raise ShapeError(f"{name}: the size {size} of axis {axis} of {x.type} isn't known", lines=[here()])
+        raise ShapeError(f"{name}: the size {size} of axis {axis} of {x.type} isn't known")
     return size
 
 
@@ -426,7 +423,7 @@ def split(x: Any, indices_or_sections: Any, axis: Any = 0) -> tuple[Any, ...]:
     sections, size = _positive(indices_or_sections, "split"), x.shape[axis]
     if isinstance(size, int) and size % sections:
         what = f"split: axis {axis} of {x.type} can't be cut into {sections} equal parts"
-        raise ShapeError(what, hint="gc.array_split cuts into nearly equal ones", lines=[here()])
+        raise ShapeError(what, hint="gc.array_split cuts into nearly equal ones")
     return split_with_sizes(x, [size // sections] * sections, axis)
 
 
@@ -464,7 +461,7 @@ def split_with_sizes(x: Any, sizes: Sequence[Any], axis: Any = 0) -> tuple[Any, 
 
 def _positive(count: int, name: str) -> int:
     if count < 1:
-        raise ArgumentError(f"{name}: can't cut into {count} parts", lines=[here()])
+        raise ArgumentError(f"{name}: can't cut into {count} parts")
     return count
 
 
@@ -502,7 +499,7 @@ def roll(x: Any, shift: Any, axis: Any = None) -> Any:
     axes = axis if isinstance(axis, tuple | list) else (axis,)
     shifts = shift if isinstance(shift, tuple | list) else (shift,) * len(axes)
     if len(shifts) != len(axes):
-        raise ArgumentError(f"roll: {len(shifts)} shifts for {len(axes)} axes", lines=[here()])
+        raise ArgumentError(f"roll: {len(shifts)} shifts for {len(axes)} axes")
     for by, name in zip(shifts, axes, strict=True):
         k = normalise_axis(name, x.shape)
         size = x.shape[k]
@@ -535,7 +532,7 @@ def pad(x: Any, pad_width: Any, mode: str = "constant", constant_values: Any = 0
     try:
         pairs = np.broadcast_to(np.asarray(pad_width, dtype=object), (x.ndim, 2)).tolist()
     except ValueError:
-        raise ArgumentError(f"pad: widths {pad_width!r} don't fit {x.type}", lines=[here()]) from None
+        raise ArgumentError(f"pad: widths {pad_width!r} don't fit {x.type}") from None
     widths = tuple([parse_shape(pair) for pair in pairs])
     if all(width == (0, 0) for width in widths):
         return x
@@ -544,7 +541,7 @@ def pad(x: Any, pad_width: Any, mode: str = "constant", constant_values: Any = 0
         starts = tuple([before for before, _ in widths])
         return pad_op(x, starts=starts, steps=(1,) * x.ndim, shape=shape, value=constant_values)
     if mode not in BORDERS:
-        raise ArgumentError(f"pad: mode {mode!r} is not one of constant, {', '.join(BORDERS)}", lines=[here()])
+        raise ArgumentError(f"pad: mode {mode!r} is not one of constant, {', '.join(BORDERS)}")
     return pad_border_op(x, widths=widths, mode=mode)
 
 
@@ -573,7 +570,7 @@ def _borders(rng: np.random.Generator) -> list[Sample]:
 def pad_border_op(x: Any, *, widths: tuple[tuple[Dim, Dim], ...], mode: str) -> Any:
     """x with a border of `widths` (before and after, for each axis) that repeats its own elements."""
     if len(widths) != x.ndim:
-        raise ShapeError(f"pad: {len(widths)} pairs of widths don't fit {x.type}", lines=[here()])
+        raise ShapeError(f"pad: {len(widths)} pairs of widths don't fit {x.type}")
     for axis, (before, after) in enumerate(widths):
         if (before, after) != (0, 0):
             left, right = BORDERS[mode](x, axis, x.shape[axis], before, after)

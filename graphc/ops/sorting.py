@@ -19,7 +19,6 @@ from graphc.operators import method
 from graphc.ops.indexing import take_along_axis_op
 from graphc.ops.shape import flatten
 from graphc.ops.slicing import narrow
-from graphc.source import here
 from graphc.types import TensorType
 
 CASES: tuple[tuple[tuple[int, ...], int], ...] = (((3, 5), 1), ((4, 3), 0), ((7,), 0), ((0, 3), 0), ((2, 0), 1))
@@ -126,6 +125,6 @@ def topk(x: Any, k: Any, axis: Any = -1, largest: bool = True, sorted: bool = Tr
     axis = normalise_axis(axis, x.shape)
     size = x.shape[axis]
     if isinstance(k, int) and (k < 0 or (isinstance(size, int) and k > size)):
-        raise ArgumentError(f"topk: k={k} of the {size} elements of axis {axis} of {x.type}", lines=[here()])
+        raise ArgumentError(f"topk: k={k} of the {size} elements of axis {axis} of {x.type}")
     values, indices = topk_op(x, k=k, axis=axis, largest=bool(largest))
     return values, indices

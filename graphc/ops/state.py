@@ -48,9 +48,7 @@ def leaf_name(name: str | None, kind: str) -> str:
     if name is None:
         return assigned_name(*user_site(2)) or kind
     if not isinstance(name, str) or not name or name.strip("/") != name or not name.isprintable():
-        raise ArgumentError(
-            f"a {kind} can't be named {name!r}", hint=f"gc.{kind}('x', ...) with a printable name", lines=[here()]
-        )
+        raise ArgumentError(f"a {kind} can't be named {name!r}", hint=f"gc.{kind}('x', ...) with a printable name")
     return name
 
 
@@ -97,7 +95,7 @@ def frozen_value(array: Array, type: TensorType, name: str) -> Array:
     )
     if not fits or array.dtype != np_dtype(type.dtype):
         got = TensorType(dtype_name(array.dtype), array.shape)
-        raise ShapeError(f"{name} is {type}, but the value given is {got}", lines=[here()])
+        raise ShapeError(f"{name} is {type}, but the value given is {got}")
     owned = array.copy()
     owned.setflags(write=False)
     return owned
@@ -114,11 +112,11 @@ def recipe(initial: Any, name: str, shape: Any = None, dtype: Any = None) -> tup
                 hint="start from a constant, and sess.run(w.assign(value), feeds)",
             )
         if type.symbolic:
-            raise ShapeError(f"a variable's size must be known, but {name!r} would be {type}", lines=[here()])
+            raise ShapeError(f"a variable's size must be known, but {name!r} would be {type}")
         return initial, type
     if callable(initial):
         if shape is None:
-            raise ArgumentError(f"the initialiser of {name!r} needs shape=", lines=[here()])
+            raise ArgumentError(f"the initialiser of {name!r} needs shape=")
         return initial, TensorType("float32" if dtype is None else dtype_name(dtype), parse_shape(shape))
     array = as_array(initial, dtype)
     type = TensorType(dtype_name(array.dtype), array.shape if shape is None else parse_shape(shape))
@@ -163,7 +161,7 @@ class Variable(Leaf):
     @trainable.setter
     def trainable(self, value: bool) -> None:
         if value and not is_float(self.dtype):
-            raise DTypeError(f"{self.name!r} is {self.type}: only float variables can be trained", lines=[here()])
+            raise DTypeError(f"{self.name!r} is {self.type}: only float variables can be trained")
         self._trainable = bool(value)
 
     def assign(self, value: Any, *, training: bool = False) -> Updates:

@@ -9,7 +9,6 @@ from typing import Any, TypeAlias, TypeVar
 from graphc.dims import Dim, ceil_div, require_at_least
 from graphc.errors import ArgumentError, ShapeError
 from graphc.op import Array
-from graphc.source import here
 from graphc.types import TensorType
 
 Pads: TypeAlias = tuple[tuple[int, int], ...]  # (before, after) for each spatial axis
@@ -33,9 +32,7 @@ def per_axis(op: str, name: str, value: Any, count: int, least: int = 1) -> tupl
     except (TypeError, ShapeError):
         values = ()
     if len(values) != count or min(values) < least:
-        raise ArgumentError(
-            f"{op}: {name} must be an int or {count} ints that are >= {least}, got {value!r}", lines=[here()]
-        )
+        raise ArgumentError(f"{op}: {name} must be an int or {count} ints that are >= {least}, got {value!r}")
     return values
 
 
@@ -44,7 +41,7 @@ def paddings(op: str, value: Any, count: int) -> Pads:
     if isinstance(value, tuple | list) and value and all(isinstance(pair, tuple | list) for pair in value):
         pairs = tuple(per_axis(op, "each pair of padding", tuple(pair), 2, least=0) for pair in value)
         if len(pairs) != count:
-            raise ArgumentError(f"{op}: padding has {len(pairs)} pairs for {count} spatial axes", lines=[here()])
+            raise ArgumentError(f"{op}: padding has {len(pairs)} pairs for {count} spatial axes")
         return tuple((before, after) for before, after in pairs)
     return tuple((size, size) for size in per_axis(op, "padding", value, count, least=0))
 
@@ -56,7 +53,7 @@ def require_spatial(op: str, name: str, type: TensorType, count: int) -> None:
         ShapeError: it has another number of dimensions.
     """
     if type.rank != count + 2:
-        raise ShapeError(f"{op}: {name} must be [batch, channels, {AXES[count]}], got {type}", lines=[here()])
+        raise ShapeError(f"{op}: {name} must be [batch, channels, {AXES[count]}], got {type}")
 
 
 # --- sizes
