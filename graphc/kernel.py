@@ -15,7 +15,11 @@ from typing import NamedTuple
 from graphc.dims import Dim
 from graphc.ir import Node, Program
 
-FALLIBLE = frozenset({"opaque", "index"})  # kinds that can fail in a run: Python functions, indices out of range
+# Kinds that can't fail in a run. Python functions can, indices out of range, and whatever isn't known here.
+SAFE = frozenset(
+    {"parameter", "constant", "extent", "iota", "random", "tuple", "pointwise", "view", "concat"}
+    | {"reduce", "contract", "conv", "window", "sort", "scan"}
+)
 
 
 class Loop(NamedTuple):
@@ -166,7 +170,7 @@ class Kernel:
         if self.core is None:
             return False
         inside = self.core.body.nodes() if self.core.body is not None else [self.core]
-        return any(node.op.kind in FALLIBLE for node in inside)
+        return any(node.op.kind not in SAFE for node in inside)
 
     @property
     def regions(self) -> tuple[Region, ...]:

@@ -5,6 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from graphc.op import Op
+from graphc.ops import math
+
+LIGHT = frozenset(
+    {math.add, math.subtract, math.multiply, math.negative, math.abs, math.maximum, math.minimum, math.where}
+    | {math.equal, math.not_equal, math.less, math.less_equal, math.greater, math.greater_equal}
+    | {math.logical_and, math.logical_or, math.logical_xor, math.logical_not}
+)
 
 
 @dataclass(frozen=True)
@@ -18,6 +25,8 @@ class TargetInfo:
         epilogues: kinds of kernels whose result pointwise ops may go on computing with before it is stored.
         prologues: kinds of kernels whose operands may be computed, point by point, while they are read.
         views: kinds of kernels whose operands may be strided views; those of others lie contiguous in a buffer.
+        light: ops that cost no more than reading their result would, so that each kernel computes it for itself. They
+            must give the same bits every time: none may be contracted with its neighbours (a fused multiply-add).
         max_live: values that a kernel keeps at a time, one vector register each.
         max_ops: ops in one kernel.
         max_reductions: reductions in one kernel.
@@ -31,6 +40,7 @@ class TargetInfo:
     epilogues: frozenset[str] = frozenset({"contract", "conv", "window"})
     prologues: frozenset[str] = frozenset({"concat"})
     views: frozenset[str] = frozenset({"contract"})
+    light: frozenset[Op] = LIGHT
     max_live: int = 24
     max_ops: int = 96
     max_reductions: int = 5

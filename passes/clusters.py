@@ -56,6 +56,10 @@ class Space:
         used = loops_of(index)
         return tuple([loop for loop in self.order if loop not in used])
 
+    def innermost(self, count: int) -> tuple[int, ...]:
+        """The last loops of the nest."""
+        return self.order[len(self.order) - count :]
+
     def add_rows(self, extents: Sequence[Dim]) -> None:
         """Add reduce loops."""
         first = len(self.extents)
@@ -86,12 +90,12 @@ class Cluster:
         limit: the least height of the kernels that store what it reads; its own stays below.
         core: the one op that isn't computed point by point, if there is one.
         operands: for each input of the core the space that computes it, or the input itself if it lies in memory.
-        assembled: the value of which each space in `results` stores a part.
+        assembled: the value of which each space in `results` stores a part; in the order of `copy` if that is given.
         results: the spaces that store; none for a core with several results.
         into: the cluster that this one has become a part of.
     """
 
-    __slots__ = ("assembled", "core", "height", "into", "limit", "operands", "results")
+    __slots__ = ("assembled", "copy", "core", "height", "into", "limit", "operands", "results")
 
     def __init__(self, height: int) -> None:
         self.height = height
@@ -99,6 +103,7 @@ class Cluster:
         self.into: Cluster | None = None
         self.core: Node | None = None
         self.assembled: Node | None = None
+        self.copy: Space | None = None
         self.operands: list[Space | Node] = []
         self.results: list[Space] = []
 
@@ -117,7 +122,7 @@ class Cluster:
     def nodes(self) -> list[Node]:
         """All values that are computed in it, in the order of their creation."""
         found = [node for node in (self.core, self.assembled) if node is not None]
-        for space in self.results:
+        for space in self.results if self.copy is None else [*self.results, self.copy]:
             found += space.members
         for operand in self.operands:
             if isinstance(operand, Space):

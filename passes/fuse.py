@@ -17,7 +17,7 @@ compiled code might round it differently.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from heapq import nlargest
@@ -27,13 +27,13 @@ from graphc.dims import Dim, product
 from graphc.dims import evaluate as evaluate_dim
 from graphc.errors import ShapeError
 from graphc.ir import Node, Program
-from graphc.operands import broadcast_op, cast_op, constant_op
+from graphc.operands import cast_op
 from graphc.passes.clusters import Cluster, Place, Space, Use
+from graphc.passes.foresight import LEAVES, Foresight, unviewed
 from graphc.passes.index_maps import ASSEMBLED, VIEWS, Index, covers, keeps_order, loops_of, pull
 from graphc.target import TargetInfo
 from graphc.types import TupleType, dtype_info
 
-LEAVES = frozenset({"placeholder", "variable", "parameter", "constant"})  # they are in memory before the run
 TRIED = 4  # kernels that a value with many users tries to join
 NOMINAL: Mapping[str, int] = defaultdict(lambda: 64)  # sizes of symbols, where only a guess is needed
 height_of = attrgetter("height")
@@ -51,7 +51,7 @@ class Fusion:
         stored: the values that get bytes in the run, each with the cluster that stores it.
         alias: views that need no bytes of their own, each with its operand.
         items: the results that are needed of each node that has several.
-        uniform: values whose elements are all one number that is known when a kernel is called; they need no index.
+        uniform: see `Foresight`.
     """
 
     def __init__(self, program: Program, info: TargetInfo) -> None:
@@ -64,9 +64,8 @@ class Fusion:
         self._uses: dict[Node, list[Use]] = {}
         self.items: dict[Node, list[Node]] = {}
         nodes = program.nodes()
-        self.uniform = _uniform(nodes)
-        self._after_core = _epilogues(nodes, info.epilogues)
-        self._after_row = _row_results(nodes)
+        self.foresight = Foresight(nodes, info)
+        self.uniform = self.foresight.uniform
         result = Cluster(-1)
         for root in program.roots:
             self._uses[root] = [(result, None)]
@@ -157,7 +156,7 @@ class Fusion:
         return None
 
     def _pointwise(self, node: Node, uses: list[Use]) -> None:
-        if len(uses) > 1 and _widens(node) and self._repeat(node, uses):
+        if len(uses) > 1 and node in self.foresight.cheap and self._repeat(node, uses):
             return
         self._join(node, uses, self._fits_pointwise)
 
@@ -170,15 +169,31 @@ class Fusion:
     def _concat(self, node: Node, uses: list[Use]) -> None:
         if node.op not in ASSEMBLED:
             return self._heavy(node, uses)
-        cluster = self._cluster(uses)
-        cluster.assembled = node
-        self.stored[node] = cluster
+        copy = self._copied(node, uses)
+        if copy is None:
+            cluster = self._cluster(uses)
+            self.stored[node] = cluster
+        else:
+            cluster = copy.cluster
+        cluster.assembled, cluster.copy, cluster.results = node, copy, []
         for part in node.inputs:
             joins = "concat" in self.info.prologues
             space = Space(cluster, part, pointwise=joins, views=True, stores=True)
             cluster.results.append(space)
             self._load(part, cluster, (space, space.full))
         return None
+
+    def _copied(self, node: Node, uses: list[Use]) -> Space | None:
+        """The space that does nothing but store `node` in another order, in which its parts can be stored at once."""
+        ((_, place), *others) = uses
+        if others or place is None or not self.info.fuses:
+            return None
+        space, index = place
+        copies = space.is_lane and all(member.op.kind == "view" for member in space.members)
+        if not copies or space.missing(index) or not covers(index, node.shape, space.extents):
+            return None
+        space.index[node] = index
+        return space
 
     # ----------------------------------------------------------------------------------------- where to
 
@@ -246,20 +261,23 @@ class Fusion:
     def _fits_pointwise(self, node: Node, space: Space, index: Index, stored: bool) -> bool:
         if not space.pointwise or (stored and not space.stores) or not self._has_room(node, space):
             return False
-        if stored and node in self._after_row and space.rows != space.order[len(space.order) - len(space.rows) :]:
+        if stored and node in self.foresight.after_row and space.rows != space.innermost(len(space.rows)):
             return False  # better computed with the rows that it comes from
-        if stored and node in self._after_core and (space.rows or not space.is_lane):
+        if stored and node in self.foresight.after_core and (space.rows or not space.is_lane):
             return False  # better computed where its operand is made, so that the operand never is in memory
         if index is space.full:
             return True
         missing = space.missing(index)
         over_row = set(missing) == set(space.rows)
+        inside = missing == space.innermost(len(missing))
         if stored:
-            return (over_row or not missing) and covers(index, node.shape, space.extents)
+            new_row = not space.rows and inside and space.is_lane and node in self.foresight.after_row
+            fits = not missing or over_row or (new_row and self._can_have_rows(space, missing, node.dtype))
+            return fits and covers(index, node.shape, space.extents)
         # Along loops that it doesn't vary with it would be computed again and again, unless they are inside of those
         # that it varies with, or are the row. A comparison or a cast is cheaper than what it would be loaded from.
         cheap = node.dtype == "bool" or node.op is cast_op
-        return over_row or cheap or missing == space.order[len(space.order) - len(missing) :]
+        return over_row or cheap or inside
 
     def _fits_reduce(self, node: Node, space: Space, index: Index, stored: bool) -> bool:
         if not (space.is_lane and self._has_room(node, space) and space.reductions < self.info.max_reductions):
@@ -275,7 +293,7 @@ class Fusion:
         if [space.extents[loop] for loop in loops] != row:
             return False
         if node in space.back or not space.rows:
-            return self._row_fits(node, loops, space)
+            return self._can_have_rows(space, loops, node.inputs[0].dtype)
         return self._shares_input(node, space)
 
     def _shares_input(self, reduction: Node, space: Space) -> bool:
@@ -284,11 +302,15 @@ class Fusion:
         others = {*space.pending, *space.members} - {reduction}
         return any(node in near or not near.isdisjoint(node.inputs) for node in others)
 
-    def _row_fits(self, node: Node, loops: Sequence[int], space: Space) -> bool:
-        """Whether the row stays in the cache until it is read again."""
-        itemsize = dtype_info(node.inputs[0].dtype).itemsize
-        between = itemsize if space.order[-1] in loops else LINE
-        return guess(product(_reduced(node))) * between <= self.info.row_bytes
+    def _can_have_rows(self, space: Space, loops: Sequence[int], dtype: str) -> bool:
+        """Whether rows of elements of this dtype may be read more than once, along these loops.
+
+        They must stay in the cache, and the space must not be what could be the epilogue of a core.
+        """
+        if not space.rows and not self.foresight.wants_core.isdisjoint(space.pending):
+            return False
+        between = dtype_info(dtype).itemsize if space.order[-1] in loops else LINE
+        return guess(product([space.extents[loop] for loop in loops])) * between <= self.info.row_bytes
 
     def _fits_core(self, node: Node, space: Space, index: Index, stored: bool) -> bool:
         if node.op.kind not in self.info.epilogues or isinstance(node.type, TupleType):
@@ -306,6 +328,8 @@ class Fusion:
         space.pending.pop(node, None)
         if kind == "pointwise":
             space.members.append(node)
+            if not space.rows and self.stored.get(node) is cluster:
+                space.rows = space.missing(index)  # it is stored once for each row
             if node in space.back:
                 space.back = space.back.union(node.inputs)
             place = (space, index)
@@ -346,7 +370,7 @@ class Fusion:
                 space = Space(cluster, operand, pointwise=pointwise, views=views, stores=False)
                 cluster.operands.append(space)
                 if not pointwise and operand in self.uniform:
-                    self._need(unbroadcast(operand), cluster)
+                    self._need(unviewed(operand), cluster)
                 else:
                     self._load(operand, cluster, (space, space.full))
             else:
@@ -417,60 +441,9 @@ def _reduced(node: Node) -> list[Dim]:
     return [shape[axis] for axis in node.attrs["axes"] if shape[axis] != 1]
 
 
-def _widens(node: Node) -> bool:
-    """Whether it is a cast that reads no more bytes than it makes, so that it is better repeated than stored."""
-    return node.op is cast_op and dtype_info(node.inputs[0].dtype).itemsize <= dtype_info(node.dtype).itemsize
-
-
 def guess(dim: Dim) -> int:
     """A likely value of `dim`, from sizes of 64 for all symbols."""
     try:
         return max(evaluate_dim(dim, NOMINAL), 0)
     except ShapeError:  # it divides by what isn't positive at these sizes
         return NOMINAL[""]
-
-
-def unbroadcast(node: Node) -> Node:
-    """What `node` is a broadcast of; itself if it is none."""
-    while node.op is broadcast_op:
-        node = node.inputs[0]
-    return node
-
-
-def _uniform(nodes: Sequence[Node]) -> set[Node]:
-    """Constants of one element, sizes, and broadcasts of those."""
-    found: set[Node] = set()
-    for node in nodes:
-        op = node.op
-        if op is broadcast_op:
-            if node.inputs[0] in found:
-                found.add(node)
-        elif op.kind == "extent" or (op is constant_op and node.attrs["value"].array.size == 1):
-            found.add(node)
-    return found
-
-
-def _epilogues(nodes: Sequence[Node], kinds: frozenset[str]) -> set[Node]:
-    """Pointwise nodes that can be computed in the kernel of a core they follow from, through values used once."""
-    users = Counter([i for node in nodes for i in node.inputs])
-    found: set[Node] = set()
-    for node in nodes:
-        if node.op.kind == "pointwise":
-            for i in node.inputs:
-                if users[i] == 1 and (i in found or i.op.kind in kinds):
-                    found.add(node)
-    return found
-
-
-def _row_results(nodes: Sequence[Node]) -> set[Node]:
-    """What follows, by pointwise ops and views, from reductions over the last axes."""
-    found: set[Node] = set()
-    for node in nodes:
-        kind = node.op.kind
-        if kind == "reduce":
-            rank, axes = node.ndim, node.attrs["axes"]
-            if axes == tuple(range(rank - len(axes), rank)):
-                found.add(node)
-        elif kind in ("pointwise", "view") and not found.isdisjoint(node.inputs):
-            found.add(node)
-    return found

@@ -89,9 +89,14 @@ def row_major(shape: Shape) -> tuple[Dim, ...]:
 @lru_cache(maxsize=4096)
 def linear(index: Index, shape: Shape, loops: int) -> Access:
     """The position in row-major memory of the element of `shape` at `index`, over loops numbered below `loops`."""
+    return strided(index, row_major(shape), loops)
+
+
+def strided(index: Index, steps: Sequence[Dim], loops: int) -> Access:
+    """The position of the element at `index`, where neighbours along each axis lie so many elements apart."""
     offset: Dim = 0
     strides: list[Dim] = [0] * loops
-    for axis, step in zip(index, row_major(shape), strict=True):
+    for axis, step in zip(index, steps, strict=True):
         if axis.offset != 0:
             offset = offset + axis.offset * step
         for loop, factor in axis.terms:

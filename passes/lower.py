@@ -18,7 +18,8 @@ from graphc.kernel import Access, Kernel, Load, Loop, Region, Store
 from graphc.occurrences import derived_from
 from graphc.operands import constant, expand, parameter
 from graphc.passes.clusters import Cluster, Space
-from graphc.passes.fuse import Fusion, unbroadcast
+from graphc.passes.foresight import unviewed
+from graphc.passes.fuse import Fusion
 from graphc.passes.index_maps import (
     ASSEMBLED,
     VIEWS,
@@ -28,6 +29,8 @@ from graphc.passes.index_maps import (
     linear,
     placed,
     pull,
+    row_major,
+    strided,
 )
 from graphc.plan import Buffer, Role, Step, SymbolicPlan
 from graphc.target import TargetInfo
@@ -129,11 +132,14 @@ class _Lowering:
         return found
 
     def number(self, node: Node) -> Node:
-        """A constant of one element, or a size, as a scalar."""
+        """What all elements of a uniform value are, as a scalar; few ops deep."""
+        node = unviewed(node)
         found = self.numbers.get(node)
         if found is None:
             found = node
-            if node.shape:
+            if node.op.kind == "pointwise":
+                found = make(node.op, tuple([self.number(i) for i in node.inputs]), node.attrs)
+            elif node.shape:
                 found = constant(node.attrs["value"].array.reshape(()), node.dtype)
             self.numbers[node] = found
         return found
@@ -221,14 +227,21 @@ class _KernelBuilder:
     def _pieces(self, whole: Node) -> Iterable[Region]:
         """The regions that each store their part of a value, after one that fills it."""
         assembly = ASSEMBLED[whole.op](whole)
-        targets = self.lowering.targets[whole]
+        copy = self.cluster.copy
+        strides = row_major(whole.shape)
+        if copy is None:
+            targets = self.lowering.targets[whole]
+        else:  # what is stored is a view of it: along each of its axes runs one loop, or none
+            targets = self.lowering.targets[copy.sink]
+            index, by_loop = copy.index[whole], linear(copy.full, copy.sink.shape, len(copy.extents)).strides
+            strides = tuple([by_loop[axis.terms[0][0]] if axis.terms else 0 for axis in index])
         if assembly.fill is not None:
             yield self._filled(whole, constant(assembly.fill, whole.dtype), targets)
         for space, place in zip(self.cluster.results, assembly.places, strict=True):
             builder = _RegionBuilder(self, space)
             stored = builder.stored()
             value = builder.resolve(space.sink, space.full)
-            access = linear(placed(space.full, place), whole.shape, len(space.extents))
+            access = strided(placed(space.full, place), strides, len(space.extents))
             yield builder.region([(value, access, targets), *stored])
 
     def _filled(self, whole: Node, number: Node, targets: Sequence[int]) -> Region:
@@ -306,31 +319,34 @@ class _RegionBuilder:
         """The value of the body that is `node` at `index`: computed here, a number, or loaded."""
         fusion = self.lowering.fusion
         while node not in self.place:
+            if node in fusion.uniform and (self.space.pointwise or self.space.stores):
+                return self._number(node)
             if node in fusion.stored or node in fusion.alias:
                 return self._load(self.lowering.source(node), node, index)
-            found = self._look_through(node, index)
-            if isinstance(found, int):
-                return found
-            node, index = found
+            if node.op.kind == "iota":
+                return self._load(None, node, index)
+            if node.op.kind != "view" or node.op not in VIEWS:
+                return self._load(self.lowering.source(node), node, index)
+            node, index = node.inputs[0], self._pulled(node, index)
         return self.place[node]
 
     def _copied(self, node: Node, index: Index) -> int:
-        """The value of a view or counter that is stored here: what it is a copy of."""
-        found = self._look_through(node, index)
-        return found if isinstance(found, int) else self.resolve(*found)
+        """The value of a view, counter or size that is stored here: what it is a copy of."""
+        if node in self.lowering.fusion.uniform:
+            return self._number(node)
+        if node.op.kind == "iota":
+            return self._load(None, node, index)
+        return self.resolve(node.inputs[0], self._pulled(node, index))
 
-    def _look_through(self, node: Node, index: Index) -> int | tuple[Node, Index]:
-        """The value of a number or of what is in memory before the run; the operand of a view, and where."""
-        kind = node.op.kind
-        if node in self.lowering.fusion.uniform and (self.space.pointwise or self.space.stores):
-            number = unbroadcast(node)
-            found = self.place.get(number)
-            return self._add(number, (self.lowering.number(number),)) if found is None else found
-        if kind == "view" and node.op in VIEWS:
-            pulled = pull(node, index, self.space.extents)
-            assert pulled is not None  # or fusion would have stored it
-            return node.inputs[0], pulled
-        return self._load(None if kind == "iota" else self.lowering.source(node), node, index)
+    def _pulled(self, view: Node, index: Index) -> Index:
+        pulled = pull(view, index, self.space.extents)
+        assert pulled is not None  # or fusion would have stored it
+        return pulled
+
+    def _number(self, node: Node) -> int:
+        number = self.lowering.number(node)
+        found = self.place.get(number)
+        return self._add(number, (number,)) if found is None else found
 
     def _load(self, buffer: int | None, node: Node, index: Index) -> int:
         access = linear(index, node.shape, len(self.space.extents))
@@ -401,20 +417,19 @@ class _RegionBuilder:
                 number = item[0]
                 type = TensorType(dtypes[number], row if _varies(loads[number].access, loops) else ones)
                 built.append(self.lowering.parameter(number + self.has_core, type))
+            elif len(item) == 1:  # a number, or the core's element
+                (what,) = item
+                built.append(self.lowering.parameter(0, TensorType(what)) if isinstance(what, str) else what)
             elif node.op.kind == "reduce":
                 attrs = Attrs({**node.attrs, "axes": tuple(range(len(row)))})
                 built.append(make(node.op, (expand(built[item[-1]], row),), attrs))
-            elif node.op.kind == "pointwise":
+            else:
                 given = [built[k] for k in item[2:]]
                 if row:
                     shapes = {i.shape for i in given}
                     shape = row if row in shapes else ones if ones in shapes else ()
                     given = [expand(i, shape) for i in given]
                 built.append(make(node.op, tuple(given), node.attrs))
-            else:
-                (what,) = item
-                element = self.lowering.parameter(0, TensorType(what)) if isinstance(what, str) else what
-                built.append(element)
         return built
 
 

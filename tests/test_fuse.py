@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from graphc.passes.pipeline import run_pipeline
 from graphc.passes.plan import plan_kernels
 from graphc.printer import text
 from graphc.runtime.plan import PlanTarget
-from graphc.target import TargetInfo
+from graphc.target import LIGHT, TargetInfo
 
 
 def rows(width: int = 10) -> Node:
@@ -258,6 +259,15 @@ def test_parts_are_computed_where_they_are_put_together() -> None:
     assert inside.stores[0].access == Access(1, (5, 1))
 
 
+def test_parts_are_stored_in_the_order_that_the_user_of_the_whole_wants() -> None:
+    x, y, w = (gc.placeholder(name, (batch, 3, 4)) for name in "xyw")
+    turned = gc.transpose(gc.stack([gc.exp(x), y]), (1, 2, 0, 3))
+    plan = kernels(gc.matmul(gc.reshape(turned, (batch, 24)), gc.constant(np.ones((24, 2), np.float32))), w)
+    first, second = plan.steps[1].kernel.results
+    assert ops(plan.steps[1]) == ["exp", "concat", "transpose"]
+    assert (first.stores[0].access, second.stores[0].access) == (Access(0, (8, 1)), Access(4, (8, 1)))
+
+
 def test_a_composite_that_the_target_takes_is_one_kernel() -> None:
     @gc.composite
     def shifted(x: Node) -> Node:
@@ -309,12 +319,30 @@ def test_a_value_that_other_kernels_need_is_stored_where_it_is_used_first() -> N
     assert len(plan.steps[0].writes) == 2
 
 
-def test_nothing_is_computed_twice_for_a_maximum_and_a_difference() -> None:
+@pytest.mark.parametrize("body", [lambda x: gc.exp(x) / 3, lambda x: x * 3], ids=["heavy", "light"])
+def test_nothing_is_computed_twice_for_a_maximum_and_a_difference(body: Callable[[Node], Node]) -> None:
     x = gc.placeholder("x", (batch, 8, 16))
-    y = gc.exp(x) / 3
+    y = body(x)
     shifted = gc.exp(y - gc.max(y, axis=1, keepdims=True))
     counts = Counter(node for step in kernels(shifted, row_bytes=-1).steps for node in step.nodes)
     assert max(counts.values()) == 1
+
+
+def test_light_ops_of_one_stored_value_are_computed_where_they_are_needed() -> None:
+    x = gc.placeholder("x", (batch, 8))
+    scaled = x * 0.5
+    plan = kernels(gc.sum(gc.exp(scaled), axis=0), gc.sum(gc.tanh(scaled), axis=1))
+    assert [ops(step).count("multiply") for step in plan.steps] == [1, 1]
+    assert [step.reads for step in plan.steps] == [(plan.given[x],)] * 2
+    heavy = kernels(gc.sum(gc.exp(scaled), axis=0), gc.sum(gc.tanh(scaled), axis=1), light=frozenset())
+    assert sum(ops(step).count("multiply") for step in heavy.steps) == 1
+
+
+def test_a_row_result_that_others_need_is_stored_by_the_kernel_of_the_row() -> None:
+    x, w = rows(), gc.placeholder("w", (10, 4))
+    scale = 1 / gc.sqrt(gc.mean(x * x, axis=1, keepdims=True))
+    plan = kernels(x * scale, gc.matmul(x, w) * scale)
+    assert [step.kernel.kind for step in plan.steps] == ["reduce", "contract"]
 
 
 def test_casts_that_widen_are_repeated_and_others_are_not() -> None:
@@ -355,7 +383,7 @@ def test_every_value_is_computed_in_one_kernel_but_what_costs_nothing(seed: int)
     steps = plan_kernels(program, PlanTarget.info).steps
     counts = Counter(node for step in steps for node in step.nodes)
     for node, count in counts.items():
-        assert count == 1 or node.op is cast_op or not node.inputs or node in program.roots
+        assert count == 1 or node.op is cast_op or node.op in LIGHT or not node.inputs or node in program.roots
 
 
 def test_without_fusion_every_kernel_computes_one_op() -> None:
