@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 
@@ -46,14 +47,13 @@ def _root_problems(program: Program) -> Iterator[str]:
     for root in program.roots:
         if not isinstance(root.type, TensorType):
             yield f"{root!r} is a root but no tensor"
-    variables = [variable for variable, _ in program.updates]
+    times = Counter([variable for variable, _ in program.updates])
     for variable, new in program.updates:
         if variable.op.kind != "variable":
             yield f"{variable!r} is updated but is no variable"
         if variable.type is not new.type:
             yield f"{variable!r} is given {new!r}"
-        if variables.count(variable) > 1:
-            yield f"{variable!r} is updated twice"
+    yield from (f"{variable!r} is updated twice" for variable, count in times.items() if count > 1)
 
 
 def _type_problems(node: Node) -> Iterator[str]:
