@@ -22,6 +22,7 @@ from graphc.dims import Dim, require_equal, take_guards
 from graphc.errors import ArgumentError, DTypeError, GraphcError, ShapeError, did_you_mean
 from graphc.ir import Node, make
 from graphc.op import Array, Cotangents, NoGradient, Op, Sample, Samples
+from graphc.operators import method
 from graphc.types import (
     DTYPES,
     TensorType,
@@ -374,6 +375,7 @@ cast_op: Op = primitive(
 )
 
 
+@method("astype")
 def cast(x: Any, dtype: Any) -> Any:
     """`x` converted to `dtype`, by NumPy's rules; floats become integers by truncation.
 

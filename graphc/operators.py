@@ -11,9 +11,27 @@ from functools import partial
 from inspect import isfunction
 from typing import Any, TypeVar
 
-from graphc.errors import public
+from graphc.errors import did_you_mean, public
 
 METHODS: dict[str, Callable[..., Any]] = {}
+
+_VALUE = "its value belongs to a run: sess.run(x)"
+_CAST = "gc.cast(x, dtype) converts, and x.astype(dtype)"
+_DEVICE = "the device belongs to the session: gc.Session(device=...)"
+
+# Where to find what torch's tensors have and these don't.
+ELSEWHERE = {
+    **dict.fromkeys(("item", "numpy", "tolist", "data", "eval"), _VALUE),
+    **dict.fromkeys(("float", "double", "half", "int", "long", "bool", "type"), _CAST),
+    **dict.fromkeys(("cuda", "cpu", "device"), _DEVICE),
+    "to": f"{_CAST}; {_DEVICE}",
+    "backward": "gc.gradients(loss, variables) makes gradients, and optimizer.minimize(loss) a step",
+    "grad": "gc.gradients(loss, [x]) makes the gradient, a tensor",
+    "requires_grad": "a variable's `trainable` says whether minimize trains it",
+    "dim": "x.ndim",
+    "t": "x.T",
+}
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -133,5 +151,7 @@ class Operators:
     def __getattr__(self, name: str) -> Any:
         fn = METHODS.get(name)
         if fn is None:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            known = () if name.startswith("_") else (*METHODS, *dir(type(self)))  # Python itself asks for those
+            remedy = f"; {ELSEWHERE[name]}" if name in ELSEWHERE else did_you_mean(name, known)
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{remedy}")
         return partial(fn, self)

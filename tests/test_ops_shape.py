@@ -8,7 +8,7 @@ from graphc.dims import symbol
 from graphc.errors import ArgumentError, DTypeError, ShapeError
 from graphc.evaluate import evaluate
 from graphc.ir import toposort
-from graphc.operands import parameter
+from graphc.operands import cast, parameter
 from graphc.ops import creation, shape
 from graphc.ops.control import stop_gradient
 from graphc.passes.gradients import gradients
@@ -131,6 +131,16 @@ def test_methods_under_torchs_names():
     x = tensor(2, 3, 4)
     assert x.unsqueeze(0) is shape.expand_dims(x, 0)
     assert x.detach() is stop_gradient(x)
+    assert x.astype("int8") is cast(x, "int8")
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("item", "sess.run"), ("backward", "gc.gradients"), ("float", "gc.cast"), ("dim", "x.ndim"), ("resh", "reshape")],
+)
+def test_what_only_torchs_tensors_have_is_told_with_what_is_here(name, remedy):
+    with pytest.raises(AttributeError, match=remedy):
+        getattr(tensor(2), name)
 
 
 def test_what_changes_nothing_builds_nothing():
