@@ -8,21 +8,23 @@ function refers to are captured: they become further operands.
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 from graphc import ir
 from graphc.attrs import Attrs
 from graphc.errors import ArgumentError, GraphcError
 from graphc.ir import Leaf, Node, Program, make, reachable, substitute
 from graphc.op import Cotangents, NoGradient, Op, Samples
-from graphc.operands import as_node, as_nodes, parameter, pointwise_operands, primitive
+from graphc.operands import as_node, as_nodes, parameter, parameter_op, pointwise_operands, primitive, splat
 from graphc.source import here
 from graphc.types import TupleType, Type
 
 MAX_BODIES = 512  # bodies cached for one of our own composites; the oldest goes first
+MAX_DEPTH = 100  # definitions inside each other
 
 item_op = primitive(
     "item",
@@ -69,13 +71,13 @@ class Composite(Op):
         frozen = self.frozen_attrs(given)
         types = tuple([node.type for node in operands])
         try:
-            body, captured = self.trace(types, frozen)
+            traced = self.trace(types, frozen)
         except GraphcError as error:
             made = dict.fromkeys(node.made_at for node in operands)
             inside, line = f"inside {self.name}({', '.join(map(str, types))})", here()
             known = line in (error.line, *error.lines)  # of our own composites the user's line is the call itself
             raise error.within(inside if known else f"{inside}, {line}", *made)  # noqa: B904 - the same error
-        node = make(self, (*operands, *captured), frozen, body)
+        node = make(self, (*operands, *traced.captured), traced.attrs, traced.body)
         return items(node) if isinstance(node.type, TupleType) else node
 
     @cached_property
@@ -96,39 +98,86 @@ class Composite(Op):
             raise ArgumentError(f"{self.name}: {name} is missing, but later operands are given")
         return tuple(tensors), bound.kwargs
 
-    def trace(self, types: tuple[Type, ...], attrs: Attrs) -> tuple[Program, tuple[Node, ...]]:
-        """The body for operands of `types`, and the tensors of the surrounding graph that it captured."""
+    def trace(self, types: tuple[Type, ...], attrs: Attrs) -> Traced:
+        """What a call with operands of `types` makes."""
+        if not self.pure:
+            with _Definition(self.name) as definition:
+                formals = definition.formals(types)
+                outputs = _results(self.name, self.fn(*formals, **attrs))
+                return Traced(*definition.closed(formals, outputs), attrs)
         key = (types, attrs.key)
-        body = self.bodies.get(key) if self.pure else None
-        if body is not None:
-            return body, ()
-        body, captured = trace(self.fn, types, attrs)
-        if self.pure:
+        body = self.bodies.get(key)
+        if body is None:
             if len(self.bodies) >= MAX_BODIES:
                 self.bodies.pop(next(iter(self.bodies)))
-            self.bodies[key] = body
-        return body, captured
+            formals = tuple([parameter(k, type) for k, type in enumerate(types)])
+            body = self.bodies[key] = Program(formals, _results(self.name, self.fn(*formals, **attrs)))
+        return Traced(body, (), attrs)
 
 
-def trace(fn: Callable[..., Any], types: Sequence[Type], attrs: Attrs) -> tuple[Program, tuple[Node, ...]]:
-    """The program of `fn` over parameters of `types`, and what it captured from the surrounding graph.
+class Traced(NamedTuple):
+    """One call of a composite.
 
-    The captured nodes are the values of the program's last parameters.
+    Attributes:
+        body: its definition, over parameters for the operands and for what it captured.
+        captured: tensors of the surrounding graph that the definition refers to.
+        attrs: the attributes of the node.
     """
-    formals = tuple([parameter(k, type) for k, type in enumerate(types)])
-    start = ir.next_serial()
-    returned = fn(*formals, **attrs)
-    if returned is None:
-        raise ArgumentError(f"{fn.__name__} returned None", hint="return a tensor, or a tuple of tensors")
-    outputs = tuple(map(as_node, returned if isinstance(returned, tuple | list) else (returned,)))
 
-    def outside(node: Node) -> bool:  # existed before the call, or is a leaf: no part of the definition
-        return node.graph is not None and (node.serial < start or isinstance(node, Leaf))
+    body: Program
+    captured: tuple[Node, ...]
+    attrs: Attrs
 
-    captured = tuple(sorted(filter(outside, reachable(outputs, outside)), key=lambda node: node.serial))
-    extra = tuple([parameter(len(types) + k, node.type) for k, node in enumerate(captured)])
-    bodies = substitute(outputs, dict(zip(captured, extra, strict=True))) if captured else outputs
-    return Program((*formals, *extra), bodies), captured
+
+class _Depth(threading.local):
+    value = 0
+
+
+_depth = _Depth()
+
+
+class _Definition:
+    """A user's function while it is traced; what existed before is the surrounding graph."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> _Definition:
+        if _depth.value >= MAX_DEPTH:
+            raise ArgumentError(f"{self.name} is defined by itself, or {MAX_DEPTH} definitions deep", lines=[here()])
+        self.depth = _depth.value
+        self.start = ir.next_serial()
+        _depth.value += 1
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        _depth.value -= 1
+
+    def formals(self, types: Sequence[Type], first: int = 0) -> tuple[Node, ...]:
+        """Parameters of `types`, numbered from `first`."""
+        return tuple([parameter(first + k, type, self.depth) for k, type in enumerate(types)])
+
+    def closed(self, formals: tuple[Node, ...], outputs: Sequence[Node]) -> tuple[Program, tuple[Node, ...]]:
+        """The program of `outputs` with a further parameter for each tensor that they captured; and those."""
+        captured = tuple(sorted(filter(self._outside, reachable(outputs, self._outside)), key=lambda n: n.serial))
+        extra = self.formals([node.type for node in captured], first=len(formals))
+        bodies = substitute(outputs, dict(zip(captured, extra, strict=True)))
+        return Program((*formals, *extra), bodies), captured
+
+    def _outside(self, node: Node) -> bool:
+        """Whether a node existed before the call, or is a leaf: it is no part of the definition."""
+        if node.graph is None:  # of what belongs to no graph, only the parameters of enclosing definitions
+            return node.op is parameter_op and node.attrs["depth"] < self.depth
+        return node.serial < self.start or isinstance(node, Leaf)
+
+
+def _results(name: str, returned: Any) -> tuple[Node, ...]:
+    """What a definition returned, as nodes."""
+    found = tuple(returned) if isinstance(returned, tuple | list) else (returned,)
+    if returned is None or not found or isinstance(returned, dict):
+        got = "nothing" if not found else "None" if returned is None else "a dict"
+        raise ArgumentError(f"{name} returned {got}", hint="return a tensor, or a tuple of tensors")
+    return tuple(map(as_node, found))
 
 
 @overload
@@ -180,10 +229,11 @@ def declare(
     samples: Samples | None = None,
     name: str | None = None,
     accepts: str | tuple[str, ...] | None = None,
+    kind: type[Composite] = Composite,
 ) -> Composite:
     """The composite op that `fn` defines; see `composite`."""
     attrs = [p for p in inspect.signature(fn).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    return Composite(
+    return kind(
         name or fn.__name__,
         _never_inferred,
         as_nodes if accepts is None else pointwise_operands,
@@ -200,11 +250,73 @@ def declare(
     )
 
 
+# --------------------------------------------------------------------------------------------- own backward rules
+
+
+@dataclass(frozen=True)
+class Backward:
+    """The backward rule of one call of a `custom_gradient` op.
+
+    Attributes:
+        program: from the node's inputs and the cotangents of its outputs to those of its inputs.
+        reached: which of the inputs have one.
+    """
+
+    program: Program
+    reached: tuple[bool, ...]
+
+    def __str__(self) -> str:
+        return "own"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CustomGradient(Composite):
+    """A composite whose definition also returns its backward rule; made by `custom_gradient`."""
+
+    def trace(self, types: tuple[Type, ...], attrs: Attrs) -> Traced:
+        """Trace both together: what the rule uses of the definition, such as a random mask, is the very same."""
+        with _Definition(self.name) as definition:
+            formals = definition.formals(types)
+            returned = self.fn(*formals, **attrs)
+            if not (isinstance(returned, tuple) and len(returned) == 2 and callable(returned[1])):
+                raise ArgumentError(
+                    f"{self.name} must return its output and a function of the cotangent, "
+                    f"got {type(returned).__name__}",
+                    hint="return y, lambda dy: ...",
+                )
+            outputs = _results(self.name, returned[0])
+            weights = definition.formals([y.type for y in outputs], first=-len(outputs))
+            found = self._cotangents(returned[1], weights, len(types))
+            reached = [as_node(g) for g in found if g is not None]
+            both, captured = definition.closed(formals, (*outputs, *reached))
+        forward, backward = both.outputs[: len(outputs)], both.outputs[len(outputs) :]
+        passes = (*[g is not None for g in found], *[False] * len(captured))
+        rule = Backward(Program((*both.inputs, *weights), backward), passes)
+        return Traced(Program(both.inputs, forward), captured, Attrs({**attrs, "backward": rule}))
+
+    def _cotangents(self, rule: Callable[..., Any], weights: Sequence[Node], count: int) -> Sequence[Any]:
+        try:
+            returned = rule(*weights)
+        except GraphcError:
+            raise
+        except Exception as error:
+            error.add_note(f"in the gradient rule of {self.name}, {here()}")
+            raise
+        found = returned if isinstance(returned, tuple | list) else (returned,)
+        if len(found) != count:
+            raise ArgumentError(
+                f"{self.name}: its backward returned {len(found)} cotangents for {count} inputs",
+                hint="return one for each input, None where nothing flows",
+            )
+        return found
+
+
 def custom_gradient(fn: Callable[..., Any]) -> Composite:
     """Declare an op with its own backward rule: `fn(*inputs)` returns `(output, backward)`.
 
     `backward(dy)` returns the cotangent of the input, or a tuple of them (None where nothing flows); it is written
-    with ops and may use what `fn` computed. Gradients of gradients differentiate the backward rule.
+    with ops and may use what `fn` computed. Both are traced together, when the op is called. Gradients of gradients
+    differentiate the backward rule.
 
     Example:
         >>> import graphc as gc
@@ -213,32 +325,12 @@ def custom_gradient(fn: Callable[..., Any]) -> Composite:
         ...     return x, lambda dy: gc.clip(dy, -1, 1)
     """
 
-    def both(*inputs: Node, **attrs: Any) -> tuple[Any, Callable[..., Any]]:
-        returned = fn(*inputs, **attrs)
-        if not (isinstance(returned, tuple) and len(returned) == 2 and callable(returned[1])):
-            raise ArgumentError(
-                f"{fn.__name__} must return its output and a function of the cotangent, got {type(returned).__name__}",
-                hint="return y, lambda dy: ...",
-            )
-        return returned
+    def vjp(g: Any, y: Node, *inputs: Node, backward: Backward, **attrs: Any) -> Cotangents:
+        types = y.type.items if isinstance(y.type, TupleType) else (y.tensor_type,)
+        given = g if isinstance(g, tuple) else (g,)
+        cotangents = [splat(0, type) if c is None else c for c, type in zip(given, types, strict=True)]
+        values = dict(zip(backward.program.inputs, (*inputs, *cotangents), strict=True))
+        found = iter(substitute(backward.program.outputs, values, origin=(y, "gradient")))
+        return tuple([next(found) if passes else None for passes in backward.reached])
 
-    def forward(*inputs: Node, **attrs: Any) -> Any:
-        return both(*inputs, **attrs)[0]
-
-    def vjp(g: Any, y: Node, *inputs: Node, **attrs: Any) -> Cotangents:
-        declared = inputs[: len(positional)]
-        _, backward = both(*declared, **attrs)
-        found = backward(*g) if isinstance(g, tuple) else backward(g)
-        found = found if isinstance(found, tuple | list) else (found,)
-        if len(found) != len(declared):
-            raise ArgumentError(
-                f"{fn.__name__}: its backward returned {len(found)} cotangents for {len(declared)} inputs",
-                hint="return one for each input, None where nothing flows",
-            )
-        return (*found, *[None] * (len(inputs) - len(declared)))
-
-    signature = inspect.signature(fn)
-    positional = [p for p in signature.parameters.values() if p.kind is not p.KEYWORD_ONLY]
-    forward.__signature__ = signature  # type: ignore[attr-defined]
-    forward.__module__, forward.__doc__ = fn.__module__, fn.__doc__
-    return declare(forward, vjp, name=fn.__name__)
+    return declare(fn, vjp, kind=CustomGradient)

@@ -339,17 +339,21 @@ constant_op = primitive(
 
 parameter_op = primitive(
     "parameter",
-    lambda *, index, type: type,
+    lambda *, index, type, depth: type,
     None,
     NoGradient("a parameter depends on nothing"),
     "parameter",
-    required=("index", "type"),
+    required=("index", "type", "depth"),
 )
 
 
-def parameter(index: int, type: Any) -> Node:
-    """The formal parameter number `index` of bodies; equal for all bodies, so that equal bodies intern."""
-    return make(parameter_op, (), Attrs({"index": index, "type": type}))
+def parameter(index: int, type: Any, depth: int = 0) -> Node:
+    """The formal parameter number `index` of bodies; equal for all bodies, so that equal bodies intern.
+
+    Args:
+        depth: in how many other definitions the body is being traced; it tells its parameters from theirs.
+    """
+    return make(parameter_op, (), Attrs({"index": index, "type": type, "depth": depth}))
 
 
 # --- cast

@@ -10,7 +10,8 @@ from graphc.evaluate import evaluate
 from graphc.ir import Graph
 from graphc.op import Op
 from graphc.operands import constant
-from graphc.ops.math import add, subtract
+from graphc.ops.math import add, multiply, subtract
+from graphc.ops.random import uniform
 from graphc.ops.state import placeholder
 
 
@@ -190,7 +191,7 @@ def test_a_custom_gradient_computes_its_forward_and_keeps_its_rule():
     assert node.op is doubled
     assert decomposed([node]) == (add(x, x),)
     g = x_leaf(name="g")
-    assert doubled.vjp(g, node, x) == (add(g, g),)
+    assert doubled.vjp(g, node, x, **node.attrs) == (add(g, g),)
 
 
 def test_a_custom_gradient_passes_nothing_to_what_it_captured():
@@ -203,7 +204,7 @@ def test_a_custom_gradient_passes_nothing_to_what_it_captured():
     node = shifted(x)
     assert node.inputs == (x, w)
     g = x_leaf(name="g")
-    assert shifted.vjp(g, node, *node.inputs) == (g, None)
+    assert shifted.vjp(g, node, *node.inputs, **node.attrs) == (g, None)
 
 
 def test_a_custom_gradient_with_too_few_cotangents_says_so():
@@ -212,6 +213,79 @@ def test_a_custom_gradient_with_too_few_cotangents_says_so():
         return add(x, y), lambda dy: dy
 
     x = x_leaf()
-    node = wrong(x, x)
     with pytest.raises(ArgumentError, match="its backward returned 1 cotangents for 2 inputs"):
-        wrong.vjp(x, node, x, x)
+        wrong(x, x)
+
+
+def test_a_custom_gradient_takes_as_many_inputs_as_it_is_given():
+    @custom_gradient
+    def total(*xs):
+        return add(*xs), lambda dy: (dy, add(dy, dy))
+
+    x, y, g = x_leaf(), x_leaf(name="y"), x_leaf(name="g")
+    node = total(x, y)
+    assert total.vjp(g, node, x, y, **node.attrs) == (g, add(g, g))
+
+
+def test_a_custom_gradient_keeps_the_rule_of_its_call():
+    x, g = x_leaf(), x_leaf(name="g")
+    nodes = []
+    for k in (2.0, 3.0):
+
+        @custom_gradient
+        def scaled(x):
+            return multiply(x, k), lambda dy: multiply(dy, k)  # noqa: B023 - that is the point
+
+        nodes.append(scaled(x))
+    for node, k in zip(nodes, (2.0, 3.0), strict=True):
+        assert node.op.vjp(g, node, x, **node.attrs) == (multiply(g, k),)
+
+
+def test_a_custom_gradient_and_its_rule_share_their_random_draws():
+    @custom_gradient
+    def dropped(x):
+        mask = uniform(x.shape)
+        return multiply(x, mask), lambda dy: multiply(dy, mask)
+
+    x, g = x_leaf(), x_leaf(name="g")
+    node = dropped(x)
+    (mask,) = node.inputs[1:]
+    assert dropped.vjp(g, node, *node.inputs, **node.attrs) == (multiply(g, mask), None)
+    assert dropped(x) is not node
+
+
+def test_calls_with_equal_definitions_and_rules_are_one_node():
+    @custom_gradient
+    def doubled(x):
+        return add(x, x), lambda dy: add(dy, dy)
+
+    x = x_leaf()
+    assert doubled(x) is doubled(x)
+
+
+def test_a_composite_inside_another_may_refer_to_its_operands():
+    @composite
+    def outer(x):
+        @composite
+        def inner(y):
+            return add(y, subtract(x, y))
+
+        return inner(add(x, x))
+
+    x = x_leaf()
+    assert decomposed([outer(x)]) == (add(add(x, x), subtract(x, add(x, x))),)
+
+
+def test_a_composite_that_calls_itself_is_told():
+    @composite
+    def endless(x):
+        return endless(x)
+
+    with pytest.raises(ArgumentError, match="endless is defined by itself"):
+        endless(x_leaf())
+
+
+@pytest.mark.parametrize(("returned", "told"), [(None, "None"), ((), "nothing"), ({}, "a dict")])
+def test_a_composite_that_returns_no_tensor_is_told(returned, told):
+    with pytest.raises(ArgumentError, match=f"returned {told}"):
+        composite(lambda x: returned)(x_leaf())

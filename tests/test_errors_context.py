@@ -176,12 +176,11 @@ def test_an_exception_of_a_users_rule_is_itself_with_the_line_of_the_op():
         return a * 2, lambda dy: dy / (1 // 0)
 
     w = gc.Variable(np.ones(3, "float32"), name="w")
-    y = fragile(w)
     with pytest.raises(ZeroDivisionError) as caught:
-        gc.gradients(y, [w])
+        fragile(w)
     assert len(caught.value.__notes__) == 1
     assert "in the gradient rule of fragile, test_errors_context.py:" in caught.value.__notes__[0]
-    assert "y = fragile(w)" in caught.value.__notes__[0]
+    assert "fragile(w)" in caught.value.__notes__[0]
 
 
 # --- in a run
