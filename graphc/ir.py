@@ -152,7 +152,7 @@ class Graph:
         return unique
 
     def to_networkx(self) -> Any:
-        """All live nodes as a `networkx.DiGraph`; see `to_networkx`."""
+        """All live nodes as a `networkx.MultiDiGraph`; see `to_networkx`."""
         return to_networkx(self.nodes())
 
 
@@ -183,6 +183,9 @@ def current_graph() -> Graph:
 # --------------------------------------------------------------------------------------------- nodes
 
 
+_NO_MORE: dict[Occurrence, None] = {}  # of nearly all nodes, which have one occurrence; never written to
+
+
 class Node(Operators):
     """One typed value: an op applied to inputs. Immutable; built by calling ops, never directly.
 
@@ -207,7 +210,7 @@ class Node(Operators):
     guards: tuple[Guard, ...]
     body: Program | None
     where: tuple[Any, ...]  # the first occurrence, as the bare tuple behind `Occurrence`
-    more: tuple[Occurrence, ...]
+    more: dict[Occurrence, None]  # further occurrences, in order
 
     def __repr__(self) -> str:
         return f"<{self.display_name}: {self.type}>"
@@ -341,7 +344,7 @@ class Leaf(Node):
     def __init__(self, op: Op, type: Type, name: str, attrs: Attrs = NO_ATTRS, *, scoped: bool = True) -> None:
         self.op, self.inputs, self.attrs, self.type = op, (), attrs, type
         self.graph: Graph = current_graph()
-        self.guards, self.more, self.body = (), (), None
+        self.guards, self.more, self.body = (), _NO_MORE, None
         self.where = current_occurrence(2)
         self.serial = next(_serials)
         self.name = self.graph.claim(f"{context.scope}/{name}" if scoped and context.scope else name, self)
@@ -395,15 +398,17 @@ def make(op: Op, inputs: tuple[Node, ...], attrs: Attrs = NO_ATTRS, body: Progra
         wrong = ArgumentError(f"takes other operands than {', '.join(map(str, types)) or 'none'}")
         raise explain(wrong, op, inputs, where) from error
     node.op, node.inputs, node.attrs, node.graph, node.body = op, inputs, attrs, graph, body
-    node.guards, node.more, node.where = take_guards(), (), where
+    node.guards, node.more, node.where = take_guards(), _NO_MORE, where
     node.serial = next(_serials)
     return table.add(key, node)
 
 
 def _note(node: Node, where: tuple[Any, ...]) -> None:
     occurrence = Occurrence(*where)
-    if occurrence not in node.more:
-        node.more = (*node.more, occurrence)
+    if node.more is _NO_MORE:
+        node.more = {occurrence: None}
+    else:
+        node.more.setdefault(occurrence)
 
 
 def explain(error: GraphcError, op: Op, inputs: Sequence[Node], where: tuple[Any, ...]) -> GraphcError:
@@ -439,7 +444,7 @@ class Program:
     Attributes:
         inputs: leaves that are given from outside, in order.
         outputs: the values it returns.
-        updates: new values of variables, committed together after the outputs are known (see `state`).
+        updates: new values of variables, committed together after the outputs are known.
     """
 
     inputs: tuple[Node, ...]

@@ -1,7 +1,7 @@
 """What an operation *means*, in one value: its type rule, its NumPy reference, its symbolic gradient, its samples.
 
 How a target runs an op lives in that target's table. Operand handling (promotion, broadcasting) is `operands.py`;
-ops that are defined by other ops are `composite.py`.
+ops that are defined by other ops are `composites.py`.
 """
 
 from __future__ import annotations

@@ -198,6 +198,8 @@ def _plain_operands(op: Op, args: Sequence[Any]) -> tuple[Node, ...] | None:
 
 
 def _promoted(op: Op, args: Sequence[Any]) -> tuple[Node, ...]:
+    if len(args) < len(op.accepts):
+        raise ArgumentError(f"takes {len(op.accepts)} or more operands, got {len(args)}")
     values = [arg if isinstance(arg, Node) or arg.__class__ in WEAK else constant(arg) for arg in args]
     classes = [op.accepts[min(k, len(op.accepts) - 1)] for k in range(len(values))]
     if any(c == "bool" and value.__class__ is bool for value, c in zip(values, classes, strict=True)):

@@ -39,7 +39,7 @@ def broken(op, inputs, type, body=None):
     node = Node()
     like = (inputs or [leaf(3)])[0] + 1.0
     node.op, node.inputs, node.attrs, node.type, node.body = op, tuple(inputs), like.attrs, type, body
-    node.graph, node.serial, node.guards, node.more, node.where = like.graph, like.serial, (), (), like.where
+    node.graph, node.serial, node.guards, node.more, node.where = like.graph, like.serial, (), {}, like.where
     return node
 
 
