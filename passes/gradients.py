@@ -20,9 +20,21 @@ from graphc.errors import ArgumentError, GradientError, GraphcError, ShapeError
 from graphc.ir import Node, Program, substitute, toposort
 from graphc.occurrences import derived_from
 from graphc.op import NoGradient
-from graphc.operands import as_node, astype, constant, expand, parameter, splat, splat_value, zeros_like
+from graphc.operands import (
+    as_node,
+    astype,
+    broadcast_axes,
+    broadcast_op,
+    constant,
+    expand,
+    parameter,
+    splat,
+    splat_value,
+    squeeze_op,
+    zeros_like,
+)
 from graphc.ops.creation import zeros
-from graphc.ops.math import add, logical_and, logical_or, where
+from graphc.ops.math import add, logical_and, logical_not, logical_or, where
 from graphc.ops.shape import reshape, stack
 from graphc.source import here
 from graphc.types import TensorType, TupleType, is_float
@@ -176,7 +188,8 @@ class _Item(NamedTuple):
 def _gathered(node: Node, contributions: Sequence[Any]) -> Any:
     """The sum of what arrived at a node; for a tuple, item by item."""
     if not isinstance(node.type, TupleType):
-        return _masked_sum(contributions) if node.inputs and _moves_masks(node) else _sum(contributions)
+        masked = node.inputs and (node.op is broadcast_op or _moves_masks(node))
+        return _masked_sum(contributions) if masked else _sum(contributions)
     slots: list[list[Node]] = [[] for _ in node.type.items]
     for item in contributions:
         slots[item.slot].append(item.value)
@@ -241,10 +254,25 @@ def pulled_back(node: Node, g: Any) -> Sequence[Any]:
         )
     mask, inner = _peeled(g) if _moves_masks(node) else (None, g)
     found = _through_body(node, inner) if rule is None else rule(inner, node, *node.inputs, **node.attrs)
+    if op is broadcast_op:
+        mask = _single(_peeled(g)[0], node.inputs[0], node.shape)
     if mask is not None:
         moved = rule(mask, node, *node.inputs, **node.attrs) if rule and op.injective else [mask] * len(found)
         found = [None if r is None else where(c, r, zeros_like(r)) for c, r in zip(moved, found, strict=True)]
     return tuple(found)
+
+
+def _single(mask: Node | None, x: Node, shape: tuple[Any, ...]) -> Node | None:
+    """The mask of `x` whose repetition `mask` is, if it is repeated along all axes that `x` is: of `x / norm(x)`."""
+    if mask is None or mask.op is not broadcast_op:
+        return None
+    single: Any = mask.inputs[0]
+    lead, surplus = len(shape) - single.ndim, single.ndim - x.ndim
+    if any(axis >= lead and single.shape[axis - lead] != 1 for axis in broadcast_axes(x, shape)):
+        return None
+    single = squeeze_op(single, axes=tuple(range(surplus))) if surplus > 0 else single
+    repeated: Node = expand(single, x.shape)
+    return repeated
 
 
 def _moves_masks(node: Node) -> bool:
@@ -267,11 +295,18 @@ def _peeled(g: Any) -> tuple[Node | None, Any]:
         if splat_value(other) == 0:
             g = taken
         elif splat_value(taken) == 0:
-            condition, g = ~condition, other
+            condition, g = _negated(condition), other
         else:
             break
         mask = condition if mask is None else logical_and(mask, condition)
     return mask, g
+
+
+def _negated(condition: Node) -> Any:
+    """The opposite, repeated as the condition is."""
+    if condition.op is broadcast_op:
+        return expand(logical_not(condition.inputs[0]), condition.shape)
+    return logical_not(condition)
 
 
 def _through_body(node: Node, g: Any) -> Sequence[Node | None]:

@@ -102,6 +102,29 @@ def test_masks_survive_every_device(device):
         np.testing.assert_allclose(session.run(g), root_slope(VALUES))
 
 
+SAFE = {
+    "quotient": lambda x, n: gc.where(n > 0, x / n, 0.0),
+    "the other way round": lambda x, n: gc.where(n <= 0, 0.0, x / n),
+    "product": lambda x, n: gc.where(n > 0, x * (1 / n), 0.0),
+    "used twice": lambda x, n: gc.where(n > 0, x / n, 0.0) + gc.where(n > 0, 0 * x / n, 0.0),
+    "repeated mask": lambda x, n: gc.where(gc.broadcast_to(n > 0, x.shape), x / n, 0.0),
+}
+
+
+@pytest.mark.parametrize("name", SAFE)
+@pytest.mark.parametrize("keepdims", [True, False])
+def test_vectors_divided_by_their_norm_have_a_gradient_where_they_are_zero(name, keepdims):
+    rows = np.array([[3.0, 4.0], [0.0, 0.0], [1.0, 0.0]])
+    w = variable(rows if keepdims else rows[1])
+    norm = gc.sqrt((w * w).sum(axis=-1, keepdims=keepdims))
+    weights = np.array([1.0, 2.0])
+    found = grad((SAFE[name](w, norm) * weights).sum(), w)
+    lengths = np.sqrt((rows**2).sum(-1, keepdims=True))
+    unit = rows / np.where(lengths > 0, lengths, 1)
+    expected = (weights - unit * (unit @ weights)[:, None]) / np.where(lengths > 0, lengths, np.inf)
+    np.testing.assert_allclose(found, expected if keepdims else expected[1], rtol=1e-10, atol=1e-12)
+
+
 # --- second order of whole networks
 
 SECOND_ORDER = {
