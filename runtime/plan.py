@@ -103,7 +103,8 @@ def run_plan(
             try:
                 _Call(step.kernel, plan.dims, memory.of(step.reads), memory.of(step.writes), draws, rng).run()
             except Exception as error:
-                locate(error, step.nodes[-1])
+                core = step.kernel.core  # what can fail: all around it is pointwise
+                locate(error, next((n for n in step.nodes if core is not None and n.op is core.op), step.nodes[-1]))
                 raise
             memory.drop(at)
     return [memory.value(k) for k in symbolic.outputs], [memory.value(k) for k in symbolic.updates]

@@ -254,6 +254,24 @@ def test_message(program):
     check(program)
 
 
+@pytest.mark.parametrize("device", ["reference", "cpu", "plan"])
+def test_a_failing_run_names_the_line_of_the_op_on_every_device(device):
+    """After all passes and fusion, in the forward and the backward graph."""
+    with gc.Graph(), gc.Session(device=device) as session:
+        index = x("k", dtype="int64", name="index")
+        weight = gc.Variable(np.ones((5, 4), "float32"), name="weight")
+        rows = gc.embedding(index, weight)
+        hidden = gc.relu(rows * 2 + 1) @ np.ones((4, 3), "float32")
+        (slope,) = gc.gradients(gc.tanh(hidden).sum(), [weight])
+        for fetched, op in ((hidden, "gather"), (slope, "gather"), ([hidden.mean(), slope], "gather")):
+            with pytest.raises(gc.ArgumentError, match=f"{op}: index 7") as caught:
+                session.run(fetched, {index: [1, 7]})
+            text = str(caught.value)
+            check_form(text)
+            assert "rows = gc.embedding(index, weight)" in text
+            assert "session.run(fetched, {index: [1, 7]})" in text
+
+
 # --- the errors themselves
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, gc.GraphcError)]
