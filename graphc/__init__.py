@@ -362,5 +362,5 @@ __all__ = [
 
 # An argument of a wrong kind is told as a GraphcError, whichever public function or class got it. Inside graphc they
 # are called as they are.
-for _room in (globals(), *map(vars, (losses, metrics, nn.init, optim, random))):
+for _room in (globals(), *map(vars, (data, losses, metrics, nn.init, optim, random))):
     publish(_room)

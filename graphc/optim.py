@@ -161,14 +161,14 @@ class Optimizer(ABC):
         wrong = [f"has no {name!r}{did_you_mean(name, self.defaults)}" for name in options if name not in self.defaults]
         for name, (holds, wanted) in LIMITS.items():
             value = options.get(name)
-            if value is not None and not isinstance(value, Node) and not holds(value):
+            if value is not None and not isinstance(value, Node) and not _satisfied(holds, value):
                 wrong.append(f"{name} must be {wanted}, got {value!r}")
         if wrong:
             raise ArgumentError(f"{type(self).__name__}: {'; '.join(wrong)}")
 
     def _grouped(self, params: Any) -> Iterator[tuple[Any, Options]]:
         """Each group's module or variables, and its hyperparameters."""
-        given = params if isinstance(params, Module) else list(params)
+        given = params if isinstance(params, Module) else list(_variables(params))
         if isinstance(given, Module) or not any(isinstance(group, Mapping) for group in given):
             given = [{"params": given}]
         for group in given:
@@ -177,7 +177,10 @@ class Optimizer(ABC):
             own = {name: value for name, value in group.items() if name != "params"}
             self._check(own)
             members = group["params"]
-            yield members if isinstance(members, Module) else list(_variables(members)), {**self.defaults, **own}
+            if not isinstance(members, Module):
+                members = list(_variables(members))
+                _require_variables(members)
+            yield members, {**self.defaults, **own}
 
     def _options(self) -> dict[Variable, Options]:
         """The hyperparameters of the variables in groups."""
@@ -205,6 +208,14 @@ class Optimizer(ABC):
                 self._steps.update(dict.fromkeys(fresh, Variable(0, "step", dtype="int64")))
 
 
+def _satisfied(holds: Callable[[Any], bool], value: Any) -> bool:
+    """Whether a hyperparameter is what it must be; one of another kind isn't."""
+    try:
+        return holds(value)
+    except TypeError:
+        return False
+
+
 def _variables(chosen: Any) -> Iterable[Any]:
     """The variables that a user named: a module's trainable parameters, one variable, or several."""
     if isinstance(chosen, Module):
@@ -218,6 +229,13 @@ def _nothing_trainable(loss: Node) -> GradientError:
         f"minimize: no gradient of {loss!r} reaches a trainable variable of this optimiser",
         hint=f"it depends on {', '.join(frozen)}: name them in variables=, or set trainable = True" if frozen else None,
     )
+
+
+def _require_variables(members: Iterable[Any]) -> None:
+    wrong = [type(member).__name__ for member in members if not isinstance(member, Variable)]
+    if wrong:
+        got = ", ".join(dict.fromkeys(wrong))
+        raise ArgumentError(f"params are variables of a graph, got {got}", hint="a module, or module.parameters()")
 
 
 def _require_pairs(pairs: Sequence[Pair]) -> None:

@@ -220,6 +220,11 @@ def test_params_restrict_what_is_trained(params):
     assert set(SGD().minimize(loss, variables=params(first))) == set(first.parameters())
 
 
+def test_one_variable_may_be_the_only_param():
+    v, w = Variable([1.0, 2.0], "v"), Variable([1.0, 2.0], "w")
+    assert list(SGD(w).minimize(sum(v * w))) == [w]
+
+
 def test_groups_have_their_own_hyperparameters():
     v, w = Variable(1.0, "v"), Variable(1.0, "w")
     train = SGD([{"params": [v]}, {"params": [w], "lr": 0.5}], lr=0.1).minimize(v + w)
@@ -416,6 +421,10 @@ def test_what_cant_be_applied():
     [
         (lambda: SGD(lr=-1.0, momentum=-0.5), ["lr", "momentum"]),
         (lambda: SGD(nesterov=True), ["nesterov"]),
+        (lambda: SGD(lr="0.1"), ["lr must be at least 0, got '0.1'"]),
+        (lambda: Adam(betas=0.9), ["betas must be two numbers in [0, 1), got 0.9"]),
+        (lambda: SGD([np.ones(2), 1.0]), ["params are variables of a graph, got ndarray, float"]),
+        (lambda: SGD([Linear(2, 2)]), ["got Linear", "hint: a module"]),
         (lambda: SGD(momentum=0.9, dampening=0.1, nesterov=True), ["nesterov"]),
         (lambda: Adam(betas=(0.9, 1.0), eps=-1.0), ["betas", "eps"]),
         (lambda: AdamW(weight_decay=-0.1), ["weight_decay"]),
