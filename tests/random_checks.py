@@ -7,7 +7,7 @@ arithmetic; J. Vignes, "A stochastic arithmetic for reliable scientific computat
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -16,7 +16,7 @@ from op_testing import decomposed, same_bits
 from random_graphs import ACCUMULATING, Case, evaluate_contiguous
 
 from graphc.dims import evaluate
-from graphc.ir import Node, reachable
+from graphc.ir import Node
 from graphc.kernel import Access, Region
 from graphc.ops.state import by_mode, tracked
 from graphc.plan import Plan, Step
@@ -47,16 +47,20 @@ def values_of(case: Case, roots: Sequence[Node], noise: np.random.Generator | No
     """
     known: dict[Node, Any] = dict(case.values)
     with np.errstate(all="ignore"):
-        for node in sorted(reachable(roots, known.__contains__), key=lambda node: node.serial):
-            if node in known:
-                continue
-            args = [known[i] for i in node.inputs]
-            if noise is not None and node.op.kind in ACCUMULATING and node.op.name not in EXACT:
-                args = [_noisy(arg, noise) for arg in args]
-            value = evaluate_contiguous(node, args, case.dims, case.draws, case.training)
-            rounds = noise is not None and node.op.kind not in ("view", "concat") and node.op.name not in EXACT
-            known[node] = _noisy(value, noise) if rounds and noise is not None else value
+        for node in sorted(taken(case, roots), key=lambda node: node.serial):
+            if node not in known:
+                args = [known[i] for i in needed(case, node)]
+                known[node] = args[0] if node.op in MODAL else _computed(case, node, args, noise)
     return [known[root] for root in roots]
+
+
+def _computed(case: Case, node: Node, args: list[Any], noise: np.random.Generator | None) -> Any:
+    if noise is None or node.op.name in EXACT:
+        return evaluate_contiguous(node, args, case.dims, case.draws)
+    if node.op.kind in ACCUMULATING:
+        args = [_noisy(arg, noise) for arg in args]
+    value = evaluate_contiguous(node, args, case.dims, case.draws)
+    return value if node.op.kind in ("view", "concat") else _noisy(value, noise)
 
 
 def _noisy(value: Any, noise: np.random.Generator) -> Any:
@@ -71,24 +75,26 @@ def updates_of(case: Case) -> dict[Node, Node]:
     """The new value of each variable that a run of the case changes, the tracked ones of a training run included."""
     updates = dict(case.program.updates)
     if case.training:
-        for node in taken(case):
-            if node.op is tracked:
-                updates[node.inputs[1]] = node.inputs[2]
+        updates |= {node.inputs[1]: node.inputs[2] for node in taken(case, case.program.roots) if node.op is tracked}
     return updates
 
 
-def taken(case: Case) -> set[Node]:
-    """The nodes that the roots need in the case's mode."""
-    stack = list(case.program.roots)
+MODAL = (by_mode, tracked)
+
+
+def needed(case: Case, node: Node) -> Sequence[Node]:
+    """The inputs that a node is computed from in the case's mode; of an op in `MODAL`, the first is its value."""
+    if node.op is by_mode:
+        return node.inputs[:1] if case.training else node.inputs[1:]
+    return node.inputs[:1] if node.op is tracked and not case.training else node.inputs
+
+
+def taken(case: Case, roots: Iterable[Node]) -> set[Node]:
+    """The nodes that `roots` need in the case's mode."""
+    stack = list(roots)
     seen = set(stack)
     while stack:
-        node = stack.pop()
-        inputs: Sequence[Node] = node.inputs
-        if node.op is by_mode:
-            inputs = inputs[:1] if case.training else inputs[1:]
-        elif node.op is tracked and not case.training:
-            inputs = inputs[:1]
-        fresh = [i for i in inputs if i not in seen]
+        fresh = [i for i in dict.fromkeys(needed(case, stack.pop())) if i not in seen]
         seen.update(fresh)
         stack += fresh
     return seen

@@ -151,6 +151,20 @@ def test_gradients_of_random_losses_agree(number, without):
     assert tally.tight >= 0.95 * tally.programs
 
 
+@pytest.mark.parametrize("without", ["", "fuse"])
+def test_the_arenas_of_large_random_plans_are_little_larger_than_what_is_live(without):
+    tight: Counter[bool] = Counter()
+
+    def measure(case: Case) -> None:
+        target = PlanTarget(SEED, {without})
+        plan = target.compile(run_pipeline(case.program, target.info, training=case.training)).plan(case.dims)
+        if sum(buffer.role == "arena" for buffer in plan.buffers) >= 5:
+            tight[is_tight(plan)] += 1
+
+    for_random(cases(40, with_gradients), 0, measure)
+    assert tight[True] >= 0.95 * tight.total() > 20
+
+
 @pytest.mark.parametrize("part", range(4))
 def test_each_op_is_right_in_random_company(part):
     for name in sorted(STARTS)[part::4]:
