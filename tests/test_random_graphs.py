@@ -158,11 +158,11 @@ def test_the_arenas_of_large_random_plans_are_little_larger_than_what_is_live(wi
     def measure(case: Case) -> None:
         target = PlanTarget(SEED, {without})
         plan = target.compile(run_pipeline(case.program, target.info, training=case.training)).plan(case.dims)
-        if sum(buffer.role == "arena" for buffer in plan.buffers) >= 5:
+        if sum(buffer.role == "arena" for buffer in plan.buffers) >= 3:
             tight[is_tight(plan)] += 1
 
     for_random(cases(40, with_gradients), 0, measure)
-    assert tight[True] >= 0.95 * tight.total() > 20
+    assert tight[True] >= 0.95 * tight.total() > 15
 
 
 @pytest.mark.parametrize("part", range(4))
