@@ -10,9 +10,9 @@ The kernels must not wait for each other in a circle. Each has a *height*, great
 what it stores; a value joins a kernel only if that stays so. So the kernels are acyclic by construction, and the check
 takes no search.
 
-Nothing is computed twice except what costs nothing: views, constants, counters, and casts that widen. In particular
-the operand of exp(x - max(x)) is never computed once for the maximum and once more for the difference, where
-compiled code might round it differently.
+Nothing is computed twice except what costs less than reading it back: views, constants, counters, casts that widen,
+and light ops of one value that is in memory anyway (`Foresight.cheap`). The operand of exp(x - max(x)) is never
+computed once for the maximum and once more for the difference, where compiled code might round it differently.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ TRIED = 4  # kernels that a value with many users tries to join
 NOMINAL: Mapping[str, int] = defaultdict(lambda: 64)  # sizes of symbols, where only a guess is needed
 height_of = attrgetter("height")
 LINE = 64  # bytes that are fetched from memory at a time
-
 
 Fits = Callable[[Node, Space, Index, bool], bool]  # may the value join there? the flag: and be stored
 
@@ -98,7 +97,9 @@ class Fusion:
                 for other in dict.fromkeys(clusters[1:]):
                     if other is not first and self._can_absorb(first, other):
                         changed = True
-                        self.stored.update([(n, first) for n in other.results[0].members if n in self.stored])
+                        for member in other.results[0].members:
+                            if self.stored.get(member) is other:
+                                self.stored[member] = first
                         first.absorb(other)
         return list(map(_current, uses)) if changed else uses
 

@@ -77,6 +77,23 @@ def test_counters_and_sizes_need_no_memory() -> None:
     assert "extent" in {node.op.name for node in region.body.nodes()}
 
 
+def test_what_sizes_alone_decide_is_worked_out_where_it_is_used() -> None:
+    x, w = gc.placeholder("x", (batch, 4)), gc.placeholder("w", (4, 4))
+    share = 1 / extent(batch, "float32")
+    plan = kernels(gc.exp(x) * share, gc.matmul(x, w) * share, gc.sum(x) * share)
+    assert [step.kernel.kind for step in plan.steps] == ["pointwise", "contract", "reduce"]
+    (number,), _ = run(planned(share), {})
+    assert number == np.float32(1 / 6)
+
+
+def test_a_matmul_is_not_kept_from_its_epilogue_by_the_order_of_writing() -> None:
+    x, w = rows(), gc.placeholder("w", (10, 4))
+    z = gc.matmul(x, w)
+    for product in (lambda scale: z * scale, lambda scale: scale * z):
+        plan = kernels(product(1 / gc.sum(gc.exp(x), axis=1, keepdims=True)))
+        assert [step.kernel.kind for step in plan.steps] == ["reduce", "contract"]
+
+
 def test_a_reshape_of_what_is_in_memory_is_no_copy() -> None:
     x = gc.placeholder("x", (batch, 4))
     y = gc.exp(x)
