@@ -65,7 +65,7 @@ class Op:
             view, concat (assembled from regions), reduce, contract, conv, window, index, sort, scan, random, extent,
             opaque, mode, auxiliary, tuple, composite.
         accepts: for pointwise ops, the dtype class of each operand (see `ACCEPTS`; the last one repeats).
-        injective: no element of an operand is twice in the result, and `vjp` only moves elements, of bools too: so
+        injective: no element of an operand counts twice in the result, and `vjp` only moves elements, of bools too: so
             the mask of a cotangent may be moved through it.
         commutative: operands may be swapped; patterns match both orders.
         required, defaults: names of attributes that must be given, and those with a default value.

@@ -513,12 +513,13 @@ def broadcast_axes(x: Node, shape: tuple[Dim, ...]) -> tuple[int, ...]:
     return (*range(lead), *stretched)
 
 
-def _broadcast_vjp(g: Node, y: Node, x: Node, *, shape: tuple[Dim, ...]) -> Cotangents:
-    axes = broadcast_axes(x, shape)
-    lead = len(shape) - x.ndim
-    total = reduce_sum(g, axes=axes) if axes else g
+def unbroadcast(g: Node, x: Node, reduction: Op) -> Node:
+    """`g`, of a shape that `x` was broadcast to, reduced to the shape of `x`."""
+    axes = broadcast_axes(x, g.shape)
+    lead = g.ndim - x.ndim
+    total = reduction(g, axes=axes) if axes else g
     total = squeeze_op(total, axes=tuple(range(lead))) if lead else total
-    return (expand(total, x.shape),)
+    return expand(total, x.shape)  # type: ignore[no-any-return]
 
 
 def _broadcasts(rng: np.random.Generator) -> list[Sample]:
@@ -536,7 +537,7 @@ broadcast_op: Op = primitive(
     "broadcast_to",
     _infer_broadcast,
     lambda x, *, shape: np.broadcast_to(x, shape),
-    _broadcast_vjp,
+    lambda g, y, x, *, shape: (unbroadcast(g, x, reduce_sum),),
     "view",
     required=("shape",),
     samples=_broadcasts,
@@ -568,6 +569,7 @@ reduce_sum: Op = primitive(
     lambda x, *, axes: np.sum(x, axis=axes, keepdims=True, dtype=x.dtype),
     lambda g, y, x, *, axes: (expand(g, x.shape),),
     "reduce",
+    injective=True,
     required=("axes",),
     samples=lambda rng: [*reductions(rng), Sample((rng.standard_normal((0, 3)),), {"axes": (0,)})],
 )

@@ -3,8 +3,15 @@
 Reverse accumulation (Griewank and Walther, *Evaluating Derivatives*, ch. 3) over the nodes on a path to what is asked
 for. Every rule is written in ops, so the result can be differentiated, fetched and exported like anything else.
 
-A cotangent of the form `where(c, g, 0)` passes a pointwise op as `where(c, vjp(g), 0)`, and an op that only moves
-elements with the mask moved likewise: so a branch that was not taken can't turn the gradient into 0 * inf.
+A branch that was not taken must not turn the gradient into 0 * inf. So a masked cotangent `where(c, g, 0)` passes a
+pointwise op as `where(c, vjp(g), 0)`, and stays masked through ops that move or add elements, and through composites
+of such ops:
+
+- an op whose rule only moves elements (views, concatenation, sums and so means) moves the mask by the same rule;
+- a broadcast, whose rule adds up a group of elements, masks the sum where the whole group is masked out.
+
+Masks end at every other op: at products of matrices, convolutions, pooling, extremes, scans, gathers and ops with
+rules of their own. Their cotangents are 0 where they are masked out, and a rule that multiplies those by inf gives nan.
 """
 
 from __future__ import annotations
@@ -23,18 +30,18 @@ from graphc.op import NoGradient
 from graphc.operands import (
     as_node,
     astype,
-    broadcast_axes,
     broadcast_op,
     constant,
     expand,
     parameter,
     splat,
     splat_value,
-    squeeze_op,
+    unbroadcast,
     zeros_like,
 )
 from graphc.ops.creation import zeros
-from graphc.ops.math import add, logical_and, logical_not, logical_or, where
+from graphc.ops.math import add, logical_and, logical_or, where
+from graphc.ops.reduce import reduce_any
 from graphc.ops.shape import reshape, stack
 from graphc.source import here
 from graphc.types import TensorType, TupleType, is_float
@@ -187,13 +194,13 @@ class _Item(NamedTuple):
 
 def _gathered(node: Node, contributions: Sequence[Any]) -> Any:
     """The sum of what arrived at a node; for a tuple, item by item."""
+    total = _masked_sum if _takes_masks(node) else _sum
     if not isinstance(node.type, TupleType):
-        masked = node.inputs and (node.op is broadcast_op or _moves_masks(node))
-        return _masked_sum(contributions) if masked else _sum(contributions)
+        return total(contributions)
     slots: list[list[Node]] = [[] for _ in node.type.items]
     for item in contributions:
         slots[item.slot].append(item.value)
-    return tuple([_sum(slot) if slot else None for slot in slots])
+    return tuple([total(slot) if slot else None for slot in slots])
 
 
 def _sum(terms: Sequence[Node]) -> Node:
@@ -252,39 +259,35 @@ def pulled_back(node: Node, g: Any) -> Sequence[Any]:
         raise GradientError(
             f"op {op.name!r} has no gradient rule", hint="declare it with vjp=, a rule or NoGradient(reason)"
         )
-    mask, inner = _peeled(g) if _moves_masks(node) else (None, g)
-    found = _through_body(node, inner) if rule is None else rule(inner, node, *node.inputs, **node.attrs)
+    if rule is None:
+        return _through_body(node, g)
+    mask, inner = _peeled(g) if _takes_masks(node) else (None, g)
+    if mask is None:
+        return tuple(rule(g, node, *node.inputs, **node.attrs))
     if op is broadcast_op:
-        mask = _single(_peeled(g)[0], node.inputs[0], node.shape)
-    if mask is not None:
-        moved = rule(mask, node, *node.inputs, **node.attrs) if rule and op.injective else [mask] * len(found)
-        found = [None if r is None else where(c, r, zeros_like(r)) for c, r in zip(moved, found, strict=True)]
-    return tuple(found)
+        found, moved = rule(g, node, *node.inputs, **node.attrs), [unbroadcast(mask, node.inputs[0], reduce_any)]
+    else:
+        found = rule(inner, node, *node.inputs, **node.attrs)
+        moved = rule(mask, node, *node.inputs, **node.attrs) if op.injective else [mask] * len(found)
+    return tuple([None if r is None else where(c, r, zeros_like(r)) for c, r in zip(moved, found, strict=True)])
 
 
-def _single(mask: Node | None, x: Node, shape: tuple[Any, ...]) -> Node | None:
-    """The mask of `x` whose repetition `mask` is, if it is repeated along all axes that `x` is: of `x / norm(x)`."""
-    if mask is None or mask.op is not broadcast_op:
-        return None
-    single: Any = mask.inputs[0]
-    lead, surplus = len(shape) - single.ndim, single.ndim - x.ndim
-    if any(axis >= lead and single.shape[axis - lead] != 1 for axis in broadcast_axes(x, shape)):
-        return None
-    single = squeeze_op(single, axes=tuple(range(surplus))) if surplus > 0 else single
-    repeated: Node = expand(single, x.shape)
-    return repeated
+def _takes_masks(node: Node) -> bool:
+    """Whether the mask of the node's cotangent passes it."""
+    if node.op is broadcast_op:
+        return not _is_leaf(node.inputs[0])
+    return node.op.kind == "pointwise" or node.op.injective or (node.body is not None and _all_take_masks(node.body))
 
 
-def _moves_masks(node: Node) -> bool:
-    return node.op.kind == "pointwise" or node.op.injective or (node.body is not None and _pointwise(node.body))
+def _is_leaf(node: Node) -> bool:
+    """Whether it is a leaf or a view of one, such as a bias: no rule behind it multiplies, so a mask is of no use."""
+    return not (node.inputs[0].inputs if node.op.kind == "view" else node.inputs)
 
 
 @lru_cache(maxsize=1024)
-def _pointwise(body: Program) -> bool:
-    """Whether a composite acts element by element, so that masks may move through it."""
+def _all_take_masks(body: Program) -> bool:
     computed = [node for node in body.nodes() if node.inputs and splat_value(node) is None]
-    shapes = {node.type.shape for node in (*body.inputs, *computed) if isinstance(node.type, TensorType)}
-    return len(shapes) == 1 and all(node.op.kind == "pointwise" for node in computed)
+    return all(node.op is broadcast_op or _takes_masks(node) for node in computed)
 
 
 def _peeled(g: Any) -> tuple[Node | None, Any]:
@@ -295,41 +298,52 @@ def _peeled(g: Any) -> tuple[Node | None, Any]:
         if splat_value(other) == 0:
             g = taken
         elif splat_value(taken) == 0:
-            condition, g = _negated(condition), other
+            condition, g = ~condition, other
         else:
             break
         mask = condition if mask is None else logical_and(mask, condition)
     return mask, g
 
 
-def _negated(condition: Node) -> Any:
-    """The opposite, repeated as the condition is."""
-    if condition.op is broadcast_op:
-        return expand(logical_not(condition.inputs[0]), condition.shape)
-    return logical_not(condition)
-
-
 def _through_body(node: Node, g: Any) -> Sequence[Node | None]:
-    """The cotangents of a composite's inputs, by differentiating its definition."""
+    """The cotangents of a composite's inputs, by differentiating its definition.
+
+    The masks of its own cotangents become parameters of the backward program, so that they pass its ops.
+    """
     assert node.body is not None
     cotangents = g if isinstance(g, tuple) else (g,)
-    given = tuple([c is not None for c in cotangents])
-    backward, reached = _backward_body(node.body, given)
-    values = [*node.inputs, *[c for c in cotangents if c is not None]]
-    found = iter(substitute(backward.outputs, dict(zip(backward.inputs, values, strict=True)), origin=(node, RULE)))
+    peeled = [_peeled(c) if _takes_masks(node) else (None, c) for c in cotangents]
+    masked = tuple([None if value is None else mask is not None for mask, value in peeled])
+    backward, reached = _backward_body(node.body, masked)
+    given = [part for mask, value in peeled for part in (value, mask) if part is not None]
+    values = zip(backward.inputs, [*node.inputs, *given], strict=True)
+    found = iter(substitute(backward.outputs, dict(values), origin=(node, RULE)))
     return tuple([next(found) if r else None for r in reached])
 
 
 @lru_cache(maxsize=1024)
-def _backward_body(body: Program, given: tuple[bool, ...]) -> tuple[Program, tuple[bool, ...]]:
-    """The program from a body's parameters and the given outputs' cotangents to its inputs' cotangents."""
-    outputs = [output for output, present in zip(body.outputs, given, strict=True) if present]
-    weights = [parameter(len(body.inputs) + k, output.type) for k, output in enumerate(outputs)]
+def _backward_body(body: Program, masked: tuple[bool | None, ...]) -> tuple[Program, tuple[bool, ...]]:
+    """The program from a body's parameters and its outputs' cotangents to its inputs' cotangents.
+
+    Args:
+        masked: for each output, whether its cotangent has a mask, which is the next parameter; None for no cotangent.
+    """
+    parameters = list(body.inputs)
     seeds: dict[Node, Node] = {}
-    for output, weight in zip(outputs, weights, strict=True):
-        seeds[output] = seeds[output] + weight if output in seeds else weight
+
+    def new(type: Any) -> Node:
+        parameters.append(parameter(len(parameters), type))
+        return parameters[-1]
+
+    for output, has_mask in zip(body.outputs, masked, strict=True):
+        if has_mask is None:
+            continue
+        seed = new(output.type)
+        if has_mask:
+            seed = where(new(output.tensor_type.with_dtype("bool")), seed, zeros_like(seed))
+        seeds[output] = seeds[output] + seed if output in seeds else seed
     found = backpropagate(seeds, body.inputs)
-    program = Program((*body.inputs, *weights), tuple([g for g in found if g is not None]))
+    program = Program(tuple(parameters), tuple([g for g in found if g is not None]))
     return program, tuple([g is not None for g in found])
 
 

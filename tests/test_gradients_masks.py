@@ -7,6 +7,7 @@ import pytest
 from gradient_testing import grad, run, slope, variable
 
 import graphc as gc
+from graphc.ir import toposort
 
 VALUES = np.array([-1.0, 0.0, 0.25, 4.0])
 
@@ -30,6 +31,18 @@ def doubled_root(x):
 def guarded_root(x):
     """A composite with the choice inside."""
     return gc.where(x > 0, gc.sqrt(x), 0.0)
+
+
+@gc.composite
+def mean_of_roots(x):
+    """A composite without a rule that broadcasts and reduces."""
+    return (gc.sqrt(x)[:, None] * np.array([0.5, 1.5])).mean(axis=1)
+
+
+@gc.composite
+def roots(x):
+    """A composite with two results."""
+    return gc.sqrt(x), gc.sqrt(x) * 2
 
 
 def root_slope(x):
@@ -74,6 +87,31 @@ MASKED = {
     ),
     "weighted": (lambda x: gc.where(x > 0, gc.sqrt(x), 0.0) * 3, lambda x: 3 * root_slope(x)),
     "mean": (lambda x: gc.where(x > 0, gc.sqrt(x), 0.0).mean() * 4, root_slope),
+    "sum behind the branch": (
+        lambda x: gc.where(gc.not_equal(x, 0), gc.stack([1 / x, x]).sum(axis=0), 0.0),
+        lambda x: np.where(x == 0, 0, 1 - 1 / np.where(x == 0, 1, x * x)),
+    ),
+    "mean behind the branch": (
+        lambda x: gc.where(x > 0, gc.stack([gc.sqrt(x), gc.sqrt(x)]).mean(axis=0), 0.0),
+        root_slope,
+    ),
+    "broadcast of a group": (
+        lambda x: gc.where((x > 0)[:, None], gc.sqrt(x)[:, None] * np.array([1.0, 2.0]), 0.0),
+        lambda x: 3 * root_slope(x),
+    ),
+    "broadcast of a group that is masked in part": (
+        lambda x: gc.where(gc.stack([x > 0, x > 1]), gc.sqrt(x), 0.0),
+        lambda x: (1.0 + (x > 1)) * root_slope(x),
+    ),
+    "broadcast to more dimensions": (
+        lambda x: gc.where(gc.broadcast_to(x > 0, (3, 2, 4)), gc.broadcast_to(gc.sqrt(x), (3, 2, 4)), 0.0),
+        lambda x: 6 * root_slope(x),
+    ),
+    "means in an own composite": (
+        lambda x: gc.where(x > 0, mean_of_roots(x), 0.0),
+        root_slope,
+    ),
+    "one of two results": (lambda x: gc.where(x > 0, roots(x)[1], 0.0), lambda x: 2 * root_slope(x)),
 }
 
 
@@ -123,6 +161,29 @@ def test_vectors_divided_by_their_norm_have_a_gradient_where_they_are_zero(name,
     unit = rows / np.where(lengths > 0, lengths, 1)
     expected = (weights - unit * (unit @ weights)[:, None]) / np.where(lengths > 0, lengths, np.inf)
     np.testing.assert_allclose(found, expected if keepdims else expected[1], rtol=1e-10, atol=1e-12)
+
+
+def test_a_row_of_zeros_can_be_normalised_safely():
+    rows = np.array([[3.0, 4.0], [0.0, 0.0]])
+    w = variable(rows)
+    norm = gc.sqrt((w * w).sum(axis=1))
+    unit = gc.where(gc.expand_dims(norm > 0, 1), w / gc.expand_dims(norm, 1), 0.0)
+    expected = np.array([[(1 - 3 * 7 / 25) / 5, (1 - 4 * 7 / 25) / 5], [0, 0]])
+    np.testing.assert_allclose(grad(unit.sum(), w), expected, atol=1e-15)
+
+
+def test_a_group_that_is_masked_out_apart_from_one_element_keeps_its_gradient():
+    """The elements of a group have masks of their own: only where none is taken is the sum masked out."""
+    w = variable(np.array([4.0, 0.0]))
+    taken = np.array([[True, False], [False, False], [False, False]])
+    assert grad(gc.where(taken, gc.sqrt(w), 0.0).sum(), w).tolist() == [0.25, 0]
+
+
+def test_a_mask_costs_a_bias_nothing():
+    """No rule behind a leaf multiplies, so nobody asks whether any element of the batch is taken."""
+    w, b, x = variable(np.ones((3, 4)), "w"), variable(np.ones(4), "b"), np.ones((2, 3))
+    backward = gc.gradients(gc.relu(gc.matmul(x, w) + b), [w, b])
+    assert not any(node.op.name == "reduce_any" for node in toposort(backward))
 
 
 # --- second order of whole networks
