@@ -64,6 +64,11 @@ def bind_plan(plan: SymbolicPlan, dims: Mapping[str, int], *, shared: bool = Tru
     Raises:
         ShapeError: a symbolic dimension has no size in `dims`.
     """
+    with paused():
+        return _bound(plan, dims, shared)
+
+
+def _bound(plan: SymbolicPlan, dims: Mapping[str, int], shared: bool) -> Plan:
     sizes = {type: _nbytes(type, dims) for type in {buffer.type for buffer in plan.buffers}}
     nbytes = [sizes[buffer.type] for buffer in plan.buffers]
     arena = [k for k, buffer in enumerate(plan.buffers) if buffer.role == "arena"]

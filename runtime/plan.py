@@ -35,6 +35,7 @@ POISON = 0xFF  # makes nan of floats and -1 of integers
 MAX_BOUND = 16  # sizes for which the plan is kept; the least recently used go first
 CUTS = 3  # parts, at most, that a loop is cut into
 
+Sizes = tuple[tuple[str, int], ...]  # of the symbolic dimensions
 Bounds = tuple[tuple[int, int], ...]  # of each loop, for one block
 
 
@@ -71,25 +72,29 @@ class PlanExecutable:
         self.symbolic = symbolic
         self.shared = shared
         self.rng = np.random.default_rng(seed)
-        self._bound: OrderedDict[tuple[tuple[str, int], ...], Plan] = OrderedDict()
+        self._bound: OrderedDict[Sizes, Plan] = OrderedDict()
+        self._verified: set[Sizes] = set()
 
     def plan(self, dims: Mapping[str, int]) -> Plan:
-        """The plan for these sizes, verified."""
+        """The plan for these sizes."""
         key = tuple(sorted(dims.items()))
         found = self._bound.pop(key, None)
         if found is None:
             found = bind_plan(self.symbolic, dims, shared=self.shared)
-            verify_plan(found)
         self._bound[key] = found
         if len(self._bound) > MAX_BOUND:
-            self._bound.popitem(last=False)
+            self._verified.discard(self._bound.popitem(last=False)[0])
         return found
 
     def run(
         self, values: Mapping[Node, Any], dims: Mapping[str, int], draws: Mapping[Node, DrawKey]
     ) -> tuple[list[Array], list[Array]]:
         """See `Executable.run`; variables that the plan updates in place are copied first."""
-        return run_plan(self.plan(dims), values, draws, self.rng)
+        plan, key = self.plan(dims), tuple(sorted(dims.items()))
+        if key not in self._verified:
+            verify_plan(plan)
+            self._verified.add(key)
+        return run_plan(plan, values, draws, self.rng)
 
 
 def run_plan(

@@ -29,7 +29,7 @@ from graphc.plan import Plan
 from graphc.restore import LoadReport, compare, require_all
 from graphc.runtime import checkpoint
 from graphc.runtime.feeds import Intake, convert_feeds, feeds_given, missing_feeds, resolve_feeds, with_misfits
-from graphc.runtime.plan import PlanTarget
+from graphc.runtime.plan import PlanExecutable, PlanTarget
 from graphc.runtime.rebuilds import Rebuilds
 from graphc.runtime.reference import DrawKey, Executable, ReferenceTarget, Target
 from graphc.runtime.results import copied_out, owned
@@ -263,7 +263,10 @@ class Session:
         resolved, _ = self._resolved(fetches)
         given = self._given(feeds, resolved)
         request = _request(resolved, given, training)
-        _, dims = self._compiled(request).intake.take(given)
+        compiled = self._compiled(request)
+        _, dims = compiled.intake.take(given)
+        if isinstance(compiled.executable, PlanExecutable):
+            return compiled.executable.plan(dims)
         program, _ = self._program(request)
         target = PlanTarget(self.seed, self.disable)
         return target.compile(self._optimised(program, target.info, request.training, PIPELINE)).plan(dims)
