@@ -1,5 +1,6 @@
 """One session from many threads: runs take turns; closing waits for them; a forked child has turns of its own."""
 
+import gc as collector
 import os
 import sys
 import threading
@@ -9,6 +10,7 @@ import pytest
 from state_testing import output_of, user_op, variable
 
 import graphc as gc
+from graphc.collector import paused
 
 LIMIT = 30  # seconds until a thread that waits for ever is told
 
@@ -186,6 +188,23 @@ def test_an_error_in_one_thread_is_no_matter_to_the_others(session):
 
     assert in_threads(*[lambda k=k: work(k) for k in (0, 7, 1, 7)]) == []
     assert sorted(found, key=str) == [1.0] * 10 + [2.0] * 10 + [None] * 20
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_collector_rests_until_the_last_of_overlapping_blocks_ends(enabled):
+    try:
+        collector.enable() if enabled else collector.disable()
+        first, second, inner = paused(), paused(), paused()
+        seen = []
+        for step in (first.__enter__, second.__enter__, inner.__enter__):
+            step()
+            seen.append(collector.isenabled())
+        for block in (first, inner, second):
+            block.__exit__(None, None, None)
+            seen.append(collector.isenabled())
+        assert seen == [False] * 5 + [enabled]
+    finally:
+        collector.enable()
 
 
 FORK = """
