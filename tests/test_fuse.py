@@ -393,6 +393,38 @@ def test_diamonds_of_all_kinds_run_in_an_order_that_exists() -> None:
     planned(*values)  # verified: every value is written before it is read
 
 
+def square(dtype: str = "float32") -> tuple[Node, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
+    return gc.placeholder("x", (5, 5), dtype), np.random.default_rng(1).integers(-4, 5, (5, 5)).astype(dtype)
+
+
+def test_a_kernel_stores_a_value_only_if_it_computes_all_of_it() -> None:
+    x, values = square()
+    t = gc.tanh(x)
+    part, whole = t[1:] + 1, gc.cumsum(t, 0)
+    (first, second), _ = run(planned(part, whole), {x: values})
+    assert np.array_equal(first, np.tanh(values)[1:] + 1)
+    assert np.array_equal(second, np.cumsum(np.tanh(values), axis=0))
+
+
+def test_rows_and_columns_of_one_size_are_told_apart() -> None:
+    x, values = square()
+    y = gc.exp(x - gc.max(x, axis=0, keepdims=True)) * gc.sum(x, axis=1, keepdims=True)
+    (found,), _ = run(planned(y), {x: values})
+    shifted = values - values.max(axis=0, keepdims=True)
+    assert np.array_equal(found, np.exp(shifted) * values.sum(axis=1, keepdims=True))
+
+
+def test_kernels_that_need_a_value_in_different_orders_stay_apart() -> None:
+    x, values = square()
+    half, halves = square("float16")
+    wide = gc.cast(half, "float32")  # computed in both, straight and transposed
+    (first, second), _ = run(
+        planned(gc.sum(x * wide, axis=0), gc.sum(x * gc.transpose(wide), axis=0)), {x: values, half: halves}
+    )
+    assert np.array_equal(first, (values * halves).sum(axis=0))
+    assert np.array_equal(second, (values * halves.T).sum(axis=0))
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_every_value_is_computed_in_one_kernel_but_what_costs_nothing(seed: int) -> None:
     case = random_case(Numbers(seed), 25)
