@@ -29,7 +29,7 @@ KINKED = Sample((np.array([0.0, -0.0, 1.5, -1.5]),))
     samples=also(away_from(np.zeros_like, reals(-2, 2)), KINKED),
 )
 def relu(x: Any) -> Any:
-    """max(x, 0), nan for nan; its gradient at 0 is 0."""
+    """max(x, 0), nan for nan; its gradient at 0 and at nan is 0."""
     return maximum(x, 0)
 
 

@@ -101,7 +101,7 @@ remainder = pointwise(
     lambda g, y, a, b: (g, -(g * floor_divide(a, b))),
     accepts="number",
     samples=QUOTIENTS,
-    doc="a - b * floor_divide(a, b), which has the sign of b. Of an integer by 0 it is 0, as in NumPy.",
+    doc="a - b * floor_divide(a, b), which has the sign of b, as a zero too. Of an integer by 0 it is 0, as in NumPy.",
 )
 
 
@@ -295,7 +295,7 @@ abs = pointwise(
     lambda g, y, x: (g * sign(x),),
     accepts="number",
     samples=also(away_from(np.zeros_like, reals(-2, 2)), Sample((np.array([0.0, -0.0, -1.5]),))),
-    doc="|x|; its gradient at 0 is 0.",
+    doc="|x|; its gradient at 0 is 0, at nan nan.",
 )
 
 sign: Op = pointwise(
@@ -325,7 +325,7 @@ maximum = pointwise(
     accepts="any",
     commutative=True,
     samples=also(pairs((-2, 2)), TIES),
-    doc="The greater of both, nan if one is; at a tie the gradient is shared.",
+    doc="The greater of both, nan if one is, without a gradient then; at a tie the gradient is shared.",
 )
 
 minimum = pointwise(
@@ -338,7 +338,7 @@ minimum = pointwise(
     accepts="any",
     commutative=True,
     samples=also(pairs((-2, 2)), TIES),
-    doc="The smaller of both, nan if one is; at a tie the gradient is shared.",
+    doc="The smaller of both, nan if one is, without a gradient then; at a tie the gradient is shared.",
 )
 
 

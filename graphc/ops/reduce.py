@@ -289,7 +289,7 @@ def prod(x: Any, axis: Any = None, keepdims: bool = False, dtype: Any = None) ->
 
 @method("max")
 def max(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
-    """The greatest element over `axis`, nan if there is one; elements that tie share the gradient evenly.
+    """The greatest element over `axis`, nan if there is one; elements that tie share the gradient evenly, nan gets none.
 
     Raises:
         ShapeError: the axis is empty.
@@ -299,7 +299,7 @@ def max(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
 
 @method("min")
 def min(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
-    """The smallest element over `axis`, nan if there is one; elements that tie share the gradient evenly.
+    """The smallest element over `axis`, nan if there is one; elements that tie share the gradient evenly, nan gets none.
 
     Raises:
         ShapeError: the axis is empty.
@@ -406,5 +406,8 @@ def _ddof(name: str, ddof: float | None, correction: float | None) -> float:
 
 
 def logsumexp(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
-    """log(sum(exp(x))) over `axis`, without overflow; the arguments are those of `max`."""
+    """log(sum(exp(x))) over `axis`, without overflow; the arguments are those of `max`.
+
+    The gradient is the softmax, and 0 where all elements are -inf.
+    """
     return _reduced(logsumexp_op, as_node(x), axis, keepdims)
