@@ -289,7 +289,7 @@ def prod(x: Any, axis: Any = None, keepdims: bool = False, dtype: Any = None) ->
 
 @method("max")
 def max(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
-    """The greatest element over `axis`, nan if there is one; elements that tie share the gradient evenly, nan gets none.
+    """The greatest element over `axis`, nan if there is one; elements that tie share the gradient, nan gets none.
 
     Raises:
         ShapeError: the axis is empty.
@@ -299,7 +299,7 @@ def max(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
 
 @method("min")
 def min(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
-    """The smallest element over `axis`, nan if there is one; elements that tie share the gradient evenly, nan gets none.
+    """The smallest element over `axis`, nan if there is one; elements that tie share the gradient, nan gets none.
 
     Raises:
         ShapeError: the axis is empty.
