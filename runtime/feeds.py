@@ -6,18 +6,16 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from graphc.dims import DimExpr, Guard, Problem, shape_text, symbols_of, unify
 from graphc.errors import FeedError, GraphcError, GuardError
 from graphc.ir import Graph, Node, current_graph, toposort
 from graphc.op import Array
 from graphc.ops.state import Placeholder
-from graphc.types import DTYPES, TupleType, is_float, np_dtype
+from graphc.types import TupleType
+from graphc.values import converted
 
 MAX_SHAPES = 256  # combinations of shapes whose sizes one program remembers
 SHOWN = 3  # names that a message lists before it says "..."
-_KNOWN = frozenset(map(np_dtype, DTYPES))
 
 
 def feeds_given(feeds: Any) -> Mapping[Any, Any]:
@@ -175,45 +173,11 @@ def _report(problems: Sequence[str]) -> FeedError:
 
 def _converted(node: Node, value: Any) -> tuple[Any, str]:
     """The value as an array of the node's dtype, or what is wrong with it."""
-    wanted = np_dtype(node.dtype)
-    if value.__class__ is np.ndarray and value.dtype == wanted:
-        return value, ""
-    name = node.display_name
     if isinstance(value, Node):
-        return None, f"{name!r} is fed a tensor of the graph, {value!r}; run it first and feed its value"
-    if isinstance(value, np.ma.MaskedArray):
-        return None, f"{name!r} is fed a masked array, whose mask would be lost; fill it: value.filled(0)"
-    try:
-        array = np.asarray(value)
-    except Exception as error:
-        ragged = isinstance(error, ValueError) and isinstance(value, list | tuple)
-        what = "a ragged list: its rows differ in length" if ragged else f"{type(value).__name__}: {error}"
-        return None, f"{name!r} is {node.type}, fed {what}".partition("\n")[0]
-    if array.dtype == wanted:
-        return array, ""
-    given = array.dtype
-    if given not in _KNOWN and given.kind not in "iuf":
-        return None, f"{name!r} is {node.type}, fed {_described(value, array)}"
-    is_exact = given.kind in "biu" and wanted.kind != "b"
-    by_accident = is_float(node.dtype) and (not hasattr(value, "dtype") or node.dtype in ("float32", "float64"))
-    if array.size == 0 or (by_accident and not is_exact):  # data is float64 by accident, and [] has no dtype
-        return array.astype(wanted), ""
-    if not is_exact:
-        return None, f"{name!r} is {node.type}, fed {given}; convert it: value.astype({str(wanted)!r})"
-    with np.errstate(all="ignore"):
-        cast = array.astype(wanted)
-        wraps = wanted.kind in "iu" and not np.array_equal(cast, array)  # and back again: uint8 255 is int8 -1
-        if np.array_equal(cast.astype(given), array) and not wraps:
-            return cast, ""
-    return None, f"{name!r} is {node.type}, fed {given} values that don't fit {node.dtype} exactly"
-
-
-def _described(value: Any, array: Array) -> str:
-    if value is None:
-        return "None"
-    entries = sorted({type(entry).__name__ for entry in array.flat if entry is not value})
-    inside = ", ".join(entries) if array.dtype == object else str(array.dtype)
-    return f"{type(value).__name__} of {inside}" if inside else type(value).__name__
+        what = f"a tensor of the graph, {value!r}; run it first and feed its value"
+        return None, f"{node.display_name!r} is fed {what}"
+    array, problem = converted(value, node.dtype)
+    return array, f"{node.display_name!r} is {node.type}, fed {problem}" if problem else ""
 
 
 # ------------------------------------------------------------------------------------------- the likely mistake

@@ -140,7 +140,31 @@ def assign_shape():
 @broken(gc.DTypeError, "'w' is float32[3]", "int64[3]", "gc.cast(value, 'float32')")
 def assign_dtype():
     w = variable(3)
-    return w.assign(np.zeros(3, "int64"))  # <-
+    return w.assign(gc.constant(np.zeros(3, "int64")))  # <-
+
+
+@broken(gc.DTypeError, "'w' is float32[3]", "int64 values that don't fit float32 exactly", "w was made at")
+def assign_lossy_values():
+    w = variable(3)
+    return w.assign([2**24 + 1, 2, 3])  # <-
+
+
+@broken(gc.DTypeError, "'w' is float32[3]", "int64[4]", "shape [4] isn't [3]", "gc.cast(value, 'float32')")
+def assign_dtype_and_shape():
+    w = variable(3)
+    return w.assign(gc.constant(np.zeros(4, "int64")))  # <-
+
+
+@broken(gc.DTypeError, "'w' is float32[3]", "don't fit float32 exactly; shape [2] isn't [3]")
+def assign_lossy_values_of_another_shape():
+    w = variable(3)
+    return w.assign(np.array([2**24 + 1, 0]))  # <-
+
+
+@broken(gc.DTypeError, "'n' is int64", "float64; convert it: value.astype('int64')")
+def add_a_fraction_to_an_integer():
+    n = gc.Variable(0, name="n")
+    return n.assign_add(0.5)  # <-
 
 
 @broken(gc.ArgumentError, "'w'", "needs shape=")

@@ -286,3 +286,27 @@ def test_an_in_place_update_waits_until_nothing_can_fail():
         overwriting = {k for k, b in enumerate(plan.buffers) if b.role == "update" and b.takes is not None}
         writers = [at for at, step in enumerate(plan.kernels) if overwriting & set(step.writes)]
         assert all(at > last_that_fails for at in writers)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [
+        ("float32", np.array([1.0, 2.0])),
+        ("float32", [1, 2]),
+        ("float32", np.array([1, 2], "uint8")),
+        ("float64", [1.0, 2.0]),
+        ("float16", [1.0, 2.0]),
+        ("int64", np.array([1, 2], "int8")),
+        ("int32", [1, 2]),
+    ],
+)
+def test_values_are_assigned_as_they_are_fed(dtype, value):
+    with gc.Graph(), gc.Session() as session:
+        w = gc.Variable(np.zeros(2, dtype), name="w")
+        session.run(w.assign(value))
+        assert session[w].dtype == dtype and session[w].tolist() == [1, 2]
+        session.run(w.assign_add(value))
+        session.run(w.assign_sub(2))
+        assert session[w].dtype == dtype and session[w].tolist() == [0, 2]
+        session[w] = value
+        assert session[w].dtype == dtype and session[w].tolist() == [1, 2]

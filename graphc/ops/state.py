@@ -11,15 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from graphc.dims import symbol
+from graphc.dims import shape_text, symbol
 from graphc.errors import ArgumentError, DTypeError, ShapeError, StateError
 from graphc.ir import Leaf, Node, reachable
 from graphc.occurrences import current_occurrence
 from graphc.op import Array, NoGradient, Op, Sample
 from graphc.operands import (
-    WEAK,
     as_array,
-    as_node,
+    constant,
     expand,
     one_type,
     pointwise_operands,
@@ -29,6 +28,7 @@ from graphc.operands import (
 )
 from graphc.source import assigned_name, here, user_site
 from graphc.types import TensorType, dtype_name, is_float, np_dtype, parse_shape
+from graphc.values import converted
 
 # What makes a variable's first value: `(seed, name, shape, dtype) -> array`, depending on nothing else.
 Initializer = Callable[[int, str, tuple[int, ...], str], Array]
@@ -167,39 +167,60 @@ class Variable(Leaf):
     def assign(self, value: Any, *, training: bool = False) -> Updates:
         """The update that makes `value` this variable's value after the run; `training` makes it a training one.
 
+        Numbers, lists and arrays are converted as feeds are: float64 to float32, integers where they fit exactly.
+
         Raises:
             ShapeError, DTypeError: `value` has another shape (it may broadcast) or dtype.
         """
         return Updates({self: (fitted(self, value), here())}, training=training)
 
     def assign_add(self, value: Any, *, training: bool = False) -> Updates:
-        """The update that adds `value`."""
-        return Updates({self: (fitted(self, self + value), here())}, training=training)
+        """The update that adds `value`, which is converted as that of `assign`."""
+        return Updates({self: (fitted(self, self + _term(self, value)), here())}, training=training)
 
     def assign_sub(self, value: Any, *, training: bool = False) -> Updates:
-        """The update that subtracts `value`."""
-        return Updates({self: (fitted(self, self - value), here())}, training=training)
+        """The update that subtracts `value`, which is converted as that of `assign`."""
+        return Updates({self: (fitted(self, self - _term(self, value)), here())}, training=training)
 
 
 def fitted(variable: Variable, value: Any) -> Node:
-    """`value` as a node of the variable's type."""
+    """`value` as a node of the variable's type.
+
+    Raises:
+        ShapeError, DTypeError: it has another shape, which can't be broadcast, or dtype; both are told.
+    """
     type = variable.tensor_type
-    if value.__class__ in WEAK:
-        return splat(value, type)
-    node: Node = as_node(value)
-    if node.dtype != type.dtype:
-        raise DTypeError(
-            f"{variable.name!r} is {type} and can't be assigned {node.type}",
-            hint=f"gc.cast(value, {type.dtype!r})",
-            lines=[here(), variable.made_at],
-        )
+    given, misfit, remedy = _as_given(value, type.dtype)
     try:
-        expanded: Node = expand(node, type.shape)
-    except ShapeError as error:
-        raise ShapeError(
-            f"{variable.name!r} is {type} and can't be assigned {node.type}", lines=[here(), variable.made_at]
-        ) from error
-    return expanded
+        expanded: Node = expand(given, type.shape)
+        if not misfit:
+            return expanded
+        what = misfit
+    except ShapeError:
+        what = f"{misfit or given.type}; shape {shape_text(given.shape)} isn't {shape_text(type.shape)}"
+    raise (DTypeError if misfit else ShapeError)(
+        f"{variable.name!r} is {type} and can't be assigned {what}", hint=remedy, lines=[here(), variable.made_at]
+    )
+
+
+def _as_given(value: Any, dtype: str) -> tuple[Any, str, str | None]:
+    """A value as a tensor of its shape, what about its dtype doesn't fit, and the remedy."""
+    if _is_tensor(value):
+        fits = value.dtype == dtype
+        return value, "" if fits else str(value.type), None if fits else f"gc.cast(value, {dtype!r})"
+    array, misfit = converted(value, dtype)
+    if misfit:  # zeros stand for it: they have its shape
+        return splat(0, TensorType(dtype, () if array is None else array.shape)), misfit, None
+    return constant(array), "", None
+
+
+def _term(variable: Variable, value: Any) -> Any:
+    """What is added to a variable: a tensor as it is, which may be promoted, and any other value in its dtype."""
+    return value if _is_tensor(value) else fitted(variable, value)
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Node) or hasattr(value, "__graphc_op__")
 
 
 class Updates(Mapping[Variable, Node]):
