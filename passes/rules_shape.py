@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -153,8 +154,10 @@ def broadcast_nothing(node: Node) -> Node | None:
     of=broadcast_op,
     samples=lambda leaf: [expand(expand(leaf(3, 1), (3, 5)), (2, 3, 5))],
 )
-def broadcast_again(node: Node) -> Node:
-    return expand(node.inputs[0].inputs[0], node.shape)
+def broadcast_again(node: Node) -> Node | None:
+    """Two sizes that are equal under two guards can't be told to be so at once."""
+    (inner,) = node.inputs
+    return None if node.guards and inner.guards else expand(inner.inputs[0], node.shape)
 
 
 @rule(
@@ -438,13 +441,23 @@ def extreme_of_extreme(node: Node) -> Node | None:
 
 @rule(
     fp="reassoc",
-    on={reduce_sum, reduce_prod},
-    of={reduce_sum, reduce_prod},
+    on=reduce_sum,
+    of=reduce_sum,
     samples=lambda leaf: [reduce_sum(reduce_sum(leaf(3, 5, 2), axes=(0,)), axes=(1, 2))],
 )
-def sum_of_sum(node: Node) -> Node | None:
-    (inner,) = node.inputs
-    return _joined(inner, node) if inner.op is node.op else None
+def sum_of_sum(node: Node) -> Node:
+    return _joined(node.inputs[0], node)
+
+
+@rule(
+    fp="finite",
+    on=reduce_prod,
+    of=reduce_prod,
+    samples=lambda leaf: [reduce_prod(reduce_prod(leaf(3, 5), axes=(0,)), axes=(1,))],
+)
+def product_of_product(node: Node) -> Node:
+    """In another order, the product of large and small numbers overflows: 1e30 * 1e-30 * 1e30 * 1e-30."""
+    return _joined(node.inputs[0], node)
 
 
 def _joined(inner: Node, outer: Node) -> Node:
@@ -463,6 +476,11 @@ def _kept_shape(shape: Shape, axes: Sequence[int]) -> Shape:
     return tuple([1 if k in axes else dim for k, dim in enumerate(shape)])
 
 
+def _occupied(x: Node, axes: Sequence[int]) -> bool:
+    """Whether there is an element along `axes`, whatever the symbols stand for."""
+    return all(isinstance(x.shape[axis], int) and x.shape[axis] for axis in axes)
+
+
 COUNTING = ("float64", "float32", "int64")  # dtypes whose range no number of elements exceeds
 
 
@@ -477,10 +495,13 @@ COUNTING = ("float64", "float32", "int64")  # dtypes whose range no number of el
     ],
 )
 def sum_of_broadcast(node: Node) -> Node | None:
-    """n equal terms are n times one."""
+    """n equal terms are n times one; but the sum of no terms is 0, whatever they are."""
     (repeated,) = node.inputs
     stretched, rest = _split_axes(node)
     if not stretched or node.dtype not in COUNTING:
+        return None
+    term = number_of(repeated)
+    if not _occupied(repeated, stretched) and (term is None or not math.isfinite(term)):
         return None
     terms = expand(repeated.inputs[0], _kept_shape(repeated.shape, stretched))
     total = reduce_sum(terms, axes=rest) if rest else terms
@@ -500,8 +521,7 @@ def extreme_of_broadcast(node: Node) -> Node | None:
     """The extreme of equal elements is one of them, if there is one."""
     (repeated,) = node.inputs
     stretched, rest = _split_axes(node)
-    sizes = [repeated.shape[axis] for axis in stretched]
-    if not stretched or not all(isinstance(size, int) and size for size in sizes):
+    if not stretched or not _occupied(repeated, stretched):
         return None
     terms = expand(repeated.inputs[0], _kept_shape(repeated.shape, stretched))
     return node.op(terms, axes=rest) if rest else terms
@@ -511,19 +531,16 @@ def extreme_of_broadcast(node: Node) -> Node | None:
     fp="reassoc",
     on=reduce_sum,
     of=multiply,
-    samples=lambda leaf: [
-        reduce_sum(leaf(3, 5) * 2.5, axes=(1,)),
-        reduce_sum(leaf(3, 5) * leaf(3, 1), axes=(1,)),
-        reduce_sum(leaf(1, 5) * leaf(3, 5), axes=(0,)),
-    ],
+    samples=lambda leaf: [reduce_sum(leaf(3, 5) * factor, axes=(1,)) for factor in (2.5, -1e4)],
 )
 def factor_out_of_sum(node: Node) -> Node | None:
-    """A factor that doesn't vary over the reduced axes multiplies the sum."""
-    if not is_float(node.dtype):
+    """A constant factor multiplies the sum. Not one below 1: without it, the sum of the terms may overflow."""
+    if node.dtype not in ("float64", "float32"):
         return None
-    for factor, other in (node.inputs[0].inputs, node.inputs[0].inputs[::-1]):
-        if factor.op is broadcast_op and set(node.attrs["axes"]) <= set(broadcast_axes(factor.inputs[0], factor.shape)):
-            return reduce_sum(other, axes=node.attrs["axes"]) * expand(factor.inputs[0], node.shape)
+    for x, factor in (node.inputs[0].inputs, node.inputs[0].inputs[::-1]):
+        value = number_of(factor)
+        if value is not None and 1 <= abs(value) < math.inf:
+            return reduce_sum(x, axes=node.attrs["axes"]) * splat(value, node.tensor_type)
     return None
 
 

@@ -1,18 +1,22 @@
-"""Random programs that begin with a given op or rewrite rule, or end with a loss and its gradients."""
+"""Random programs that begin with a given op or rewrite rule, end with gradients, or have sizes that may differ."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+from op_testing import is_array
 from random_graphs import ACCUMULATING, LEAVES, Builder, Case, Move
 
-from graphc.errors import DTypeError
-from graphc.ir import Node, toposort
-from graphc.op import Op
+from graphc.composites import items
+from graphc.dims import symbol
+from graphc.errors import DTypeError, GraphcError
+from graphc.ir import Graph, Node, Program, toposort
+from graphc.op import Array, Op, Sample
 from graphc.operands import cast, constant, reduce_sum
 from graphc.ops import REGISTRY
-from graphc.ops.state import Variable
+from graphc.ops.state import Variable, placeholder
 from graphc.passes.gradients import gradients
 from graphc.passes.pipeline import ALGEBRA, STABILISE
 from graphc.passes.rewrite import Call, Rule, instantiate
@@ -85,6 +89,38 @@ def _variables(pattern: Any, is_mask: bool = False) -> dict[str, bool]:
             for name, mask in _variables(inner, beside_data).items():
                 found[name] = mask or found.get(name, False)
     return found
+
+
+def loosely_sized(op: Op, sample: Sample, rng: np.random.Generator) -> Case | None:
+    """A call of `op` with its gradients, where most sizes have symbols of their own; None if it doesn't take them.
+
+    Sizes that must be equal are so by a guard.
+    """
+    dims: dict[str, int] = {}
+    values: dict[Node, Array] = {}
+
+    def operand(arg: Any) -> Any:
+        if not is_array(arg):
+            return arg
+        shape: list[Any] = list(arg.shape)
+        for axis, size in enumerate(shape):
+            if size != 1 and rng.random() < 0.6:
+                shape[axis] = symbol(f"n{len(values)}_{axis}")
+                dims[f"n{len(values)}_{axis}"] = size
+        node = placeholder("x", tuple(shape), arg.dtype.name)
+        values[node] = arg
+        return node
+
+    with Graph():
+        try:
+            found = op(*map(operand, sample.args), **sample.attrs)
+        except GraphcError:
+            return None
+        results = found if isinstance(found, tuple) else items(found)
+        floats, leaves = ([node for node in nodes if is_float(node.dtype)] for nodes in (results, values))
+        slopes = gradients(floats, leaves, disconnected="zero") if floats and leaves else []
+    program = Program(tuple(values), (*results, *[slope for slope in slopes if slope is not None]))
+    return Case(program, values, dims, {}, (False,) * len(program.outputs))
 
 
 # --------------------------------------------------------------------------------------------- ends

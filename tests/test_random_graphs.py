@@ -13,16 +13,17 @@ import numpy as np
 import pytest
 from hypothesis import given, seed
 from hypothesis.strategies import SearchStrategy
-from op_testing import same_bits
+from op_testing import same_bits, samples_of
 from random_checks import Array, byte_problems, disagreement, is_hopeless, is_tight, least_peak, updates_of, values_of
 from random_graphs import SEED, Builder, Case, Numbers, cases, random_case
-from random_starts import RULES, STARTS, whole_case, with_gradients, with_rule
+from random_starts import RULES, STARTS, loosely_sized, whole_case, with_gradients, with_rule
 
 from graphc.errors import ArgumentError, FeedError, GraphcError, GuardError, ShapeError
 from graphc.ir import Graph, Node, Program
 from graphc.operands import constant
 from graphc.ops import REGISTRY
-from graphc.ops.indexing import gather, scatter_add_op
+from graphc.ops.indexing import gather, scatter_add_along_axis_op, scatter_add_op
+from graphc.ops.shape import broadcast_to
 from graphc.ops.state import Placeholder, Variable, group, placeholder
 from graphc.passes import pipeline
 from graphc.passes.gradients import gradients
@@ -177,6 +178,18 @@ def test_each_op_is_right_in_random_company(part):
 
 
 @pytest.mark.parametrize("part", range(4))
+def test_each_op_takes_sizes_that_only_guards_make_equal(part):
+    rng = np.random.default_rng(part)
+    calls = [(op, sample) for op in REGISTRY.values() for sample in samples_of(op)]
+    made = [loosely_sized(op, sample, rng) for op, sample in calls[part::4]]
+    tally = Tally()
+    for case in made:
+        if case is not None:
+            tally.check(case)
+    assert tally.programs > 0.7 * len(made)
+
+
+@pytest.mark.parametrize("part", range(4))
 def test_each_rule_is_right_in_random_company(part, monkeypatch):
     fired: Counter[str] = Counter()
 
@@ -315,13 +328,23 @@ def test_a_run_that_fails_changes_no_variable():
 # --------------------------------------------------------------------------------------------- what they have found
 
 
-def test_the_gradient_of_scatter_add_has_the_shape_of_what_is_added():
-    """Where its size is only known to be equal to that of the data by a guard."""
+def test_the_gradients_of_scatters_have_the_shape_of_what_is_added():
+    """Where its sizes are only known by a guard to be those of the data, or of the indices."""
     with Graph():
-        x, added = placeholder("x", (3, "n")), placeholder("added", (3, 4))
-        total = scatter_add_op(x, added, constant([0, 1, 1, 2]), axes=(1,))
-        slopes = gradients(total, [x, added])
-    assert [slope.type for slope in slopes] == [x.type, added.type]
+        x, added, row = placeholder("x", (3, "n")), placeholder("added", (3, 4)), constant([0, 1, 1, 2])
+        rows = placeholder("rows", (3, "m"), "int64")
+        for total in (
+            scatter_add_op(x, added, row, axes=(1,)),
+            scatter_add_along_axis_op(x, rows, added, axis=1),
+        ):
+            assert [slope.type for slope in gradients(total, [x, added])] == [x.type, added.type]
+
+
+def test_broadcasts_under_two_guards_stay_two():
+    with Graph():
+        x, y, z = placeholder("x", ("n", 1)), placeholder("y", (2, 3)), placeholder("z", ("m", 3))
+        program = Program((x, y, z), (broadcast_to(broadcast_to(x, y.shape), z.shape),))
+    assert run_pipeline(program, ReferenceTarget.info) is program
 
 
 def test_a_constant_of_symbolic_size_changes_sides_once():

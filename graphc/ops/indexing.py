@@ -278,7 +278,7 @@ def take_along_axis_op(x: Any, indices: Any, *, axis: int) -> Any:
 
 
 def _scatter_add_along_axis_vjp(g: Node, y: Node, x: Node, indices: Node, updates: Node, *, axis: int) -> Cotangents:
-    return (g, None, take_along_axis_op(g, indices, axis=axis))
+    return (g, None, expand(take_along_axis_op(g, indices, axis=axis), updates.shape))
 
 
 @composite(name="scatter_add_along_axis", vjp=_scatter_add_along_axis_vjp, samples=_added)
