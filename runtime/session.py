@@ -57,7 +57,7 @@ DEVICES: dict[str, Device] = {
 }
 
 MAX_PLANS = 128  # compiled programs that a session keeps; the least recently used goes first
-FETCHES = (Node, Updates, str)
+FETCHES = (Node, str, Updates)
 SERIAL = attrgetter("serial")
 
 
@@ -499,8 +499,8 @@ def _builder(resolved: Sequence[Node | Updates], build: Build) -> Build:
 def _request(resolved: Sequence[Node | Updates], given: Mapping[Node, Any], training: bool | None) -> Request:
     if training not in (None, False, True):
         raise ArgumentError(f"training must be True, False or None, got {training!r}")
-    updates = [leaf for leaf in resolved if isinstance(leaf, Updates)]
     fetches = tuple([leaf for leaf in resolved if isinstance(leaf, Node)])
+    updates = [leaf for leaf in resolved if not isinstance(leaf, Node)]
     fed = tuple(sorted(given, key=SERIAL))
     if not updates:
         return Request(fetches, (), (), fed, bool(training))
