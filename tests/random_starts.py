@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from graphc.ir import Graph, Node, Program, toposort
 from graphc.op import Array, Op, Sample
 from graphc.operands import cast, constant, reduce_sum
 from graphc.ops import REGISTRY
+from graphc.ops.math import tanh
 from graphc.ops.state import Variable, placeholder
 from graphc.passes.gradients import gradients
 from graphc.passes.pipeline import ALGEBRA, STABILISE
@@ -133,12 +134,30 @@ def whole_case(builder: Builder) -> Case:
 
 def with_gradients(builder: Builder) -> Case:
     """A random scalar loss of what was built, its gradients, and a step down for each variable."""
-    floats = [value for value in builder.pool if is_float(value.node.dtype)]
-    loss = constant(0.0, "float64")
-    for _ in range(builder.source.integer(1, 3) if floats else 0):
-        term = cast(builder.pick(floats[-6:]).node, "float64") * builder.pick(WEIGHTS)
-        loss = loss + reduce_sum(term, axes=tuple(range(term.ndim)))
+    loss, slopes = _loss_and_slopes(builder)
+    steps = [(x, x - g) for x, g in slopes.items() if isinstance(x, Variable) and x not in builder.tracked]
+    return builder.finished([loss, *slopes.values()], steps)
+
+
+def with_curvature(builder: Builder) -> Case:
+    """A random scalar loss of what was built, its gradients, and the gradients of a function of these."""
+    loss, slopes = _loss_and_slopes(builder)
+    bent = _total([tanh(slope) for slope in slopes.values()])
+    curved = gradients(bent, list(slopes), disconnected="zero") if slopes else []
+    return builder.finished([loss, *slopes.values(), *[g for g in curved if g is not None]], [])
+
+
+def _loss_and_slopes(builder: Builder) -> tuple[Node, dict[Node, Node]]:
+    floats = [value.node for value in builder.pool if is_float(value.node.dtype)]
+    count = builder.source.integer(1, 3) if floats else 0
+    loss = _total([builder.pick(floats[-6:]) * builder.pick(WEIGHTS) for _ in range(count)])
     leaves = [leaf for leaf in builder.values if is_float(leaf.dtype)]
-    slopes = gradients(loss, leaves, disconnected="zero") if leaves else []
-    steps = [(x, x - g) for x, g in zip(leaves, slopes, strict=True) if isinstance(x, Variable) and g is not None]
-    return builder.finished([loss, *slopes], [(x, new) for x, new in steps if x not in builder.tracked])
+    found = gradients(loss, leaves, disconnected="zero") if leaves else []
+    return loss, {leaf: slope for leaf, slope in zip(leaves, found, strict=True) if slope is not None}
+
+
+def _total(terms: Iterable[Node]) -> Node:
+    loss = constant(0.0, "float64")
+    for term in terms:
+        loss = loss + reduce_sum(cast(term, "float64"), axes=tuple(range(term.ndim)))
+    return loss

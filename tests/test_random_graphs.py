@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 from hypothesis import given, seed
-from hypothesis.strategies import SearchStrategy
+from hypothesis import strategies as st
 from op_testing import same_bits, samples_of
 from random_checks import Array, byte_problems, disagreement, is_hopeless, is_tight, least_peak, updates_of, values_of
 from random_graphs import SEED, Builder, Case, Numbers, cases, random_case
-from random_starts import RULES, STARTS, loosely_sized, whole_case, with_gradients, with_rule
+from random_starts import RULES, STARTS, loosely_sized, whole_case, with_curvature, with_gradients, with_rule
 
 from graphc.errors import ArgumentError, FeedError, GraphcError, GuardError, ShapeError
 from graphc.ir import Graph, Node, Program
@@ -34,6 +34,7 @@ from graphc.printer import text
 from graphc.runtime.plan import PlanTarget
 from graphc.runtime.reference import ReferenceTarget
 from graphc.runtime.session import Session
+from graphc.target import LIGHT, TargetInfo
 from graphc.verify_plan import verify_plan
 
 INEXACT = frozenset({"reassoc"})  # what to switch off so that the bits stay
@@ -59,18 +60,29 @@ class Tally:
     tight: int = 0
     ops: Counter[str] = field(default_factory=Counter)
 
-    def check(self, case: Case, without: Collection[str] = (), *, enable: Collection[str] = ()) -> None:
+    def check(
+        self,
+        case: Case,
+        without: Collection[str] = (),
+        *,
+        enable: Collection[str] = (),
+        info: TargetInfo = PlanTarget.info,
+    ) -> None:
         """Assert that a case means what the reference says, on the reference target and as a plan.
 
         Args:
             without: the passes and techniques to switch off. Without "reassoc" rules the bits must be the same where
                 the case says that they are exact.
+            enable: "finite" for the rules that are off by default.
+            info: what a target takes, for which it is planned.
         """
         self.programs += 1
         bits = dict(zip(case.program.roots, case.exact, strict=True)) if "reassoc" in without else {}
         wanted = expected_results(case)
         disable = frozenset(without) & switches()
-        for target in (ReferenceTarget(), PlanTarget(SEED, frozenset(without) & TECHNIQUES)):
+        planner = PlanTarget(SEED, frozenset(without) & TECHNIQUES)
+        planner.info = info
+        for target in (ReferenceTarget(), planner):
             program = run_pipeline(case.program, target.info, training=case.training, disable=disable, enable=enable)
             self._count_ops(case.program, program)
             executable = target.compile(program)
@@ -109,7 +121,7 @@ def results(program: Program, outputs: list[Array], news: list[Array]) -> dict[K
     return {**dict(enumerate(outputs)), **dict(zip(updated, news, strict=True))}
 
 
-def for_random(strategy: SearchStrategy[Case], number: int, check: Callable[[Case], None]) -> None:
+def for_random(strategy: st.SearchStrategy[Case], number: int, check: Callable[[Case], None]) -> None:
     """Check random cases, as many as the settings say; each `number` gives others."""
 
     @seed(number)
@@ -136,6 +148,40 @@ def test_random_plans_are_right_without_any_one_technique(technique):
     for_random(cases(), sum(map(ord, technique)), lambda case: tally.check(case, {"reassoc", technique}))
 
 
+KINDS = ("concat", "contract", "conv", "index", "random", "scan", "sort", "window")
+WHOLE = [op for op in REGISTRY.values() if op.kind == "composite"]
+
+
+@st.composite
+def targets(draw: st.DrawFn) -> TargetInfo:
+    """Targets of all limits and abilities."""
+    kinds = st.frozensets(st.sampled_from(KINDS))
+    return TargetInfo(
+        "any",
+        whole=draw(st.frozensets(st.sampled_from(WHOLE))),
+        fuses=draw(st.booleans()),
+        epilogues=draw(kinds),
+        prologues=draw(kinds),
+        views=draw(kinds),
+        light=draw(st.sampled_from([LIGHT, frozenset()])),
+        max_live=draw(st.sampled_from([1, 2, 4, 24])),
+        max_ops=draw(st.sampled_from([1, 2, 8, 96])),
+        max_reductions=draw(st.sampled_from([1, 2, 5])),
+        row_bytes=draw(st.sampled_from([0, 16, 1 << 18])),
+    )
+
+
+@pytest.mark.parametrize("finish", [Builder.case, whole_case, with_gradients], ids=lambda finish: finish.__name__)
+def test_random_plans_are_right_for_targets_of_any_kind(finish):
+    tally = Tally()
+
+    @given(cases(16, finish), targets())
+    def run(case: Case, info: TargetInfo) -> None:
+        tally.check(case, {"reassoc"}, info=info)
+
+    run()
+
+
 @pytest.mark.parametrize("without", ["", *PASSES])
 def test_random_programs_agree_when_sums_are_reassociated(without):
     tally = Tally()
@@ -150,6 +196,12 @@ def test_gradients_of_random_losses_agree(number, without):
     for_random(cases(10, with_gradients), number, lambda case: tally.check(case, {without} - {""}))
     assert tally.hopeless <= 0.05 * tally.results
     assert tally.tight >= 0.95 * tally.programs
+
+
+def test_gradients_of_gradients_agree():
+    tally = Tally()
+    for_random(cases(6, with_curvature), 0, tally.check)
+    assert tally.hopeless <= 0.05 * tally.results
 
 
 @pytest.mark.parametrize("without", ["", "fuse"])
