@@ -157,12 +157,18 @@ class _Definition:
         """Parameters of `types`, numbered from `first`."""
         return tuple([parameter(first + k, type, self.depth) for k, type in enumerate(types)])
 
-    def closed(self, formals: tuple[Node, ...], outputs: Sequence[Node]) -> tuple[Program, tuple[Node, ...]]:
-        """The program of `outputs` with a further parameter for each tensor that they captured; and those."""
+    def closed(
+        self, formals: tuple[Node, ...], outputs: Sequence[Node], weights: tuple[Node, ...] = ()
+    ) -> tuple[Program, tuple[Node, ...]]:
+        """The program of `outputs` with a further parameter for each tensor that they captured; and those.
+
+        Nothing of the surrounding definitions is left in it, so its parameters are those of depth 0 from here on.
+        """
         captured = tuple(sorted(filter(self._outside, reachable(outputs, self._outside)), key=lambda n: n.serial))
-        extra = self.formals([node.type for node in captured], first=len(formals))
-        bodies = substitute(outputs, dict(zip(captured, extra, strict=True)))
-        return Program((*formals, *extra), bodies), captured
+        given = (*formals, *captured, *weights)
+        numbers = (*range(len(formals) + len(captured)), *range(-len(weights), 0))
+        inputs = tuple([parameter(k, node.type) for k, node in zip(numbers, given, strict=True)])
+        return Program(inputs, substitute(outputs, dict(zip(given, inputs, strict=True)))), captured
 
     def _outside(self, node: Node) -> bool:
         """Whether a node existed before the call, or is a leaf: it is no part of the definition."""
@@ -288,11 +294,12 @@ class CustomGradient(Composite):
             weights = definition.formals([y.type for y in outputs], first=-len(outputs))
             found = self._cotangents(returned[1], weights, len(types))
             reached = [as_node(g) for g in found if g is not None]
-            both, captured = definition.closed(formals, (*outputs, *reached))
-        forward, backward = both.outputs[: len(outputs)], both.outputs[len(outputs) :]
+            both, captured = definition.closed(formals, (*outputs, *reached), weights)
+        count = len(outputs)
+        body = Program(both.inputs[:-count], both.outputs[:count])
         passes = (*[g is not None for g in found], *[False] * len(captured))
-        rule = Backward(Program((*both.inputs, *weights), backward), passes)
-        return Traced(Program(both.inputs, forward), captured, Attrs({**attrs, "backward": rule}))
+        rule = Backward(Program(both.inputs, both.outputs[count:]), passes)
+        return Traced(body, captured, Attrs({**attrs, "backward": rule}))
 
     def _cotangents(self, rule: Callable[..., Any], weights: Sequence[Node], count: int) -> Sequence[Any]:
         try:
