@@ -388,12 +388,11 @@ def make(op: Op, inputs: tuple[Node, ...], attrs: Attrs = NO_ATTRS, body: Progra
     try:
         types = [i.type for i in inputs]
         node.type = body.type if body is not None else op.infer(*types, **attrs) if attrs else op.infer(*types)
-    except GraphcError as error:
+    except BaseException as error:
         take_guards()
-        raise explain(error, op, inputs, where)  # noqa: B904 - the same error, with lines
-    except TypeError as error:
-        take_guards()
-        if passes_user_code(error.__traceback__):
+        if isinstance(error, GraphcError):
+            raise explain(error, op, inputs, where)  # noqa: B904 - the same error, with lines
+        if not isinstance(error, TypeError) or passes_user_code(error.__traceback__):
             raise
         wrong = ArgumentError(f"takes other operands than {', '.join(map(str, types)) or 'none'}")
         raise explain(wrong, op, inputs, where) from error

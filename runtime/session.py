@@ -18,6 +18,7 @@ import numpy as np
 from graphc.dims import Guard
 from graphc.errors import ArgumentError, FeedError, FetchError, GraphError, SessionError, did_you_mean
 from graphc.ir import Graph, Node, Program, current_graph, substitute, toposort
+from graphc.occurrences import context
 from graphc.op import Array
 from graphc.operands import parameter
 from graphc.ops.random import Draw
@@ -403,6 +404,17 @@ class Session:
             self._rebuilds.reused()
             self._plans.move_to_end(request)
             return found
+        derived = context.derived
+        try:
+            found = self._newly_compiled(request, leaves)
+        finally:
+            context.derived = derived  # an interrupt can come before the block of a pass has put it back
+        self._plans[request] = found
+        if len(self._plans) > MAX_PLANS:
+            self._plans.popitem(last=False)
+        return found
+
+    def _newly_compiled(self, request: Request, leaves: Sequence[Node | Updates]) -> Compiled:
         self._misses += 1
         self._rebuilds.compiled(leaves)
         graph = self._graph_of([*request.fetches, *[n for pair in request.updates for n in pair], *request.fed])
@@ -430,9 +442,6 @@ class Session:
             overridden,
         )
         self.graph = graph
-        self._plans[request] = found
-        if len(self._plans) > MAX_PLANS:
-            self._plans.popitem(last=False)
         return found
 
     def _optimised(self, program: Program, info: TargetInfo, training: bool, passes: Sequence[Pass] = ()) -> Program:

@@ -13,7 +13,7 @@ import pytest
 from graphc import ir, occurrences
 from graphc.attrs import Attrs, freeze
 from graphc.composites import items
-from graphc.dims import symbol
+from graphc.dims import require_equal, symbol
 from graphc.errors import ArgumentError, DTypeError, GraphError, ShapeError
 from graphc.evaluate import evaluate
 from graphc.ir import Graph, Program, reachable, substitute, to_networkx, toposort
@@ -432,6 +432,18 @@ def test_a_failed_node_leaves_no_guards_behind():
     assert [str(g) for node in toposort([add(x, y)]) for g in node.guards] == ["a + 1 == a*a"]
     with pytest.raises(ShapeError, match="axis -1 is 3 and 4"):
         add(x, x_leaf(("a*a", 4), "z"))
+    assert add(x, x).guards == ()
+
+
+@pytest.mark.parametrize("error", [ValueError, TypeError, KeyboardInterrupt])
+def test_a_type_rule_that_fails_in_any_way_leaves_no_guards_behind(error):
+    def infer(x, y):
+        require_equal(x.shape[0], y.shape[0], "mine")
+        raise error
+
+    x, y = x_leaf(("a + 1",)), x_leaf(("a*a",), "y")
+    with pytest.raises(error):
+        primitive("mine", infer, None, None, "opaque")(x, y)
     assert add(x, x).guards == ()
 
 

@@ -11,6 +11,7 @@ import pytest
 from state_testing import RUNTIME, Interrupt, user_op, variable
 
 import graphc as gc
+from graphc import occurrences
 from graphc.runtime import plan as plan_target
 from graphc.runtime import reference
 from graphc.runtime.turns import exclusive
@@ -243,6 +244,7 @@ def test_a_run_that_fails_anywhere_changes_nothing_and_the_next_one_works(sessio
 # Where interrupts are tried: everywhere but in the lock's own module, where Python itself takes care of them.
 ANYWHERE = frozenset(map(str, set(RUNTIME.glob("*.py")) - {RUNTIME / "turns.py"}))
 SESSION = frozenset({str(RUNTIME / "session.py")})
+PROVENANCE = frozenset({occurrences.__file__})
 
 
 class Swap:
@@ -312,6 +314,15 @@ def test_an_interrupted_first_run_can_be_repeated(device):
         assert swap.state() in BOTH and len(swap.session._plans) == 1
         at += 1
     assert at > 50
+
+
+def test_an_interrupted_compilation_leaves_no_trace_in_what_is_built_later():
+    at = 0
+    while interrupted(at, PROVENANCE, (swap := Swap("cpu")).run):
+        later = swap.x + float(at)
+        assert "later = swap.x + float(at)" in str(later.occurrence.site) and later.occurrence.origin is None
+        at += 1
+    assert at > 20
 
 
 def test_an_interrupted_load_takes_all_or_nothing(tmp_path):
