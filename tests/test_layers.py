@@ -4,7 +4,9 @@ import math
 
 import numpy as np
 import pytest
+from error_testing import check_form
 
+from graphc import nn
 from graphc.errors import ArgumentError, ShapeError
 from graphc.ir import Graph
 from graphc.nn import (
@@ -378,3 +380,50 @@ def test_without_running_statistics_the_batch_serves():
     with Session() as sess:
         found = sess.run(layer(np.array([[1.0, 5.0], [3.0, 9.0]], np.float32)))
     np.testing.assert_allclose(found, [[-1, -1], [1, 1]], rtol=1e-4)
+
+
+# --- arguments
+
+# What a constructor must refuse, with what it says.
+REFUSED = {
+    "Dropout(2.0)": "Dropout: p must be a probability, in [0, 1], got 2.0",
+    "Dropout(float('nan'))": "Dropout: p must be a probability, in [0, 1], got nan",
+    "Linear(-1, 2.5)": "in_features must be an int that is at least 0, got -1; out_features must be an int",
+    "Conv2d(-3, 4, 3)": "Conv2d: in_channels must be an int that is at least 0, got -3",
+    "Conv2d(3, 4, 0)": "kernel_size must be an int or 2 ints that are >= 1, got 0",
+    "Conv2d(3, 4, 3, stride=0)": "stride must be an int or 2 ints that are >= 1, got 0",
+    "Conv2d(3, 4, 3, padding=-1)": "padding must be an int or 2 ints that are >= 0, got -1",
+    "Conv2d(3, 4, 3, stride=2, padding='same')": "padding='same' needs stride=1",
+    "Conv2d(3, 4, 3, dilation=0)": "dilation must be an int or 2 ints that are >= 1, got 0",
+    "Conv2d(3, 4, 3, groups=2)": "groups=2 must divide 3 input and 4 output channels",
+    "ConvTranspose1d(3, 4, 3, output_padding=1)": "output_padding (1,) must be smaller than stride (1,)",
+    "BatchNorm2d(3, eps=-1)": "BatchNorm2d: eps must be a number that is at least 0, got -1",
+    "BatchNorm1d(3, momentum=2)": "BatchNorm1d: momentum must be a number in [0, 1], got 2",
+    "LayerNorm(2.5)": "LayerNorm: normalized_shape must be an int or several",
+    "LayerNorm(3, eps=None)": "LayerNorm: eps must be a number that is at least 0, got None",
+    "RMSNorm((3, -1))": "RMSNorm: normalized_shape must be an int or several",
+    "GroupNorm(0, 4)": "GroupNorm: num_groups must be an int that is at least 1, got 0",
+    "Embedding(-1, 3)": "Embedding: num_embeddings must be an int that is at least 0, got -1",
+    "MaxPool2d(0)": "kernel_size must be an int or 2 ints that are >= 1, got 0",
+    "MaxPool2d(2, padding=2)": "padding 2 must be smaller than the window 2",
+    "AvgPool1d(2, stride=0)": "stride must be an int or 1 ints that are >= 1, got 0",
+    "AdaptiveAvgPool2d((None, 0))": "output_size must be an int that is at least 1, or one or None for each",
+    "LeakyReLU('steep')": "LeakyReLU: negative_slope must be a number, got 'steep'",
+    "GELU('erf')": "GELU: approximate must be one of 'none', 'tanh', got 'erf'",
+    "MSELoss(reduction='men')": "MSELoss: reduction must be one of 'none', 'mean', 'sum', got 'men'",
+    "CrossEntropyLoss(label_smoothing=2)": "CrossEntropyLoss: label_smoothing must be a number in [0, 1], got 2",
+}
+
+
+@pytest.mark.parametrize("call", REFUSED)
+def test_a_layer_that_could_never_be_called_is_refused_when_it_is_made(call):
+    with pytest.raises(ArgumentError) as caught:
+        eval(call, dict(vars(nn)))
+    check_form(str(caught.value))
+    assert REFUSED[call] in str(caught.value)
+
+
+def test_trying_the_windows_of_a_layer_leaves_nothing_in_the_graph():
+    with Graph() as graph:
+        layers = [nn.Conv2d(3, 4, 3), nn.ConvTranspose1d(3, 4, 3), nn.MaxPool2d(2, ceil_mode=True)]
+        assert layers and len(graph) == 0

@@ -8,6 +8,7 @@ from types import new_class
 from typing import Any, ClassVar, cast
 
 from graphc.errors import ArgumentError
+from graphc.nn.limits import require, require_windows
 from graphc.nn.module import Module
 from graphc.op import Op
 from graphc.ops.activations import elu, gelu, leaky_relu, log_sigmoid, log_softmax, relu, silu, softmax, softplus
@@ -44,6 +45,7 @@ class FunctionLayer(Module):
 
     function: ClassVar[Callable[..., Any]]
     signature: ClassVar[inspect.Signature]
+    rank: ClassVar[int]  # how many spatial axes its windows have; 0 without windows
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__()
@@ -55,6 +57,10 @@ class FunctionLayer(Module):
         self._given = dict(bound.arguments)
         bound.apply_defaults()
         self._options = {RENAMED.get(k, k): value for k, value in bound.arguments.items() if k != IGNORED}
+        chosen = {k: value for k, value in self._given.items() if value is not self.signature.parameters[k].default}
+        require(kind.__name__, **chosen)
+        if self.rank:
+            require_windows(self.function, self.rank, self._options)
 
     def forward(self, *tensors: Any) -> Any:
         """The function of the tensors."""
@@ -65,10 +71,11 @@ class FunctionLayer(Module):
         return ", ".join(f"{name}={value!r}" for name, value in self._given.items() if name != IGNORED)
 
 
-def function_layer(layer: str, function: Callable[..., Any], **options: Any) -> type[FunctionLayer]:
+def function_layer(layer: str, function: Callable[..., Any], rank: int = 0, /, **options: Any) -> type[FunctionLayer]:
     """The layer class called `layer` that applies `function`.
 
     Args:
+        rank: how many spatial axes the windows have that it slides; 0 if it slides none.
         options: the arguments of the constructor in order, with their defaults or `REQUIRED`; those of the function
             that torch's layer has.
     """
@@ -81,6 +88,7 @@ def function_layer(layer: str, function: Callable[..., Any], **options: Any) -> 
     fields = {
         "function": staticmethod(function),
         "signature": signature,
+        "rank": rank,
         "__signature__": signature,
         "__doc__": f"`{source}` as a layer, with torch's options.",
         "__module__": __name__,
@@ -112,12 +120,12 @@ Tanh = function_layer("Tanh", tanh)
 Softmax = function_layer("Softmax", softmax, dim=-1)
 LogSoftmax = function_layer("LogSoftmax", log_softmax, dim=-1)
 
-MaxPool1d = function_layer("MaxPool1d", max_pool1d, **_max_pool)
-MaxPool2d = function_layer("MaxPool2d", max_pool2d, **_max_pool)
-MaxPool3d = function_layer("MaxPool3d", max_pool3d, **_max_pool)
-AvgPool1d = function_layer("AvgPool1d", avg_pool1d, **_avg_pool)
-AvgPool2d = function_layer("AvgPool2d", avg_pool2d, **_avg_pool)
-AvgPool3d = function_layer("AvgPool3d", avg_pool3d, **_avg_pool)
+MaxPool1d = function_layer("MaxPool1d", max_pool1d, 1, **_max_pool)
+MaxPool2d = function_layer("MaxPool2d", max_pool2d, 2, **_max_pool)
+MaxPool3d = function_layer("MaxPool3d", max_pool3d, 3, **_max_pool)
+AvgPool1d = function_layer("AvgPool1d", avg_pool1d, 1, **_avg_pool)
+AvgPool2d = function_layer("AvgPool2d", avg_pool2d, 2, **_avg_pool)
+AvgPool3d = function_layer("AvgPool3d", avg_pool3d, 3, **_avg_pool)
 AdaptiveAvgPool2d = function_layer("AdaptiveAvgPool2d", adaptive_avg_pool2d, output_size=REQUIRED)
 
 CrossEntropyLoss = function_layer(

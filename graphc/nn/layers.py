@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from graphc.errors import ArgumentError, ShapeError
 from graphc.nn import init
+from graphc.nn.limits import require, require_windows
 from graphc.nn.module import Module
 from graphc.nn.state import Buffer, Parameter
 from graphc.op import Array
@@ -42,6 +43,7 @@ class Linear(_Affine):
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, *, dtype: Any = None) -> None:
         super().__init__()
+        require("Linear", in_features=in_features, out_features=out_features)
         self.in_features, self.out_features = in_features, out_features
         self._parametrise((out_features, in_features), out_features, bias, dtype)
 
@@ -68,6 +70,7 @@ class _Filters(_Affine):
     def _filters(self, channels: tuple[int, int], kernel_size: Any, groups: int, bias: bool, dtype: Any) -> None:
         """Make the weight [channels[0], channels[1] / groups, *kernel] and a bias for each output channel."""
         kind = type(self).__name__
+        require(kind, in_channels=self.in_channels, out_channels=self.out_channels)
         (groups,) = per_axis(kind, "groups", groups, 1)
         if self.in_channels % groups or self.out_channels % groups:
             raise ArgumentError(
@@ -75,6 +78,7 @@ class _Filters(_Affine):
             )
         self.kernel_size = per_axis(kind, "kernel_size", kernel_size, self.rank)
         shape = (channels[0], channels[1] // groups, *self.kernel_size)
+        require_windows(self.function, self.rank, self._options, shape)
         self._parametrise(shape, self.out_channels, bias, dtype)
 
     def extra_repr(self) -> str:
@@ -234,6 +238,7 @@ class _BatchNorm(_Normalisation):
         dtype: Any = None,
     ) -> None:
         super().__init__()
+        require(type(self).__name__, num_features=num_features, eps=eps, momentum=momentum)
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
         self.affine, self.track_running_stats = affine, track_running_stats
         shape = (num_features,)
@@ -300,6 +305,7 @@ class LayerNorm(_Normalisation):
         dtype: Any = None,
     ) -> None:
         super().__init__()
+        require("LayerNorm", normalized_shape=normalized_shape, eps=eps)
         self.normalized_shape, self.eps = _sizes(normalized_shape), eps
         self._scale_and_shift(self.normalized_shape, elementwise_affine, elementwise_affine and bias, dtype)
 
@@ -319,6 +325,7 @@ class RMSNorm(_Normalisation):
         self, normalized_shape: Any, eps: float | None = None, elementwise_affine: bool = True, *, dtype: Any = None
     ) -> None:
         super().__init__()
+        require("RMSNorm", normalized_shape=normalized_shape, **({} if eps is None else {"eps": eps}))
         self.normalized_shape, self.eps = _sizes(normalized_shape), eps
         self._scale_and_shift(self.normalized_shape, elementwise_affine, False, dtype)
 
@@ -338,6 +345,7 @@ class GroupNorm(_Normalisation):
         self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, *, dtype: Any = None
     ) -> None:
         super().__init__()
+        require("GroupNorm", num_groups=num_groups, num_channels=num_channels, eps=eps)
         if num_channels % num_groups:
             raise ArgumentError(f"GroupNorm: {num_groups} groups don't divide {num_channels} channels")
         self.num_groups, self.num_channels, self.eps = num_groups, num_channels, eps
@@ -385,6 +393,7 @@ class Embedding(Module):
         self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None, *, dtype: Any = None
     ) -> None:
         super().__init__()
+        require("Embedding", num_embeddings=num_embeddings, embedding_dim=embedding_dim)
         if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
             raise ArgumentError(f"Embedding: padding_idx={padding_idx} is no row of {num_embeddings} rows")
         self.num_embeddings, self.embedding_dim, self.padding_idx = num_embeddings, embedding_dim, padding_idx
