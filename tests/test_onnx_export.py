@@ -261,6 +261,15 @@ def test_verification_falls_back_to_the_reference_evaluator(path: Path, monkeypa
     assert result.verification.refusal == ""
 
 
+@pytest.mark.parametrize("opset", [19, 20])
+@pytest.mark.parametrize("function", [gc.erf, gc.gelu])
+def test_the_error_function_is_verified_in_double_precision(path: Path, function: Any, opset: int) -> None:
+    x = gc.placeholder("x", ("batch", 3), "float64")
+    result = gc.export_onnx(path, outputs=function(x * 3), opset=opset, verify=True)
+    assert result.verification is not None
+    assert max(deviation.relative for deviation in result.verification.deviations) < 1e-14
+
+
 def test_why_onnx_runtime_did_not_run_a_model_is_told(path: Path) -> None:
     x = gc.placeholder("x", ("batch", 1, 4, 4), "float64")
     w = gc.constant(np.ones((1, 1, 2, 2)))

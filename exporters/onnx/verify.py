@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from graphc.exporters.onnx.export import Exported
 from graphc.exporters.onnx.schema import ir_version
 from graphc.ir import Node
 from graphc.op import Array
+from graphc.ops import special
 from graphc.types import TensorType, is_float, np_dtype
 
 if TYPE_CHECKING:
@@ -219,8 +221,20 @@ def _reference(model: ModelProto) -> tuple[str, Callable[[Feeds], list[Array]]]:
         with np.errstate(all="ignore"):
             return list(evaluator.run(None, dict(feeds)))
 
-    evaluator = ReferenceEvaluator(model)
+    evaluator = ReferenceEvaluator(model, new_ops=[_exact_erf()])
     return f"the reference evaluator of onnx {onnx.__version__}", run
+
+
+@lru_cache(maxsize=1)
+def _exact_erf() -> type[Any]:
+    """The operator Erf in the precision of its operand: that of the reference evaluator has single precision."""
+    from onnx.reference.op_run import OpRun
+
+    class Erf(OpRun):
+        def _run(self, x: Array) -> tuple[Array]:
+            return (special.erf(np.asarray(x, np.float64)).astype(x.dtype),)
+
+    return Erf
 
 
 def too_new_for_onnxruntime(opset: int) -> str:
