@@ -15,8 +15,9 @@ _KNOWN = frozenset(map(np_dtype, DTYPES))
 def converted(value: Any, dtype: str) -> tuple[Any, str]:
     """A value as an array of a dtype, and an empty string; or the array as it is and why it doesn't fit.
 
-    float64 becomes float32 silently, and integers become floats or other integers where they fit exactly; anything
-    else that would lose values is a problem. What can't become an array at all is None.
+    float64 becomes float32 silently unless that makes numbers infinite, and integers become floats or other integers
+    where they fit exactly; anything else that would lose values is a problem. What can't become an array at all is
+    None.
     """
     wanted = np_dtype(dtype)
     if value.__class__ is np.ndarray and value.dtype == wanted:
@@ -37,7 +38,10 @@ def converted(value: Any, dtype: str) -> tuple[Any, str]:
     is_exact = given.kind in "biu" and wanted.kind != "b"
     by_accident = is_float(dtype) and (not hasattr(value, "dtype") or dtype in ("float32", "float64"))
     if array.size == 0 or (by_accident and not is_exact):  # data is float64 by accident, and [] has no dtype
-        return array.astype(wanted), ""
+        with np.errstate(over="ignore"):
+            cast = array.astype(wanted)
+        fits = given.kind != "f" or np.array_equal(np.isinf(cast), np.isinf(array))
+        return (cast, "") if fits else (array, f"{given} values that are too large for {dtype}")
     if not is_exact:
         return array, f"{given}; convert it: value.astype({str(wanted)!r})"
     with np.errstate(all="ignore"):

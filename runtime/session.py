@@ -506,7 +506,7 @@ def _builder(resolved: Sequence[Node | Updates], build: Build) -> Build:
 
 
 def _request(resolved: Sequence[Node | Updates], given: Mapping[Node, Any], training: bool | None) -> Request:
-    if training not in (None, False, True):
+    if not (training is None or isinstance(training, bool | np.bool_)):
         raise ArgumentError(f"training must be True, False or None, got {training!r}")
     fetches = tuple([leaf for leaf in resolved if isinstance(leaf, Node)])
     updates = [leaf for leaf in resolved if not isinstance(leaf, Node)]

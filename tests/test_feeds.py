@@ -58,6 +58,7 @@ def net():
 
 ACCEPTED = [
     ("float64 by accident", np.ones(3), "float32", 1.0),
+    ("infinities", np.array([np.inf, -np.inf, 1e38]), "float32", np.float32([np.inf, -np.inf, 1e38])),
     ("float16", np.ones(3, "float16"), "float32", 1.0),
     ("bfloat16", np.ones(3, ml_dtypes.bfloat16), "float32", 1.0),
     ("long double", np.ones(3, "longdouble"), "float32", 1.0),
@@ -99,6 +100,8 @@ REFUSED = [
     ("an integer that float32 rounds", [0, 1, 2**24 + 1], "float32", "int64 values that don't fit float32 exactly"),
     ("an integer that float64 rounds", [0, 1, 2**53 + 1], "float64", "int64 values that don't fit float64 exactly"),
     ("an integer beyond int64", [0, 1, 2**70], "int64", "fed list of int"),
+    ("a float that is infinite in float32", np.array([0, 1, 1e39]), "float32", "values that are too large for float32"),
+    ("a float that is infinite in float16", [0.0, 1.0, 7e4], "float16", "values that are too large for float16"),
     ("text", ["a", "b", "c"], "float32", "fed list of <U1"),
     ("complex numbers", np.ones(3, "complex64"), "float32", "fed ndarray of complex64"),
     ("times", np.zeros(3, "datetime64[s]"), "float32", "fed ndarray of datetime64[s]"),
