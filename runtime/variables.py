@@ -12,7 +12,7 @@ from graphc.evaluate import evaluate
 from graphc.ir import Node, toposort
 from graphc.op import Array
 from graphc.ops.state import Variable
-from graphc.types import TensorType, np_dtype
+from graphc.types import TensorType, is_float, np_dtype
 
 NO_NUMBERS = "OUSMmc"  # NumPy's kinds of dtypes that are objects, text, times and complex numbers
 
@@ -44,7 +44,8 @@ def initial_value(variable: Node, known: Mapping[Node, Array], seed: int) -> Arr
     """The first value of one variable, given those of the variables that it is computed from.
 
     Raises:
-        StateError: the initialiser returned something of another shape, or no real numbers.
+        StateError: the initialiser returned something of another shape, no real numbers, or for integers and bools
+            other values than they have.
     """
     assert isinstance(variable, Variable)
     initial, type = variable.initial, variable.tensor_type
@@ -70,9 +71,12 @@ def initial_value(variable: Node, known: Mapping[Node, Array], seed: int) -> Arr
 
 
 def _checked(value: Array, variable: Variable, type: TensorType) -> Array:
-    if value.shape != type.shape or value.dtype.kind in NO_NUMBERS:
+    fits = value.shape == type.shape and value.dtype.kind not in NO_NUMBERS
+    with np.errstate(all="ignore"):
+        cast = value.astype(np_dtype(type.dtype)) if fits else value
+    if not fits or not (is_float(type.dtype) or np.array_equal(cast, value)):
         raise StateError(
             f"the initialiser of {variable.name!r} returned {value.dtype}{list(value.shape)}, expected {type}",
             lines=[variable.made_at],
         )
-    return value.astype(np_dtype(type.dtype))
+    return cast

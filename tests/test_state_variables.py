@@ -89,6 +89,17 @@ def test_an_initialiser_that_returns_something_else_is_refused(session, value, s
     assert session[other].tolist() == [1]
 
 
+@pytest.mark.parametrize(
+    ("value", "dtype"), [([1.5, 2.0], "int64"), ([1, 300], "int8"), ([0, 2], "bool"), ([np.nan, 0.0], "int64")]
+)
+def test_a_first_value_that_its_dtype_does_not_have_is_refused(session, value, dtype):
+    w = gc.Variable(lambda *_: np.array(value), name="w", shape=(2,), dtype=dtype)
+    with pytest.raises(gc.StateError, match="the initialiser of 'w' returned"):
+        session.run(w)
+    v = gc.Variable(lambda *_: np.array([1.0, 0.0]), name="v", shape=(2,), dtype=dtype)
+    assert session.run(v).tolist() == [1, 0]
+
+
 def test_added_variables_just_work(session):
     w = variable([1.0])
     session.run(w)
