@@ -8,28 +8,11 @@ has run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from graphc.dims import Dim, product
+from graphc.dims import Dim
 from graphc.ir import Node
-from graphc.op import Op
-from graphc.ops.creation import iota
-from graphc.ops.indexing import gather_op, scatter_add_op
-from graphc.ops.pooling import max_pool_indices
-from graphc.ops.reduce import argmax_op, argmin_op
-from graphc.ops.sorting import argsort_op
-
-INDEXED = frozenset({gather_op, scatter_add_op})  # their last operands are indices, one for each of `axes`
-
-# Ops whose results are positions, and in how many elements.
-POSITIONS: dict[Op, Callable[[Node], Dim]] = {
-    iota: lambda node: node.attrs["length"],
-    argmax_op: lambda node: node.inputs[0].shape[node.attrs["axes"][0]],
-    argmin_op: lambda node: node.inputs[0].shape[node.attrs["axes"][0]],
-    argsort_op: lambda node: node.inputs[0].shape[node.attrs["axis"]],
-    max_pool_indices: lambda node: product(node.inputs[0].shape[2:]),
-}
 
 
 def fallible(steps: Iterable[Any]) -> Iterator[bool]:
@@ -37,7 +20,7 @@ def fallible(steps: Iterable[Any]) -> Iterator[bool]:
     checked: set[tuple[Node, Dim]] = set()
     for step in steps:
         fails = step.kernel.can_fail
-        indexing = [node for node in step.nodes if node.op in INDEXED]
+        indexing = [node for node in step.nodes if node.op.indexed]
         if indexing and fails:
             indices = {index for node in indexing for index in _indices(node)} - checked
             fails = any(not _is_position(*index) for index in indices)
@@ -57,5 +40,5 @@ def _indices(node: Node) -> Iterator[tuple[Node, Dim]]:
 def _is_position(index: Node, size: Dim) -> bool:
     while index.op.kind == "view":
         index = index.inputs[0]
-    positions = POSITIONS.get(index.op)
+    positions = index.op.positions
     return positions is not None and positions(index) == size

@@ -15,7 +15,7 @@ import numpy as np
 
 from graphc import ir
 from graphc.attrs import Attrs, normalise
-from graphc.dims import take_guards
+from graphc.dims import Dim, take_guards
 from graphc.errors import ArgumentError, GraphcError, did_you_mean
 from graphc.ir import Node, make
 from graphc.occurrences import current_occurrence
@@ -68,6 +68,8 @@ class Op:
         injective: no element of an operand counts twice in the result, and `vjp` only moves elements, of bools too: so
             the mask of a cotangent may be moved through it.
         commutative: operands may be swapped; patterns match both orders.
+        positions: of an op whose results are positions, `node -> in how many elements`.
+        indexed: the last operands are indices into the first, one for each of the attribute `axes`.
         required, defaults: names of attributes that must be given, and those with a default value.
         samples: calls for the generated tests.
     """
@@ -81,6 +83,8 @@ class Op:
     accepts: tuple[str, ...] = ("any",)
     injective: bool = False
     commutative: bool = False
+    positions: Callable[[Node], Dim] | None = None
+    indexed: bool = False
     required: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     samples: Samples | None = None

@@ -355,6 +355,24 @@ def test_a_view_only_selects_elements(op, sample):
         assert len(set(value.ravel())) == value.size
 
 
+@each_case(lambda op, sample: op.positions is not None)
+def test_a_position_lies_within_as_many_elements_as_the_op_says(op, sample):
+    made = call(op, sample)
+    for node, value in zip(made.results, made.values(), strict=True):
+        assert ((value >= 0) & (value < op.positions(node))).all()
+
+
+@each_case(lambda op, sample: op.indexed)
+def test_the_last_operands_of_an_indexed_op_are_its_indices(op, sample):
+    """Moved out of range, they make it fail."""
+    axes = sample.attrs["axes"]
+    first = len(sample.args) - len(axes)
+    beyond = [*sample.args[:first], *(index + 1000 for index in sample.args[first:])]
+    if any(index.size for index in sample.args[first:]):
+        with pytest.raises((IndexError, GraphcError)):
+            call(op, Sample(tuple(beyond), sample.attrs)).values()
+
+
 # --- gradients
 
 

@@ -50,6 +50,7 @@ iota = primitive(
     lambda *, length: np.arange(length, dtype=np.int64),
     NoGradient("a counter depends on nothing"),
     "iota",
+    positions=lambda node: node.attrs["length"],
     required=("length",),
     samples=lambda rng: [Sample((), {"length": length}) for length in (5, 1, 0)],
     doc="0, 1, ..., length - 1 as int64[length]; the length may be symbolic.",

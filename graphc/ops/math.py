@@ -235,8 +235,6 @@ def exp2(x: Any) -> Any:
     return power_op(2.0, x)
 
 
-
-
 def _xlogy_vjp(g: Any, y: Any, x: Any, a: Any) -> Cotangents:
     trapped = logical_and(equal(x, 0), less_equal(a, 0))
     return g * log(where(trapped, 1, a)), g * (x / a)

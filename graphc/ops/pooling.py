@@ -246,6 +246,7 @@ max_pool_indices: Op = primitive(
     _max_pool_indices,
     NoGradient("the place of a maximum is an integer"),
     "window",
+    positions=lambda node: product(node.inputs[0].shape[2:]),
     required=_GEOMETRY,
     samples=_max_samples,
     doc="Where `max_pool` found each maximum, the first of equal ones, counted over the flattened spatial axes.",

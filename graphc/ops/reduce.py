@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from graphc.composites import composite
-from graphc.dims import product, require_at_least
+from graphc.dims import Dim, product, require_at_least
 from graphc.errors import ArgumentError, DTypeError
 from graphc.ir import Node
 from graphc.op import Cotangents, NoGradient, Op, Sample
@@ -153,6 +153,10 @@ def _positions(rng: np.random.Generator) -> list[Sample]:
     return [Sample((rng.standard_normal(shape),), {"axes": (axis,)}) for shape, axis in cases]
 
 
+def _searched(node: Node) -> Dim:
+    return node.inputs[0].shape[node.attrs["axes"][0]]  # type: ignore[no-any-return]
+
+
 A_POSITION = NoGradient("it is a position")
 
 argmax_op = primitive(
@@ -161,6 +165,7 @@ argmax_op = primitive(
     lambda x, *, axes: np.argmax(x, axis=axes[0], keepdims=True),
     A_POSITION,
     "reduce",
+    positions=_searched,
     required=("axes",),
     samples=_positions,
 )
@@ -171,6 +176,7 @@ argmin_op = primitive(
     lambda x, *, axes: np.argmin(x, axis=axes[0], keepdims=True),
     A_POSITION,
     "reduce",
+    positions=_searched,
     required=("axes",),
     samples=_positions,
 )

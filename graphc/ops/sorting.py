@@ -55,6 +55,7 @@ argsort_op: Op = primitive(
     _order,
     NoGradient("an order is piecewise constant"),
     "sort",
+    positions=lambda node: node.inputs[0].shape[node.attrs["axis"]],
     required=("axis",),
     defaults={"descending": False},
     samples=_sorts,
