@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, reduce
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -104,9 +105,8 @@ def jvp(y: Node, xs: Sequence[Node], vs: Sequence[Any]) -> Node:
     The vector-Jacobian product is linear in its vector, so its own vector-Jacobian product is the one wanted
     (double reverse mode; J. Townsend, 2017).
     """
-    y, xs, vs = _one(y, "y"), _list(xs, "xs"), _list_of_any(vs)
-    if len(xs) != len(vs):
-        raise ArgumentError(f"jvp: {len(xs)} xs but {len(vs)} vs")
+    y, xs = _one(y, "y"), _list(xs, "xs")
+    vs = _one_for_each(xs, "xs", vs, "vs")
     weights = parameter(-1, y.type)
     backward = gradients(y, xs, [weights], disconnected="zero")
     vectors = [_weight(x, v) for x, v in zip(xs, vs, strict=True)]
@@ -351,9 +351,7 @@ def _backward_body(body: Program, masked: tuple[bool | None, ...]) -> tuple[Prog
 
 
 def _seeds(ys: Sequence[Node], grad_ys: Any) -> Iterable[tuple[Node, Node]]:
-    weights = [None] * len(ys) if grad_ys is None else _list_of_any(grad_ys)
-    if len(weights) != len(ys):
-        raise ArgumentError(f"{len(ys)} ys but {len(weights)} grad_ys")
+    weights = [None] * len(ys) if grad_ys is None else _one_for_each(ys, "ys", grad_ys, "grad_ys")
     seeds: dict[Node, Node] = {}
     for y, weight in zip(ys, weights, strict=True):
         with derived_from(y, RULE):
@@ -384,8 +382,14 @@ def _one(node: Any, role: str) -> Node:
     return found[0]
 
 
-def _list_of_any(values: Any) -> list[Any]:
-    return list(values) if isinstance(values, list | tuple) else [values]
+def _one_for_each(nodes: Sequence[Node], role: str, values: Any, name: str) -> list[Any]:
+    """`values` as a list of one for each node; one value needs no list."""
+    found = list(values) if isinstance(values, list | tuple) else [values]
+    if len(found) != len(nodes):
+        is_vector = len(nodes) == 1 and all(isinstance(value, Real) for value in found)
+        hint = f"a list has one entry for each of {role}; one vector is [np.array([...])]" if is_vector else None
+        raise ArgumentError(f"{len(nodes)} {role} but {len(found)} {name}", hint=hint)
+    return found
 
 
 def _scalar(loss: Any) -> Node:

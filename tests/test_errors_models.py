@@ -322,10 +322,16 @@ def gradient_of_a_value():
     return gc.gradients(1.5, [variable(3)])  # <-
 
 
-@broken(gc.ArgumentError, "gradients", "1 ys but 2 grad_ys")
+@broken(gc.ArgumentError, "gradients", "1 ys but 2 grad_ys", "one vector is [np.array([...])]")
 def gradient_weights():
     w = variable(3)
     return gc.gradients(w * w, [w], [1.0, 2.0])  # <-
+
+
+@broken(gc.ArgumentError, "1 xs but 3 vs", "one vector is [np.array([...])]")
+def jvp_vector():
+    w = variable(3)
+    return gc.jvp(w * w, [w], [1, 0, 0])  # <-
 
 
 @broken(gc.ShapeError, "gradients", "<multiply: float32[3]>", "float32[4]")
