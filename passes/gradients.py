@@ -44,6 +44,7 @@ from graphc.ops.creation import zeros
 from graphc.ops.math import add, logical_and, logical_or, where
 from graphc.ops.reduce import reduce_any
 from graphc.ops.shape import reshape, stack
+from graphc.ops.slicing import pad_op
 from graphc.source import here
 from graphc.types import TensorType, TupleType, is_float
 
@@ -204,6 +205,10 @@ def _gathered(node: Node, contributions: Sequence[Any]) -> Any:
 
 
 def _sum(terms: Sequence[Node]) -> Node:
+    """The sum; of padded terms neighbours first, as the slices that they stem from are then joined in few rounds."""
+    if all(term.op is pad_op for term in terms):
+        while len(terms) > 1:
+            terms = [reduce(add, terms[k : k + 2]) for k in range(0, len(terms), 2)]
     return reduce(add, terms)
 
 

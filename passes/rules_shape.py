@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate, takewhile
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -304,16 +307,27 @@ def slice_of_concat(node: Node) -> Node | None:
     (joined,) = node.inputs
     axis = joined.attrs["axis"]
     first, step, count = node.attrs["starts"][axis], node.attrs["steps"][axis], node.shape[axis]
-    at = 0
-    for part in joined.inputs:
-        size = part.shape[axis]
-        if not all(isinstance(dim, int) for dim in (first, count, size)) or count == 0:
-            return None
-        if at <= first and first + (count - 1) * step < at + size:
-            starts = tuple([s - at if k == axis else s for k, s in enumerate(node.attrs["starts"])])
-            return slice_op(part, starts=starts, steps=node.attrs["steps"], shape=node.shape)
-        at += size
-    return None
+    if not isinstance(first, int) or not isinstance(count, int) or count == 0:
+        return None
+    ends = _known_ends(joined)
+    k = bisect_right(ends, first)
+    if k == len(ends) or first + (count - 1) * step >= ends[k]:
+        return None
+    at = ends[k - 1] if k else 0
+    starts = tuple([s - at if k == axis else s for k, s in enumerate(node.attrs["starts"])])
+    return slice_op(joined.inputs[k], starts=starts, steps=node.attrs["steps"], shape=node.shape)
+
+
+_ends: WeakKeyDictionary[Node, list[int]] = WeakKeyDictionary()  # a tensor may be taken apart into all its parts
+
+
+def _known_ends(joined: Node) -> list[int]:
+    """Where the parts of a concatenation end, up to the first one of unknown size."""
+    ends = _ends.get(joined)
+    if ends is None:
+        sizes = [part.shape[joined.attrs["axis"]] for part in joined.inputs]
+        ends = _ends[joined] = list(accumulate(takewhile(lambda size: isinstance(size, int), sizes)))
+    return ends
 
 
 # --------------------------------------------------------------------------------------------- concatenations

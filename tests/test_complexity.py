@@ -94,7 +94,22 @@ def masks(n):
     return y, [x]
 
 
-SHAPES = (chain, layers, dense_blocks, forks, fan_out_and_in, composites, masks)
+def unrolled(n):
+    """A recurrence over the rows of a tensor, whose gradient is put together from as many."""
+    x, h = variable(n // 4, 8), gc.zeros((8,))
+    for k in range(n // 4):
+        h = gc.tanh(x[k] + h * 0.5)
+    return h, [x]
+
+
+def taken_apart(n):
+    """What is put together is taken apart again."""
+    x = variable(n // 8, 8)
+    whole = gc.stack([gc.tanh(part) for part in gc.unstack(x, 0)], 0)
+    return sum([gc.exp(part) for part in gc.unstack(whole, 0)], gc.zeros((8,))), [x]
+
+
+SHAPES = (chain, layers, dense_blocks, forks, fan_out_and_in, composites, masks, unrolled, taken_apart)
 
 
 # --------------------------------------------------------------------------------------------- counting
