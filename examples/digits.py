@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 import graphc as gc
-from graphc.data import DataLoader, digits, progress
+from graphc.data import DataLoader, digits, progress, say
 
 
 def declare(rate: float):
@@ -45,10 +45,9 @@ def main(epochs: int, out: Path) -> float:
 
     with gc.Session(seed=0) as sess:
         step = sess.compile([loss, train], feeds=[images, labels])
-        bar = progress(range(epochs), desc="training")
-        for epoch in bar:
+        for epoch in progress(range(epochs), desc="training"):
             losses = [float(step(*batch)[0]) for batch in loader]
-            print(f"epoch {epoch + 1:2d}: mean loss {sum(losses) / len(losses):.4f}", flush=True)
+            say(f"epoch {epoch + 1:2d}: mean loss {sum(losses) / len(losses):.4f}")
         found = float(sess.run(accuracy, held_out))
         print(f"test accuracy {found:.2%} on {len(held_out[labels])} held-out images, on device {sess.device!r}")
 
@@ -56,7 +55,9 @@ def main(epochs: int, out: Path) -> float:
         exported = gc.export_onnx(
             out / "digits.onnx", inputs=[images], outputs={"logits": logits}, session=sess, verify=True
         )
-        print(exported)
+        print(f"exported {exported.size:,} bytes at opset {exported.opset}, run by {exported.verification.runner}:")
+        for trial in exported.verification.deviations:
+            print(f"  batch {trial.sizes['batch']}: differs from graphc by {trial.absolute:.1e} at most")
     gc.render(train, out / "digits.svg")
     print(f"wrote digits.safetensors, digits.onnx and digits.svg to {out.resolve()}")
     return found

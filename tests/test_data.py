@@ -22,6 +22,7 @@ from graphc.data import (
     digits,
     iris,
     progress,
+    say,
     wine,
 )
 from graphc.errors import ArgumentError, DTypeError, MissingExtra, ShapeError, StateError
@@ -428,3 +429,8 @@ def test_progress_without_tqdm_is_silent(monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm", None)
     assert list(progress([1, 2, 3], "epoch 4")) == [1, 2, 3]
     assert sys.stderr.getvalue() == ""
+
+
+def test_say_prints_a_line(capsys):
+    say("epoch 1")
+    assert capsys.readouterr().out == "epoch 1\n"

@@ -4,7 +4,7 @@ from graphc.data.bundled import breast_cancer, digits, iris, wine
 from graphc.data.collate import default_collate
 from graphc.data.dataset import ArrayDataset, Dataset, TensorDataset
 from graphc.data.loader import DataLoader
-from graphc.data.progress import progress
+from graphc.data.progress import progress, say
 from graphc.data.sampler import BatchSampler, RandomSampler
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "digits",
     "iris",
     "progress",
+    "say",
     "wine",
 ]
