@@ -34,10 +34,14 @@ from graphc.operands import broadcast_op, constant, constant_op, expand, splat, 
 from graphc.operators import Operators
 from graphc.types import is_float
 
-# exact: the same bits for every input (whatever a nan's payload). reassoc: equal over the reals.
-# finite: wrong where a value is nan or infinite.
-FpClass: TypeAlias = Literal["exact", "reassoc", "finite"]
-FP_CLASSES: tuple[FpClass, ...] = ("exact", "reassoc", "finite")
+# What a rule may change. From finite numbers, only "finite" may make nan or infinities that weren't there.
+# exact: nothing; the same bits for every input (whatever a nan's payload).
+# reassoc: the rounding. Equal over the reals, and nan and infinities stay. What the left side loses on the way for want
+#   of range alone ((x * 1e30) * 1e-30) may be right.
+# stabilise: as reassoc, and where the left side is nan or infinite the right side may be the number that is meant.
+# finite: wrong where a value is nan, infinite or outside the domain.
+FpClass: TypeAlias = Literal["exact", "reassoc", "stabilise", "finite"]
+FP_CLASSES: tuple[FpClass, ...] = ("exact", "reassoc", "stabilise", "finite")
 
 MAX_STEPS = 1000  # rewrites of one node, with all that they lead to
 
@@ -252,7 +256,7 @@ def rule(
     node of that op and returns what to put in its place, or None.
 
     Args:
-        fp: "exact", "reassoc" or "finite", see `FpClass`.
+        fp: "exact", "reassoc", "stabilise" or "finite", see `FpClass`.
         on: an op, a set of them, or a condition on the op.
         of: with `on`: the op that made each input, or a set of them; a tuple has an entry for each input.
         where: without `on`: a further condition on what was matched, by the same parameter names.

@@ -38,14 +38,19 @@ def float_limits(dtype: str) -> Any:
     return ml_dtypes.finfo(np_dtype(dtype))  # type: ignore[no-untyped-call]
 
 
+def is_normal(value: float, dtype: str) -> bool:
+    """Whether a number is in the range of a float dtype where nothing is lost to overflow or underflow."""
+    limits = float_limits(dtype)
+    return float(limits.tiny) <= abs(value) <= float(limits.max)
+
+
 def merges(operation: np.ufunc, c: Node, d: Node) -> bool:
     """Whether `operation` on two constants gives one, and neither overflows nor is lost to underflow."""
     if not is_float(c.dtype):
         return True  # integers wrap around, in whatever order
     with np.errstate(all="ignore"):
-        value = abs(float(operation(np.float64(number_of(c)), np.float64(number_of(d)))))
-    limit = float_limits(c.dtype)
-    return bool(value <= limit.max and (value >= limit.tiny or operation in (np.add, np.subtract)))
+        value = float(operation(np.float64(number_of(c)), np.float64(number_of(d))))
+    return is_normal(value, c.dtype) or (value == 0 and operation in (np.add, np.subtract))
 
 
 def summable(c: Node, d: Node) -> bool:
@@ -58,6 +63,11 @@ def multipliable(c: Node, d: Node) -> bool:
     return merges(np.multiply, c, d)
 
 
+def add_up(c: Node, d: Node) -> bool:
+    """Two factors of one sign whose sum is one: of opposite signs they make nan of infinity."""
+    return merges(np.add, c, d) and (not is_float(c.dtype) or (number_of(c) or 0) * (number_of(d) or 0) > 0)
+
+
 def divisible(c: Node, d: Node) -> bool:
     """Two constants whose quotient is one."""
     return merges(np.divide, c, d)
@@ -68,8 +78,7 @@ def exact_inverse(x: Node, c: Node) -> bool:
     value = float(number_of(c) or 0)
     if number_of(x) is not None or not math.isfinite(value) or abs(math.frexp(value)[0]) != 0.5:
         return False
-    limit = float_limits(c.dtype)
-    return bool(limit.tiny <= abs(1 / value) <= limit.max)
+    return is_normal(1 / value, c.dtype)
 
 
 def arithmetic(x: Node) -> bool:
@@ -274,22 +283,26 @@ def add_self(x):
     return x + x, x * 2
 
 
-@rule(fp="reassoc", samples=lambda leaf: [x * 2.5 + x for x in [leaf(3, 5)]])
+@rule(
+    fp="reassoc",
+    where=lambda c: not is_float(c.dtype) or number_of(c) > 0,  # inf * -2.5 + inf is nan
+    samples=lambda leaf: [x * 2.5 + x for x in [leaf(3, 5)]],
+)
 def scaled_add_self(x, c: Number):
     return x * c + x, x * (c + 1)
 
 
-@rule(fp="reassoc", samples=lambda leaf: [x - x * 2.5 for x in [leaf(3, 5)]])
-def self_sub_scaled(x, c: Number):
+@rule(fp="finite", samples=lambda leaf: [x - x * 2.5 for x in [leaf(3, 5)]])
+def self_sub_scaled(x, c: Number):  # inf - inf is nan
     return x - x * c, x * (1 - c)
 
 
-@rule(fp="reassoc", where=summable, samples=lambda leaf: [x * 2.5 + x * 0.75 for x in [leaf(3, 5)]])
+@rule(fp="reassoc", where=add_up, samples=lambda leaf: [x * 2.5 + x * 0.75 for x in [leaf(3, 5)]])
 def scaled_add_scaled(x, c: Number, d: Number):
     return x * c + x * d, x * (c + d)
 
 
-@rule(fp="reassoc", where=summable, samples=lambda leaf: [x * 2.5 - x * 0.75 for x in [leaf(3, 5)]])
+@rule(fp="finite", where=summable, samples=lambda leaf: [x * 2.5 - x * 0.75 for x in [leaf(3, 5)]])
 def scaled_sub_scaled(x, c: Number, d: Number):
     return x * c - x * d, x * (c - d)
 

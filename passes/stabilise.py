@@ -1,12 +1,15 @@
 """Formulas that lose accuracy or overflow, and what they mean: log(softmax(x)), log(1 + x), exp(x) - 1.
 
-All are equal over the reals, and what is put in place is right where the formula isn't. The pass runs while
-composites are still whole, and after differentiation, so the gradients that such formulas had are here too.
+All are equal over the reals where the formula has a value, and what is put in place is right where floats are too
+short for it. Divisors are cancelled only where they are positive over the reals: of `a / x * x`, the nan at x = 0 is
+meant. The pass runs while composites are still whole, and after differentiation, so the gradients that such formulas
+had are here too.
 """
 
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from graphc.ir import Node
 from graphc.operands import broadcast_op, cast_op, expand, expand_dims_op, reduce_sum, squeeze_op
@@ -17,6 +20,7 @@ from graphc.ops.reduce import logsumexp_op, reduce_max
 from graphc.passes.rewrite import rule
 
 INF = math.inf  # softplus without the threshold above which it is taken for its operand
+POSITIVE = frozenset({exp, softmax_op})  # what is never 0 over the reals
 SEEN_THROUGH = frozenset({broadcast_op, squeeze_op, expand_dims_op, cast_op, stop_gradient})
 
 
@@ -33,58 +37,58 @@ def unshifted(x: Node) -> bool:
 # --------------------------------------------------------------------------------------------- logarithms
 
 
-@rule(fp="reassoc")
+@rule(fp="stabilise")
 def log_of_exp(x):
     return log(exp(x)), x
 
 
-@rule(fp="reassoc")
+@rule(fp="stabilise")
 def log_of_sqrt(x):
     return log(sqrt(x)), log(x) * 0.5
 
 
-@rule(fp="reassoc")
+@rule(fp="stabilise")
 def log_of_sigmoid(x):
     return log(sigmoid(x)), -softplus_op(-x, threshold=INF)
 
 
-@rule(fp="reassoc")
+@rule(fp="stabilise")
 def log_of_one_minus_sigmoid(x):
     return log(1 - sigmoid(x)), -softplus_op(x, threshold=INF)
 
 
-@rule(fp="reassoc")
+@rule(fp="stabilise")
 def log_of_one_plus_exp(x):
     return log(1 + exp(x)), softplus_op(x, threshold=INF)
 
 
-@rule(fp="reassoc")
+@rule(fp="stabilise")
 def log1p_of_exp(x):
     return log1p(exp(x)), softplus_op(x, threshold=INF)
 
 
-@rule(fp="reassoc")
+@rule(fp="stabilise")
 def log_of_one_plus(x):
     return log(1 + x), log1p(x)
 
 
-@rule(fp="reassoc")
+@rule(fp="stabilise")
 def log_of_one_minus(x):
     return log(1 - x), log1p(-x)
 
 
-@rule(fp="reassoc", samples=lambda leaf: [log(softmax_op(leaf(3, 5), axis=1))])
+@rule(fp="stabilise", samples=lambda leaf: [log(softmax_op(leaf(3, 5), axis=1))])
 def log_of_softmax(x, *, axis):
     return log(softmax_op(x, axis=axis)), log_softmax_op(x, axis=axis)
 
 
-@rule(fp="reassoc", where=unshifted, samples=lambda leaf: [log(reduce_sum(exp(leaf(3, 5)), axes=(1,)))])
+@rule(fp="stabilise", where=unshifted, samples=lambda leaf: [log(reduce_sum(exp(leaf(3, 5)), axes=(1,)))])
 def log_of_sum_of_exp(x, *, axes):
     return log(reduce_sum(exp(x), axes=axes)), logsumexp_op(x, axes=axes)
 
 
 @rule(
-    fp="reassoc",
+    fp="stabilise",
     where=unshifted,
     samples=lambda leaf: [log(squeeze_op(reduce_sum(exp(leaf(3, 5)), axes=(1,)), axes=(1,)))],
 )
@@ -98,48 +102,48 @@ def log_of_squeezed_sum_of_exp(x, *, axes, dropped):
 # --------------------------------------------------------------------------------------------- exponentials
 
 
-@rule(fp="reassoc")
+@rule(fp="stabilise")
 def exp_minus_one(x):
     return exp(x) - 1, expm1(x)
 
 
-@rule(fp="reassoc")
+@rule(fp="stabilise")
 def minus_one_plus_exp(x):
     return exp(x) + -1, expm1(x)
 
 
-@rule(fp="reassoc")
+@rule(fp="stabilise")
 def one_over_exp(x):
     return 1 / exp(x), exp(-x)
 
 
-@rule(fp="reassoc")
+@rule(fp="stabilise")
 def logistic(x):
     return 1 / (1 + exp(-x)), sigmoid(x)
 
 
-@rule(fp="reassoc")
+@rule(fp="stabilise")
 def logistic_of_negative(x):
     return 1 / (1 + exp(x)), sigmoid(-x)
 
 
-@rule(fp="reassoc")
+@rule(fp="stabilise")
 def logistic_times_exp(x):  # 0 * inf where exp overflows
     return sigmoid(-x) * exp(x), sigmoid(x)
 
 
-@rule(fp="reassoc")
+@rule(fp="stabilise")
 def logistic_by_exp(x):
     return exp(x) / (1 + exp(x)), sigmoid(x)
 
 
-@rule(fp="reassoc")
+@rule(fp="stabilise")
 def tanh_by_exp(x):
     return (exp(x) - exp(-x)) / (exp(x) + exp(-x)), tanh(x)
 
 
 @rule(
-    fp="reassoc",
+    fp="stabilise",
     on=divide,
     of=(exp, None),
     samples=lambda leaf: [exp(x) / reduce_sum(exp(x), axes=(1,)) for x in [leaf(3, 5)]],
@@ -162,17 +166,17 @@ def _summed_axis(total: Node, terms: Node) -> int | None:
 # --------------------------------------------------------------------------------------------- roots
 
 
-@rule(fp="reassoc")
+@rule(fp="stabilise")
 def sqrt_of_square(x):
     return sqrt(x * x), abs(x)
 
 
-@rule(fp="reassoc")
+@rule(fp="stabilise")
 def one_over_sqrt(x):
     return 1 / sqrt(x), rsqrt(x)
 
 
-@rule(fp="reassoc")
+@rule(fp="stabilise")
 def inverse_of_inverse(x):
     return 1 / (1 / x), x
 
@@ -180,23 +184,32 @@ def inverse_of_inverse(x):
 # --------------------------------------------------------------------------------------------- their gradients
 
 
-@rule(fp="reassoc")
-def div_times_divisor(a, b):  # log(softmax(x)), log(sigmoid(x)): 0 / 0 where the probability is 0
+@rule(
+    fp="stabilise",
+    where=lambda b: b.op in POSITIVE,
+    samples=lambda leaf: [leaf(3, 5) / f(x) * f(x) for x in [leaf(3, 5)] for f in (exp, partial(softmax_op, axis=1))],
+)
+def div_times_divisor(a, b):  # log(softmax(x)), log(exp(x)): 0 / 0 where the probability is 0
     return (a / b) * b, a
 
 
-@rule(fp="reassoc")
-def div_times_product(a, b, c):
-    return (a / b) * (b * c), a * c
+@rule(fp="stabilise")
+def div_logistic(a, x):  # log(sigmoid(x))
+    return (a / sigmoid(x)) * (sigmoid(x) * (1 - sigmoid(x))), a * (1 - sigmoid(x))
 
 
-@rule(fp="reassoc")
+@rule(fp="stabilise")
+def div_one_minus_logistic(a, x):  # log(1 - sigmoid(x))
+    return (a / (1 - sigmoid(x))) * (sigmoid(x) * (1 - sigmoid(x))), a * sigmoid(x)
+
+
+@rule(fp="stabilise")
 def div_one_plus_exp_times_exp(a, x):  # log(1 + exp(x)): inf / inf where exp overflows
     return (a / (1 + exp(x))) * exp(x), a * sigmoid(x)
 
 
 @rule(
-    fp="reassoc",
+    fp="stabilise",
     on=multiply,
     of=(broadcast_op, exp),
     samples=lambda leaf: [

@@ -17,7 +17,7 @@ from graphc.operands import constant, expand, primitive
 from graphc.ops.activations import relu, softmax_op
 from graphc.ops.control import identity
 from graphc.ops.creation import iota
-from graphc.ops.math import exp, log, log1p, sigmoid, sqrt, tanh
+from graphc.ops.math import exp, log, log1p, sigmoid, sqrt, tanh, where
 from graphc.ops.nn import dropout
 from graphc.ops.state import Variable, by_mode, placeholder, tracked
 from graphc.passes import fold
@@ -346,6 +346,44 @@ def test_so_are_their_gradients(name):
     x, given = leaf(3), np.array([200.0, 0.0, -200.0], np.float32)
     (stable,) = evaluate(optimised(*gradients(formula(x), [x])), {x: given})
     np.testing.assert_allclose(stable, meaning(given.astype(np.float64)), rtol=1e-6, atol=1e-7)
+
+
+# --- what is left as it stands, since floats have a limited range and nan is meant
+
+
+def factored(w, h):
+    return (w * h * np.float16(1 / 4096)).sum()
+
+
+def guarded(a, x):
+    quotient = a / x * x
+    return where(gc.isnan(quotient), -1.0, quotient)
+
+
+AS_THEY_STAND = {
+    "mean of products": (factored, [np.ones(4096, np.float16), np.full(4096, 100, np.float16)]),
+    "its gradient": (lambda w, h: gradients(factored(w, h), [w])[0], [np.float16(1), np.full(4096, 100, np.float16)]),
+    "scaled sum": (lambda v: (v * np.float32(1e-30)).sum(), [np.full(4, 3e38, np.float32)]),
+    "guard of a quotient": (guarded, [np.ones(3, np.float32), np.array([0, 1, np.inf], np.float32)]),
+    "cancelled multiples": (lambda x: x - x * 0.5, [np.array([np.inf, 1], np.float32)]),
+    "sum of nothing": (lambda x: expand(x, (0,)).sum(), [np.float32(np.inf)]),
+}
+
+
+@pytest.mark.parametrize("name", AS_THEY_STAND)
+def test_no_rule_makes_nan_or_infinity_or_removes_what_is_asked_for(name):
+    formula, values = AS_THEY_STAND[name]
+    leaves = [leaf(*v.shape, dtype=v.dtype.name) for v in values]
+    node = formula(*leaves)
+    given = dict(zip(leaves, values, strict=True))
+    np.testing.assert_array_equal(evaluate(optimised(node), given), evaluate([node], given))
+
+
+@pytest.mark.filterwarnings("error")
+def test_constants_too_large_to_be_merged_are_told_without_a_warning():
+    x = leaf(3)
+    (merged,) = optimised(x * 1e30 * 1e30 * 1e-30)
+    np.testing.assert_array_equal(evaluate([merged], {x: np.zeros(3, np.float32)}), [np.zeros(3)])
 
 
 # --- all together
