@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from graphc.collector import paused
 from graphc.dims import Guard
 from graphc.errors import ArgumentError, FeedError, FetchError, GraphError, SessionError, did_you_mean
 from graphc.ir import Graph, Node, Program, current_graph, substitute, toposort
@@ -406,7 +407,8 @@ class Session:
             return found
         derived = context.derived
         try:
-            found = self._newly_compiled(request, leaves)
+            with paused():
+                found = self._newly_compiled(request, leaves)
         finally:
             context.derived = derived  # an interrupt can come before the block of a pass has put it back
         self._plans[request] = found
@@ -454,7 +456,8 @@ class Session:
         inner = [node for node in request.fed if not isinstance(node, Placeholder | Variable)]
         overridden = {node: parameter(k, node.type) for k, node in enumerate(inner)}
         outputs = (*request.fetches, *request.losses)
-        replaced = substitute([*outputs, *(new for _, new in request.updates)], overridden)
+        roots = (*outputs, *(new for _, new in request.updates))
+        replaced = substitute(roots, overridden) if overridden else roots
         updates = tuple(zip([v for v, _ in request.updates], replaced[len(outputs) :], strict=True))
         inputs = [overridden.get(node, node) for node in request.fed]
         inputs += [n for n in toposort(replaced) if isinstance(n, Placeholder) and n not in request.fed]
