@@ -285,7 +285,7 @@ def add_self(x):
 
 @rule(
     fp="reassoc",
-    where=lambda c: not is_float(c.dtype) or number_of(c) > 0,  # inf * -2.5 + inf is nan
+    where=lambda c: not is_float(c.dtype) or (number_of(c) or 0) > 0,  # inf * -2.5 + inf is nan
     samples=lambda leaf: [x * 2.5 + x for x in [leaf(3, 5)]],
 )
 def scaled_add_self(x, c: Number):
