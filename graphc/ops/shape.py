@@ -291,7 +291,7 @@ def _infer_flip(x: TensorType, *, axes: tuple[int, ...]) -> TensorType:
 flip_op: Op = primitive(
     "flip",
     _infer_flip,
-    lambda x, *, axes: np.ascontiguousarray(np.flip(x, axes)),
+    lambda x, *, axes: np.flip(x, axes).copy(order="C"),
     lambda g, y, x, *, axes: (flip_op(g, axes=axes),),
     "view",
     injective=True,
