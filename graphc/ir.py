@@ -13,6 +13,8 @@ import weakref
 from _weakref import _remove_dead_weakref  # type: ignore[attr-defined]  # what WeakValueDictionary uses
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from graphc.attrs import NO_ATTRS, Attrs
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from graphc.op import Op
 
 _serials = itertools.count()
+serial_of = attrgetter("serial")
 
 
 def next_serial() -> int:
@@ -460,9 +463,13 @@ class Program:
         """The type of the output, or the tuple type of several."""
         return self.outputs[0].type if len(self.outputs) == 1 else TupleType([n.tensor_type for n in self.outputs])
 
-    def nodes(self) -> list[Node]:
-        """All nodes that the roots need, inputs before users."""
-        return toposort(self.roots)
+    def nodes(self) -> tuple[Node, ...]:
+        """All nodes that the roots need, inputs before users; found once, as every pass asks for them."""
+        return self._nodes
+
+    @cached_property
+    def _nodes(self) -> tuple[Node, ...]:
+        return tuple(toposort(self.roots))
 
     def with_roots(self, roots: Sequence[Node]) -> Program:
         """The same program computing `roots`, given in the order of `self.roots`; itself if they are the same."""
@@ -490,7 +497,7 @@ def reachable(roots: Iterable[Node], stop: Callable[[Node], bool] | None = None)
 
 def toposort(roots: Iterable[Node]) -> list[Node]:
     """All nodes that `roots` need, each after its inputs, in the order of creation (which is such an order)."""
-    return sorted(reachable(roots), key=lambda node: node.serial)
+    return sorted(reachable(roots), key=serial_of)
 
 
 def rebuild(node: Node, inputs: tuple[Node, ...]) -> Node:
@@ -510,7 +517,7 @@ def substitute(
         origin: the node and rule that new nodes are derived from; by default each from the node it replaces.
     """
     new: dict[Node, Node] = dict(replacements)
-    for node in sorted(reachable(roots, replacements.__contains__), key=lambda node: node.serial):
+    for node in sorted(reachable(roots, replacements.__contains__), key=serial_of):
         if node in new:
             continue
         inputs = tuple([new[i] for i in node.inputs])

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import attrgetter
 
 from graphc.dims import Dim
-from graphc.ir import Node
+from graphc.ir import Node, serial_of
 from graphc.passes.index_maps import Index, along, identity, loops_of
-
-serial_of = attrgetter("serial")
 
 
 class Space:

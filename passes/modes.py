@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from graphc.ir import Node, Program, rebuild, substitute
+from graphc.ir import Node, Program, rebuild, serial_of, substitute
 from graphc.ops.state import conflict
 from graphc.passes.decompose import expand
 from graphc.source import Site
@@ -27,7 +27,7 @@ def resolve_mode(program: Program, *, training: bool) -> Program:
     program = expand(program, lambda node: node.body is not None and _is_modal(node.body))
     new: dict[Node, Node] = {}
     auxiliary: list[Node] = []
-    for node in sorted(_reachable(program.roots, training), key=lambda node: node.serial):
+    for node in sorted(_reachable(program.roots, training), key=serial_of):
         if node.op.kind == "mode":
             new[node] = new[_branch(node, training)]
         elif node.op.kind == "auxiliary":

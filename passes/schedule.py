@@ -109,14 +109,15 @@ def _sizes(plan: SymbolicPlan) -> list[int]:
     return [nbytes[buffer.type] if buffer.role == "arena" else 0 for buffer in plan.buffers]
 
 
-# What is run first is least: of the bytes a step grows by, its number, and how many steps ran before it could.
-Urgency = Callable[[int, int, int], tuple[int, ...]]
+# What is run first, before equals of a lower number, is least: of the bytes a step grows by, whether it grows at all,
+# and how many of all steps ran before it could. One number, so that the heap needs to compare nothing else.
+Urgency = Callable[[int, int, int], int]
 
 URGENCIES: tuple[Urgency, ...] = (
-    lambda grows, number, ran: (number,),
-    lambda grows, number, ran: (grows > 0, number),
-    lambda grows, number, ran: (grows > 0, -ran, number),
-    lambda grows, number, ran: (grows, number),
+    lambda grows, ran, count: 0,
+    lambda grows, ran, count: int(grows > 0),
+    lambda grows, ran, count: count - ran if grows > 0 else -ran,
+    lambda grows, ran, count: grows,
 )
 
 
@@ -127,22 +128,23 @@ def _listed(work: _Work, urgency: Urgency) -> list[int]:
         for allocated, reads in zip(work.allocates, work.uses, strict=True)
     ]
     waiting, polite, left, last = work.waiting.copy(), work.polite.copy(), work.readers.copy(), work.last.copy()
-    done = [False] * len(waiting)
+    count = len(waiting)
+    done = [False] * count
     order: list[int] = []
-    ready: list[tuple[tuple[int, ...], int]] = []
+    ready: list[int] = []  # urgency * count + number of each step that can run
     held: list[int] = []  # only politeness keeps these waiting
 
     def offer(k: int) -> None:
-        if not waiting[k]:
-            if polite[k]:
-                heapq.heappush(held, k)
-            else:
-                heapq.heappush(ready, (urgency(grows[k], k, len(order)), k))
+        if polite[k]:
+            heapq.heappush(held, k)
+        else:
+            heapq.heappush(ready, urgency(grows[k], len(order), count) * count + k)
 
-    for k in range(len(waiting)):
-        offer(k)
+    for k in range(count):
+        if not waiting[k]:
+            offer(k)
     while ready or held:
-        k = heapq.heappop(ready)[1] if ready else heapq.heappop(held)
+        k = heapq.heappop(ready) % count if ready else heapq.heappop(held)
         if done[k]:
             continue
         done[k] = True
@@ -151,12 +153,16 @@ def _listed(work: _Work, urgency: Urgency) -> list[int]:
             left[buffer] -= 1
             last[buffer] -= k
             if left[buffer] == 1:  # one reader is left, and will free it
-                grows[last[buffer]] -= work.sizes[buffer]
-                offer(last[buffer])
+                reader = last[buffer]
+                grows[reader] -= work.sizes[buffer]
+                if not waiting[reader]:
+                    offer(reader)
         for user in work.users[k]:
             waiting[user] -= 1
-            offer(user)
+            if not waiting[user]:
+                offer(user)
         for follower in work.followers.get(k, ()):
             polite[follower] -= 1
-            offer(follower)
+            if not waiting[follower]:
+                offer(follower)
     return order

@@ -11,7 +11,7 @@ from graphc.errors import FeedError, GraphcError, GuardError
 from graphc.ir import Graph, Node, current_graph, toposort
 from graphc.op import Array
 from graphc.ops.state import Placeholder
-from graphc.types import TupleType
+from graphc.types import TupleType, Type
 from graphc.values import converted
 
 MAX_SHAPES = 256  # combinations of shapes whose sizes one program remembers
@@ -249,7 +249,10 @@ _HINTS = (_empty, _missing_axis, _extra_axis, _channels_last, _transposed, _flat
 def sizes_needed(nodes: Iterable[Node], guards: Iterable[tuple[Guard, Node]]) -> dict[str, Node]:
     """The symbolic dimensions that computing `nodes` and checking `guards` needs, each with the first that does."""
     found: dict[str, Node] = {}
+    kinds: dict[tuple[Type, object], Node] = {}  # the first of those that are alike: few in a large program
     for node in nodes:
+        kinds.setdefault((node.type, node.attrs.key), node)
+    for node in kinds.values():
         types = node.type.items if isinstance(node.type, TupleType) else (node.type,)
         for dim in (*(dim for type in types for dim in type.shape), *_dims_in(tuple(node.attrs.values()))):
             for name in symbols_of(dim):

@@ -18,7 +18,7 @@ import numpy as np
 from graphc.collector import paused
 from graphc.dims import Guard
 from graphc.errors import ArgumentError, FeedError, FetchError, GraphError, SessionError, did_you_mean
-from graphc.ir import Graph, Node, Program, current_graph, substitute, toposort
+from graphc.ir import Graph, Node, Program, current_graph, reachable, substitute
 from graphc.occurrences import context
 from graphc.op import Array
 from graphc.operands import parameter
@@ -460,9 +460,12 @@ class Session:
         replaced = substitute(roots, overridden) if overridden else roots
         updates = tuple(zip([v for v, _ in request.updates], replaced[len(outputs) :], strict=True))
         inputs = [overridden.get(node, node) for node in request.fed]
-        inputs += [n for n in toposort(replaced) if isinstance(n, Placeholder) and n not in request.fed]
+        others = {n for n in reachable(replaced) if isinstance(n, Placeholder)}.difference(request.fed)
+        inputs += sorted(others, key=SERIAL)
         # Statistics on the way to a loss are updated even if no gradient, and so no update, depends on them.
         whole = resolve_mode(Program(tuple(inputs), replaced[: len(outputs)], updates), training=request.training)
+        if not request.losses:
+            return whole, overridden
         return Program(whole.inputs, whole.outputs[: len(request.fetches)], whole.updates), overridden
 
     def _execute(
