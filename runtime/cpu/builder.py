@@ -1,0 +1,526 @@
+"""LLVM IR as text, in final form: loops, vectors and masks are written as they shall run, so LLVM needs no IR pass.
+
+Instructions that compute are remembered while their block dominates what follows, so that asking twice for an address
+gives one. Integers known when the code is written stay Python ints and are folded.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+
+class Value(NamedTuple):
+    """An LLVM value: how it is written, and its type."""
+
+    text: str
+    type: str
+
+
+Int = int | Value  # an i64, known when the code is written or when it runs
+
+I64 = "i64"
+PTR = "ptr"
+
+# How elements of a dtype are in memory, and their bytes. A bool is a byte in memory, and an i1 in registers.
+MEMORY_TYPE = {
+    "bool": "i8", "int8": "i8", "uint8": "i8", "int16": "i16", "int32": "i32", "int64": "i64",
+    "float16": "half", "bfloat16": "bfloat", "float32": "float", "float64": "double",
+}  # fmt: skip
+
+_FLOATS = {"half": np.float16, "bfloat": ml_dtypes.bfloat16, "float": np.float32, "double": np.float64}
+
+
+def vector(element: str, lanes: int) -> str:
+    """The type of `lanes` elements; of one lane, the element's."""
+    return element if lanes == 1 else f"<{lanes} x {element}>"
+
+
+def element_of(type: str) -> str:
+    """The element type of a vector type, or the scalar type itself."""
+    return type[:-1].split(" x ", 1)[1] if type.startswith("<") else type
+
+
+def lanes_of(type: str) -> int:
+    """The number of elements of a vector type, 1 of a scalar type."""
+    return int(type[1:].split(" x ", 1)[0]) if type.startswith("<") else 1
+
+
+def with_element(type: str, element: str) -> str:
+    """A type of as many lanes, of another element."""
+    return vector(element, lanes_of(type))
+
+
+def _mangled(type: str) -> str:
+    """A type as it is spelled in the name of an overloaded intrinsic."""
+    names = {"half": "f16", "bfloat": "bf16", "float": "f32", "double": "f64", "ptr": "p0"}
+    element = element_of(type)
+    name = names.get(element, element)
+    return name if lanes_of(type) == 1 else f"v{lanes_of(type)}{name}"
+
+
+def constant(type: str, number: float | int | bool) -> Value:
+    """A number as a constant of a scalar type, or in every lane of a vector type. Floats are rounded to it."""
+    element = element_of(type)
+    text = _literal(element, number)
+    return Value(text if lanes_of(type) == 1 else f"splat ({element} {text})", type)
+
+
+def _literal(element: str, number: float | int | bool) -> str:
+    if element not in _FLOATS:
+        return str(int(number))
+    rounded = np.asarray(number).astype(_FLOATS[element])
+    if element == "half":
+        return f"0xH{int(rounded.view(np.uint16)):04X}"
+    if element == "bfloat":
+        return f"0xR{int(rounded.view(np.uint16)):04X}"
+    return f"0x{struct.unpack('<Q', struct.pack('<d', float(rounded)))[0]:016X}"
+
+
+class Module:
+    """Functions, what they declare, and constant tables; `text()` is what LLVM parses."""
+
+    def __init__(self) -> None:
+        self._declared: dict[str, str] = {}
+        self._globals: list[str] = []
+        self._functions: list[Function] = []
+        self._names: set[str] = set()
+
+    def function(
+        self, name: str, parameters: Sequence[tuple[str, str]], result: str = "void", *, internal: bool = False
+    ) -> Function:
+        """A new function, to be filled.
+
+        Args:
+            parameters: types, with attributes such as `"ptr noalias"`, and names.
+        """
+        made = Function(self, name, parameters, result, internal)
+        self._functions.append(made)
+        self._names.add(name)
+        return made
+
+    def has(self, name: str) -> bool:
+        """Whether a function of this name has been begun."""
+        return name in self._names
+
+    def declare(self, name: str, result: str, parameters: Sequence[str]) -> None:
+        """Declare an external function or intrinsic; as often as one likes."""
+        if name not in self._names:
+            self._declared[name] = f"declare {result} @{name}({', '.join(parameters)})"
+
+    def table(self, name: str, element: str, numbers: Sequence[float | int]) -> Value:
+        """A constant array; its address."""
+        entries = ", ".join(f"{element} {_literal(element, number)}" for number in numbers)
+        self._globals.append(
+            f"@{name} = private unnamed_addr constant [{len(numbers)} x {element}] [{entries}], align 64"
+        )
+        return Value(f"@{name}", PTR)
+
+    def text(self) -> str:
+        """The module as LLVM assembly."""
+        attributes = 'attributes #0 = { nounwind "prefer-vector-width"="512" }'
+        functions = [function.text() for function in self._functions]
+        return "\n".join([*self._declared.values(), *self._globals, *functions, attributes, "!0 = !{i32 1}", ""])
+
+
+class Function:
+    """The body of a function in the making: values are made by calling methods, in order."""
+
+    def __init__(
+        self, module: Module, name: str, parameters: Sequence[tuple[str, str]], result: str, internal: bool
+    ) -> None:
+        self.module = module
+        self.name = name
+        self.result = result
+        self.internal = internal
+        self._parameters = list(parameters)
+        self._entry: list[str] = []  # what stands before all of `_lines`
+        self._lines: list[str] = []
+        self._count = 0
+        self._block = "entry"
+        self._known: list[dict[str, Value]] = [{}, {}]  # by instruction, for the entry and each enclosing block
+
+    def parameter(self, number: int) -> Value:
+        """The value of a parameter."""
+        type, name = self._parameters[number]
+        return Value(f"%{name}", type.split(" ")[0])
+
+    def text(self) -> str:
+        """The function as LLVM assembly."""
+        linkage = "internal " if self.internal else ""
+        parameters = ", ".join(f"{type} %{name}" for type, name in self._parameters)
+        head = f"define {linkage}{self.result} @{self.name}({parameters}) #0 {{"
+        return "\n".join([head, "entry:", *self._entry, *self._lines, "}"])
+
+    # ------------------------------------------------------------------------------------ instructions
+
+    def emit(self, type: str, instruction: str) -> Value:
+        """A value of an instruction that has effects or reads memory: never remembered."""
+        self._count += 1
+        value = Value(f"%v{self._count}", type)
+        self._lines.append(f"  {value.text} = {instruction}")
+        return value
+
+    def pure(self, type: str, instruction: str) -> Value:
+        """A value that depends on its operands alone: found again while it dominates."""
+        for known in reversed(self._known):
+            found = known.get(instruction)
+            if found is not None:
+                return found
+        value = self._known[-1][instruction] = self.emit(type, instruction)
+        return value
+
+    def do(self, instruction: str) -> None:
+        """An instruction without a value."""
+        self._lines.append(f"  {instruction}")
+
+    def in_entry(self, make: Callable[[], Value]) -> Value:
+        """What `make` emits, at the function's beginning: it may depend on parameters and such values alone."""
+        lines, known = self._lines, self._known
+        self._lines, self._known = self._entry, known[:1]
+        try:
+            return make()
+        finally:
+            self._lines, self._known = lines, known
+
+    def binary(self, operation: str, a: Value, b: Value) -> Value:
+        """`fadd`, `fmul`, `and`, `shl`, ... of two values of one type."""
+        assert a.type == b.type, (operation, a, b)
+        return self.pure(a.type, f"{operation} {a.type} {a.text}, {b.text}")
+
+    def compare(self, operation: str, a: Value, b: Value) -> Value:
+        """`fcmp olt`, `icmp slt`, ...: an i1 a lane."""
+        assert a.type == b.type, (operation, a, b)
+        return self.pure(with_element(a.type, "i1"), f"{operation} {a.type} {a.text}, {b.text}")
+
+    def select(self, condition: Value, a: Value, b: Value) -> Value:
+        """`a` where the condition holds, else `b`."""
+        assert a.type == b.type, (a, b)
+        return self.pure(a.type, f"select {condition.type} {condition.text}, {a.type} {a.text}, {b.type} {b.text}")
+
+    def convert(self, operation: str, a: Value, type: str) -> Value:
+        """`sitofp`, `fpext`, `trunc`, `bitcast`, ...; the value itself if it has the type."""
+        return a if a.type == type else self.pure(type, f"{operation} {a.type} {a.text} to {type}")
+
+    def negate(self, a: Value) -> Value:
+        """-a, of floats."""
+        return self.pure(a.type, f"fneg {a.type} {a.text}")
+
+    def intrinsic(self, name: str, *args: Value, result: str | None = None, overloads: Sequence[str] = ()) -> Value:
+        """A pure intrinsic, `llvm.` left out, overloaded by its first argument's type unless `overloads` are given."""
+        result = args[0].type if result is None else result
+        suffix = "".join(f".{_mangled(type)}" for type in overloads or (args[0].type,))
+        full = f"llvm.{name}{suffix}"
+        self.module.declare(full, result, [arg.type for arg in args])
+        return self.pure(result, f"call {result} @{full}({_arguments(args)})")
+
+    def fma(self, a: Value, b: Value, c: Value) -> Value:
+        """a * b + c, rounded once."""
+        return self.intrinsic("fma", a, b, c)
+
+    def call(self, name: str, result: str, *args: Value) -> Value | None:
+        """A call with effects, of a function of this module or an external one; its value, unless it is void."""
+        self.module.declare(name, result, [arg.type for arg in args])
+        text = f"call {result} @{name}({_arguments(args)})"
+        if result == "void":
+            self.do(text)
+            return None
+        return self.emit(result, text)
+
+    # ------------------------------------------------------------------------------------ i64
+
+    def int(self, number: Int) -> Value:
+        """An i64 as a value."""
+        return number if isinstance(number, Value) else Value(str(number), I64)
+
+    def add(self, a: Int, b: Int) -> Int:
+        """a + b."""
+        if isinstance(a, int) and isinstance(b, int):
+            return a + b
+        if isinstance(a, int) and a == 0:
+            return b
+        if isinstance(b, int) and b == 0:
+            return a
+        return self.binary("add nsw", self.int(a), self.int(b))
+
+    def sub(self, a: Int, b: Int) -> Int:
+        """a - b."""
+        if isinstance(a, int) and isinstance(b, int):
+            return a - b
+        return a if isinstance(b, int) and b == 0 else self.binary("sub nsw", self.int(a), self.int(b))
+
+    def mul(self, a: Int, b: Int) -> Int:
+        """a * b."""
+        if isinstance(a, int) and isinstance(b, int):
+            return a * b
+        for one, other in ((a, b), (b, a)):
+            if isinstance(one, int) and one in (0, 1):
+                return other if one else 0
+        return self.binary("mul nsw", self.int(a), self.int(b))
+
+    def div(self, a: Int, b: Int) -> Int:
+        """a / b, of what is not negative."""
+        if isinstance(a, int) and isinstance(b, int):
+            return a // b
+        return a if isinstance(b, int) and b == 1 else self.binary("udiv", self.int(a), self.int(b))
+
+    def rem(self, a: Int, b: Int) -> Int:
+        """The remainder of a / b, of what is not negative."""
+        if isinstance(a, int) and isinstance(b, int):
+            return a % b
+        return 0 if isinstance(b, int) and b == 1 else self.binary("urem", self.int(a), self.int(b))
+
+    def min(self, a: Int, b: Int) -> Int:
+        """The smaller of two."""
+        if isinstance(a, int) and isinstance(b, int):
+            return min(a, b)
+        return self.intrinsic("smin", self.int(a), self.int(b))
+
+    def max(self, a: Int, b: Int) -> Int:
+        """The greater of two."""
+        if isinstance(a, int) and isinstance(b, int):
+            return max(a, b)
+        return self.intrinsic("smax", self.int(a), self.int(b))
+
+    def is_less(self, a: Int, b: Int) -> Value:
+        """Whether a < b, an i1."""
+        return self.compare("icmp slt", self.int(a), self.int(b))
+
+    # ------------------------------------------------------------------------------------ memory
+
+    def address(self, base: Value, index: Int, element: str) -> Value:
+        """The address of an element of an array of scalars or vectors (`"i8"` to count in bytes)."""
+        if isinstance(index, int) and index == 0:
+            return base
+        at = self.int(index)
+        return self.pure(PTR, f"getelementptr inbounds {element}, ptr {base.text}, i64 {at.text}")
+
+    def load(self, type: str, at: Value, align: int, mask: Value | None = None) -> Value:
+        """A scalar or vector from memory; lanes where `mask` is false are not read, and 0."""
+        if mask is None:
+            return self.emit(type, f"load {type}, ptr {at.text}, align {align}")
+        name = f"llvm.masked.load.{_mangled(type)}.p0"
+        self.module.declare(name, type, [PTR, mask.type, type])
+        return self.emit(
+            type, f"call {type} @{name}(ptr align {align} {at.text}, {mask.type} {mask.text}, {type} zeroinitializer)"
+        )
+
+    def store(self, value: Value, at: Value, align: int, mask: Value | None = None, *, stream: bool = False) -> None:
+        """A scalar or vector to memory; lanes where `mask` is false are left as they are.
+
+        Args:
+            stream: past the caches; the address must be a multiple of the vector's bytes.
+        """
+        if mask is None:
+            hint = ", !nontemporal !0" if stream else ""
+            self.do(f"store {value.type} {value.text}, ptr {at.text}, align {align}{hint}")
+            return
+        name = f"llvm.masked.store.{_mangled(value.type)}.p0"
+        self.module.declare(name, "void", [value.type, PTR, mask.type])
+        self.do(f"call void @{name}({value.type} {value.text}, ptr align {align} {at.text}, {mask.type} {mask.text})")
+
+    def gather(self, type: str, addresses: Value, align: int, mask: Value | None = None) -> Value:
+        """A vector of elements, each from its own address."""
+        mask = mask or constant(with_element(type, "i1"), True)
+        name = f"llvm.masked.gather.{_mangled(type)}.{_mangled(addresses.type)}"
+        self.module.declare(name, type, [addresses.type, mask.type, type])
+        return self.emit(
+            type,
+            f"call {type} @{name}({addresses.type} align {align} {addresses.text}, {mask.type} {mask.text}, "
+            f"{type} zeroinitializer)",
+        )
+
+    def scatter(self, value: Value, addresses: Value, align: int, mask: Value | None = None) -> None:
+        """Store the elements of a vector, each to its own address, the first lane first."""
+        mask = mask or constant(with_element(value.type, "i1"), True)
+        name = f"llvm.masked.scatter.{_mangled(value.type)}.{_mangled(addresses.type)}"
+        self.module.declare(name, "void", [value.type, addresses.type, mask.type])
+        self.do(
+            f"call void @{name}({value.type} {value.text}, {addresses.type} align {align} {addresses.text}, "
+            f"{mask.type} {mask.text})"
+        )
+
+    def addresses(self, base: Value, offsets: Value, element: str) -> Value:
+        """The addresses of the elements at a vector of i64 offsets."""
+        type = with_element(offsets.type, PTR)
+        return self.pure(type, f"getelementptr inbounds {element}, ptr {base.text}, {offsets.type} {offsets.text}")
+
+    def stack(self, type: str, count: int = 1, align: int = 64) -> Value:
+        """Memory of the function's frame."""
+        return self.in_entry(lambda: self.emit(PTR, f"alloca {type}, i64 {count}, align {align}"))
+
+    # ------------------------------------------------------------------------------------ vectors
+
+    def splat(self, scalar: Value, lanes: int) -> Value:
+        """A scalar in every lane."""
+        if lanes == 1:
+            return scalar
+        type = vector(scalar.type, lanes)
+        if not scalar.text.startswith(("%", "@")):
+            return Value(f"splat ({scalar.type} {scalar.text})", type)
+        first = self.pure(type, f"insertelement {type} poison, {scalar.type} {scalar.text}, i64 0")
+        return self.pure(type, f"shufflevector {type} {first.text}, {type} poison, <{lanes} x i32> zeroinitializer")
+
+    def shuffle(self, a: Value, b: Value | None, lanes: Sequence[int]) -> Value:
+        """The chosen lanes of `a` and then `b`; -1 is any."""
+        other = "poison" if b is None else b.text
+        picks = ", ".join(f"i32 {'poison' if lane < 0 else lane}" for lane in lanes)
+        type = vector(element_of(a.type), len(lanes))
+        return self.pure(type, f"shufflevector {a.type} {a.text}, {a.type} {other}, <{len(lanes)} x i32> <{picks}>")
+
+    def extract(self, a: Value, lane: Int) -> Value:
+        """One lane of a vector."""
+        return self.pure(element_of(a.type), f"extractelement {a.type} {a.text}, i64 {self.int(lane).text}")
+
+    def insert(self, a: Value, scalar: Value, lane: int) -> Value:
+        """A vector with one lane replaced."""
+        return self.pure(a.type, f"insertelement {a.type} {a.text}, {scalar.type} {scalar.text}, i64 {lane}")
+
+    def counter(self, lanes: int, element: str = I64) -> Value:
+        """0, 1, 2, ... as a constant."""
+        if lanes == 1:
+            return constant(element, 0)
+        return Value(
+            f"<{', '.join(f'{element} {_literal(element, k)}' for k in range(lanes))}>", vector(element, lanes)
+        )
+
+    def mask(self, left: Int, lanes: int) -> Value:
+        """True in the first `left` lanes."""
+        element = I64 if lanes <= 2 else "i32"
+        value = self.int(left)
+        value = (
+            self.convert("trunc", value, element) if isinstance(left, Value) else constant(element, min(left, lanes))
+        )
+        return self.compare("icmp slt", self.counter(lanes, element), self.splat(value, lanes))
+
+    # ------------------------------------------------------------------------------------ control
+
+    @contextmanager
+    def _inside(self) -> Iterator[None]:
+        self._known.append({})
+        try:
+            yield
+        finally:
+            self._known.pop()
+
+    def label(self) -> str:
+        """A new block's name."""
+        self._count += 1
+        return f"b{self._count}"
+
+    def begin(self, block: str) -> None:
+        """Go on in a new block."""
+        self._lines.append(f"{block}:")
+        self._block = block
+
+    @property
+    def block(self) -> str:
+        """The block in which the next instruction will be."""
+        return self._block
+
+    def loop(
+        self,
+        low: Int,
+        high: Int,
+        step: int,
+        body: Callable[[Value, list[Value]], Sequence[Value] | None],
+        carried: Sequence[Value] = (),
+    ) -> list[Value]:
+        """`for (i = low; i < high; i += step)`.
+
+        Args:
+            body: takes the counter and the carried values, and returns their next values.
+            carried: their first values.
+
+        Returns:
+            The carried values after the loop.
+        """
+        before, head, inner, after = self._block, self.label(), self.label(), self.label()
+        self.do(f"br label %{head}")
+        self.begin(head)
+        self._count += 1
+        i, following = Value(f"%i{self._count}", I64), f"%n{self._count}"
+        phis = [Value(f"%p{self._count}.{k}", value.type) for k, value in enumerate(carried)]
+        slot = len(self._lines)
+        self._lines += [""] * (1 + len(phis))  # written when the body's last block is known
+        self.do(f"%c{self._count} = icmp slt i64 {i.text}, {self.int(high).text}")
+        self.do(f"br i1 %c{self._count}, label %{inner}, label %{after}")
+        self.begin(inner)
+        with self._inside():
+            values = body(i, list(phis)) or ()
+        assert len(values) == len(phis)
+        self.do(f"{following} = add nsw i64 {i.text}, {step}")
+        self.do(f"br label %{head}")
+        last = self._block
+        self._lines[slot] = f"  {i.text} = phi i64 [ {self.int(low).text}, %{before} ], [ {following}, %{last} ]"
+        for k, (phi, first, value) in enumerate(zip(phis, carried, values, strict=True)):
+            assert first.type == value.type, (first, value)
+            incoming = f"[ {first.text}, %{before} ], [ {value.text}, %{last} ]"
+            self._lines[slot + 1 + k] = f"  {phi.text} = phi {phi.type} {incoming}"
+        self.begin(after)
+        return phis
+
+    def loop_while(
+        self,
+        test: Callable[[list[Value]], Value],
+        body: Callable[[list[Value]], Sequence[Value]],
+        carried: Sequence[Value],
+    ) -> list[Value]:
+        """`while (test(values)) values = body(values)`; the values after it."""
+        before, head, inner, after = self._block, self.label(), self.label(), self.label()
+        self.do(f"br label %{head}")
+        self.begin(head)
+        self._count += 1
+        phis = [Value(f"%p{self._count}.{k}", value.type) for k, value in enumerate(carried)]
+        slot = len(self._lines)
+        self._lines += [""] * len(phis)
+        with self._inside():
+            condition = test(list(phis))
+            self.do(f"br i1 {condition.text}, label %{inner}, label %{after}")
+            tested = self._block
+            assert tested == head, "a test has no control flow of its own"
+            self.begin(inner)
+            values = body(list(phis))
+        assert len(values) == len(phis)
+        self.do(f"br label %{head}")
+        for k, (phi, first, value) in enumerate(zip(phis, carried, values, strict=True)):
+            incoming = f"[ {first.text}, %{before} ], [ {value.text}, %{self._block} ]"
+            self._lines[slot + k] = f"  {phi.text} = phi {phi.type} {incoming}"
+        self.begin(after)
+        return phis
+
+    def if_(
+        self,
+        condition: Value,
+        then: Callable[[], Sequence[Value] | None],
+        otherwise: Callable[[], Sequence[Value] | None] = lambda: None,
+    ) -> list[Value]:
+        """Do one or the other; the values that they return, which must be of the same types."""
+        yes, no, after = self.label(), self.label(), self.label()
+        self.do(f"br i1 {condition.text}, label %{yes}, label %{no}")
+        found = []
+        for block, branch in ((yes, then), (no, otherwise)):
+            self.begin(block)
+            with self._inside():
+                values = list(branch() or ())
+            self.do(f"br label %{after}")
+            found.append((values, self._block))
+        self.begin(after)
+        (ours, here), (theirs, there) = found
+        return [
+            self.emit(a.type, f"phi {a.type} [ {a.text}, %{here} ], [ {b.text}, %{there} ]")
+            for a, b in zip(ours, theirs, strict=True)
+        ]
+
+    def ret(self, value: Value | None = None) -> None:
+        """Return."""
+        self.do("ret void" if value is None else f"ret {value.type} {value.text}")
+
+
+def _arguments(args: Sequence[Value]) -> str:
+    return ", ".join(f"{arg.type} {arg.text}" for arg in args)

@@ -1,0 +1,94 @@
+"""The machine that runs the code: its features, its vector width, its caches, how many threads it allows."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Host:
+    """What code is generated for.
+
+    Attributes:
+        triple, cpu, features: as LLVM names them.
+        vector_bytes: of the vectors that the code uses: 64 with AVX-512, 32 with AVX2, 16 elsewhere.
+        registers: vector registers.
+    """
+
+    triple: str
+    cpu: str
+    features: str
+    vector_bytes: int
+    registers: int
+
+    def lanes(self, itemsize: int) -> int:
+        """Elements of this many bytes in one vector."""
+        return self.vector_bytes // itemsize
+
+
+AVX2 = "+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+popcnt,+sse4.2"
+HOSTS = {
+    "avx512": Host("x86_64-unknown-linux-gnu", "skylake-avx512", "", 64, 32),
+    "avx2": Host("x86_64-unknown-linux-gnu", "haswell", "", 32, 16),
+    "neon": Host("aarch64-unknown-linux-gnu", "neoverse-n1", "", 16, 32),
+}  # whose code can be made, and assembled, on any machine
+
+
+@cache
+def this_host() -> Host:
+    """The host that the process runs on."""
+    import llvmlite.binding as llvm
+
+    initialise()
+    found: dict[str, bool] = dict(llvm.get_host_cpu_features())
+    triple = llvm.get_process_triple()
+    wide = all(found.get(name) for name in ("avx512f", "avx512bw", "avx512dq", "avx512vl"))
+    width = 64 if wide else 32 if found.get("avx2") and found.get("fma") else 16
+    features = llvm.get_host_cpu_features().flatten()
+    return Host(triple, llvm.get_host_cpu_name(), features, width, 32 if wide or "aarch64" in triple else 16)
+
+
+def narrowed(host: Host, vector_bytes: int) -> Host:
+    """A host as one that has narrower vectors."""
+    return replace(host, vector_bytes=min(host.vector_bytes, vector_bytes), registers=16 if vector_bytes < 64 else 32)
+
+
+@cache
+def initialise() -> None:
+    """Prepare LLVM for this machine and for those of `HOSTS`."""
+    import llvmlite.binding as llvm
+
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    llvm.initialize_native_asmparser()
+
+
+def target_machine(host: Host) -> Any:
+    """A new LLVM target machine; each thread needs its own."""
+    import llvmlite.binding as llvm
+
+    initialise()
+    target = llvm.Target.from_triple(host.triple)
+    return target.create_target_machine(
+        cpu=host.cpu, features=host.features, opt=2, reloc="pic", codemodel="default", jit=True
+    )
+
+
+def available_threads() -> int:
+    """Cores that this process may use: its affinity, and the quota of its control group."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cgroup_cores(Path("/sys/fs/cgroup/cpu.max"))
+    return max(1, min(cores, quota if quota is not None else cores))
+
+
+def _cgroup_cores(path: Path) -> int | None:
+    """The cores that a control group (version 2) may use, rounded up; None without a limit."""
+    try:
+        quota, period = path.read_text(encoding="ascii").split()
+        return None if quota == "max" else -(-int(quota) // int(period))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,209 @@
+"""What a kernel becomes: phases, functions of one signature that run one after the other and share work among threads.
+
+    i64 phase(ptr table, ptr args, i64 low, i64 high, ptr scratch)
+
+does the units of work `low .. high-1` of those that the phase has, and returns 0, or 1 where the operands make it fail.
+`table` has the address of the run's workspace and then of each buffer of the plan; `args` says which of them the
+kernel reads and writes, and the sizes that aren't known when it is compiled; `scratch` is memory of the worker. The
+result must not depend on how the units are divided into calls, nor on their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from graphc.dims import Dim, DimExpr, ceil_div
+from graphc.kernel import Kernel
+from graphc.runtime.cpu.builder import I64, MEMORY_TYPE, PTR, Function, Int, Module, Value, constant
+from graphc.runtime.cpu.host import Host
+from graphc.types import np_dtype
+
+ALIGN = 64  # bytes to which every buffer, workspace and scratch is aligned
+PARAMETERS = (
+    ("ptr noalias", "table"),
+    ("ptr noalias", "args"),
+    ("i64", "low"),
+    ("i64", "high"),
+    ("ptr noalias", "scratch"),
+)
+
+
+class Phase(NamedTuple):
+    """One function of a kernel.
+
+    Attributes:
+        symbol: its name.
+        units: of work, that may be divided among threads.
+        cost: nanoseconds that one core needs for all of them, roughly; decides how they are divided.
+        scratch: bytes that each worker needs.
+    """
+
+    symbol: str
+    units: Dim
+    cost: Dim
+    scratch: Dim = 0
+
+
+@dataclass(frozen=True)
+class NativeKernel:
+    """A kernel as LLVM assembly.
+
+    Attributes:
+        phases: in the order in which they run.
+        dims: the sizes that `args` has after the numbers of the buffers.
+        workspace: bytes of memory that the phases share while the kernel runs.
+        draws: whether `args` has, after the buffers, the slot of a draw's key: 3 i64, seed, stream and counter.
+    """
+
+    assembly: str
+    phases: tuple[Phase, ...]
+    dims: tuple[Dim, ...]
+    workspace: Dim
+    draws: bool
+
+
+class Strided(NamedTuple):
+    """Where an array lies: affine in its indices, counted in elements of its dtype.
+
+    Attributes:
+        place: what `number` counts: the kernel's reads or writes; in "workspace" it is an offset in bytes.
+    """
+
+    place: Literal["read", "write", "workspace", "scratch"]
+    number: Dim
+    offset: Dim
+    strides: tuple[Dim, ...]
+    dtype: str
+
+
+class KernelCode:
+    """The code of a kernel in the making: its phases, and the memory between them."""
+
+    def __init__(self, kernel: Kernel, host: Host) -> None:
+        self.kernel = kernel
+        self.host = host
+        self.module = Module()
+        self.reads = 1 + max(
+            (load.read for r in kernel.regions for load in r.loads if load.read is not None), default=-1
+        )
+        self.writes = 1 + max((store.write for r in kernel.regions for store in r.stores), default=-1)
+        self.draws = kernel.kind == "random"
+        self._phases: list[Phase] = []
+        self._dims: dict[Dim, int] = {}
+        self._workspace: Dim = 0
+
+    def phase(self, units: Dim, cost: Dim, scratch: Dim = 0) -> Frame:
+        """Begin a phase; the frame has its function, to be filled and finished by `frame.done()`."""
+        symbol = f"phase{len(self._phases)}"
+        self._phases.append(Phase(symbol, units, cost, scratch))
+        return Frame(self, self.module.function(symbol, PARAMETERS, I64))
+
+    def workspace(self, nbytes: Dim) -> Dim:
+        """Take memory that all phases see; its offset in bytes."""
+        offset = self._workspace
+        self._workspace = offset + aligned(nbytes)
+        return offset
+
+    def number_of(self, dim: Dim) -> int:
+        """The place of a symbolic size among the sizes in `args`."""
+        return self._dims.setdefault(dim, len(self._dims))
+
+    def finished(self) -> NativeKernel:
+        """What has been made."""
+        return NativeKernel(self.module.text(), tuple(self._phases), tuple(self._dims), self._workspace, self.draws)
+
+
+class Frame:
+    """The function of a phase, with what its parameters mean.
+
+    Attributes:
+        f: where instructions go.
+        low, high: the units of work of this call.
+        scratch: memory of the worker.
+    """
+
+    def __init__(self, code: KernelCode, f: Function) -> None:
+        self.code = code
+        self.host = code.host
+        self.f = f
+        self._table, self._args, self.low, self.high, self.scratch = (f.parameter(k) for k in range(5))
+        self._sizes: dict[Dim, Value] = {}
+        self._slots: dict[int, Value] = {}
+
+    def size(self, dim: Dim) -> Int:
+        """A dimension: an int if it is known, else a value that is read from `args`; at the function's beginning."""
+        if not isinstance(dim, DimExpr):
+            return dim
+        found = self._sizes.get(dim)
+        if found is None:
+            code = self.code
+            slot = code.reads + code.writes + code.draws + code.number_of(dim)
+            found = self._sizes[dim] = self._argument(slot)
+        return found
+
+    def sizes(self, dims: Sequence[Dim]) -> list[Int]:
+        """Several dimensions."""
+        return [self.size(dim) for dim in dims]
+
+    def _argument(self, slot: int) -> Value:
+        f = self.f
+        return f.in_entry(lambda: f.load(I64, f.address(self._args, slot, I64), 8))
+
+    def _buffer(self, slot: Value) -> Value:
+        f = self.f
+        return f.in_entry(lambda: f.load(PTR, f.address(self._table, slot, PTR), 8))
+
+    def read(self, number: int) -> Value:
+        """The address of a buffer that the kernel reads."""
+        return self._slot(number)
+
+    def write(self, number: int) -> Value:
+        """The address of a buffer that the kernel writes."""
+        return self._slot(self.code.reads + number)
+
+    def draw(self) -> Value:
+        """The address of the draw's key."""
+        return self._slot(self.code.reads + self.code.writes)
+
+    def _slot(self, slot: int) -> Value:
+        found = self._slots.get(slot)
+        if found is None:
+            found = self._slots[slot] = self._buffer(self._argument(slot))
+        return found
+
+    def workspace(self, offset: Dim) -> Value:
+        """The address of memory taken by `KernelCode.workspace`."""
+        f = self.f
+        base = f.in_entry(lambda: f.load(PTR, self._table, 8))
+        at = self.size(offset)
+        return f.in_entry(lambda: f.address(base, at, "i8"))
+
+    def at(self, array: Strided, index: Sequence[Int] = ()) -> Value:
+        """The address of an element of an array (of the first, without an index)."""
+        f = self.f
+        bases = {
+            "read": lambda: self.read(int(array.number)),
+            "write": lambda: self.write(int(array.number)),
+            "workspace": lambda: self.workspace(array.number),
+            "scratch": lambda: f.address(self.scratch, self.size(array.number), "i8"),
+        }
+        offset: Int = self.size(array.offset)
+        for i, stride in zip(index, array.strides, strict=False):
+            offset = f.add(offset, f.mul(i, self.size(stride)))
+        return f.address(bases[array.place](), offset, MEMORY_TYPE[array.dtype])
+
+    def done(self) -> None:
+        """End the function: all went well."""
+        self.f.ret(constant(I64, 0))
+
+
+def aligned(nbytes: Dim) -> Dim:
+    """`nbytes`, rounded up to `ALIGN`."""
+    return ceil_div(nbytes, ALIGN) * ALIGN
+
+
+def itemsize(dtype: str) -> int:
+    """Bytes of an element."""
+    return int(np_dtype(dtype).itemsize)
