@@ -116,6 +116,10 @@ class Cluster:
         self.limit = min(self.limit, other.limit)
         other.into, other.results = self, []
 
+    def dissolve(self) -> None:
+        """Let go of its spaces, which refer back to it: they are freed at once, and not by the cyclic collector."""
+        self.operands, self.results, self.copy = [], [], None
+
     def nodes(self) -> list[Node]:
         """All values that are computed in it, in the order of their creation."""
         found = [node for node in (self.core, self.assembled) if node is not None]

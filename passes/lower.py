@@ -92,6 +92,7 @@ class _Lowering:
             nodes = tuple(cluster.nodes())
             kernel, reads, writes = _KernelBuilder(self, cluster).kernel()
             self.steps.append((nodes[-1].serial, Step(kernel, reads, writes, nodes)))
+            cluster.dissolve()
         for k, (owner, slot) in enumerate(zip(owners, slots, strict=True)):
             if owner not in stored:
                 serial = FIRST_STEP if k < outputs else LAST_STEP
