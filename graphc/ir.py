@@ -242,7 +242,8 @@ class Node(Operators):
     @property
     def ndim(self) -> int:
         """The number of dimensions."""
-        return len(self.shape)
+        type = self.type
+        return type.rank if type.__class__ is TensorType else self.tensor_type.rank
 
     @property
     def size(self) -> Any:
@@ -378,7 +379,7 @@ def make(op: Op, inputs: tuple[Node, ...], attrs: Attrs = NO_ATTRS, body: Progra
     key = (op, inputs, attrs.key, body)
     where = derived = context.derived
     if where is None:
-        code, offset = user_site(1)
+        code, offset = user_site(2)  # from the caller on
         where = (context.scope, code, offset)
     ref = table.refs.get(key)
     if ref is not None:
@@ -387,10 +388,31 @@ def make(op: Op, inputs: tuple[Node, ...], attrs: Attrs = NO_ATTRS, body: Progra
             if derived is None and node.where != where:
                 _note(node, where)
             return node
+    types = tuple([i.type for i in inputs])
+    is_plain = not attrs and body is None
+    known = op.results.get(types) if is_plain else None
+    type = known or _inferred(op, inputs, types, attrs, body, where)
+    guards = take_guards()
+    if is_plain and known is None and not guards:
+        op.remember(types, type)
     node = Node()
+    node.op, node.inputs, node.attrs, node.type, node.graph, node.body = op, inputs, attrs, type, graph, body
+    node.guards, node.more, node.where = guards, _NO_MORE, where
+    node.serial = next(_serials)
+    return table.add(key, node)
+
+
+def _inferred(
+    op: Op,
+    inputs: tuple[Node, ...],
+    types: tuple[Type, ...],
+    attrs: Attrs,
+    body: Program | None,
+    where: tuple[Any, ...],
+) -> Type:
+    """The type of a new node; what is wrong with the operands is told with the user's lines."""
     try:
-        types = [i.type for i in inputs]
-        node.type = body.type if body is not None else op.infer(*types, **attrs) if attrs else op.infer(*types)
+        return op.infer(*types, **attrs) if body is None else body.type
     except BaseException as error:
         take_guards()
         if isinstance(error, GraphcError):
@@ -399,10 +421,6 @@ def make(op: Op, inputs: tuple[Node, ...], attrs: Attrs = NO_ATTRS, body: Progra
             raise
         wrong = ArgumentError(f"takes other operands than {', '.join(map(str, types)) or 'none'}")
         raise explain(wrong, op, inputs, where) from error
-    node.op, node.inputs, node.attrs, node.graph, node.body = op, inputs, attrs, graph, body
-    node.guards, node.more, node.where = take_guards(), _NO_MORE, where
-    node.serial = next(_serials)
-    return table.add(key, node)
 
 
 def _note(node: Node, where: tuple[Any, ...]) -> None:

@@ -23,6 +23,7 @@ from graphc.types import Type
 
 Array = np.ndarray[Any, Any]
 MAX_FROZEN = 1024  # sets of attributes that an op remembers
+MAX_RESULTS = 1024  # tuples of operand types whose result it remembers
 Cotangents = tuple[Node | None, ...]
 
 
@@ -55,7 +56,8 @@ class Op:
 
     Attributes:
         name: as shown in messages and pictures.
-        infer: `(*operand types, **attrs) -> Type`; raises ShapeError or DTypeError for what doesn't fit.
+        infer: `(*operand types, **attrs) -> Type`, a pure function, whose results are remembered; raises ShapeError or
+            DTypeError for what doesn't fit.
         coerce: `(op, args) -> operands`: turns what the user passed into nodes (see `operands.py`).
         ref: `(*arrays, **attrs) -> array(s)`, the NumPy meaning and the oracle of every test. Composites have none:
             their body is evaluated. 16-bit floats arrive as float32, and results are rounded once, on return.
@@ -136,6 +138,17 @@ class Op:
     @cached_property
     def _frozen(self) -> dict[Any, Attrs]:
         return {}
+
+    @cached_property
+    def results(self) -> dict[tuple[Type, ...], Type]:
+        """The types of results by those of operands, of recent calls without attributes that recorded no guard."""
+        return {}
+
+    def remember(self, types: tuple[Type, ...], result: Type) -> None:
+        """Add to `results`, which stays bounded."""
+        if len(self.results) >= MAX_RESULTS:
+            self.results.clear()
+        self.results[types] = result
 
     def _checked_attrs(self, attrs: Mapping[str, Any]) -> Attrs:
         known = (*self.required, *self.defaults)

@@ -180,18 +180,15 @@ def _plain_operands(op: Op, args: Sequence[Any]) -> tuple[Node, ...] | None:
     if len(op.accepts) > 1 or not args or len(args) > 2:
         return None
     first, last = args[0], args[-1]
-    tensor = first if isinstance(first, Node) else last
+    tensor, other = (first, last) if isinstance(first, Node) else (last, first)
     if not isinstance(tensor, Node):
         return None
     type = tensor.type
     if type.__class__ is not TensorType or type.dtype not in ACCEPTS[op.accepts[0]]:
         return None
-    if len(args) == 1:
-        return (tensor,)
-    other = last if tensor is first else first
-    if isinstance(other, Node):
-        return (first, last) if other.type is type else None
-    if other.__class__ in (float, int) and is_float(type.dtype):
+    if isinstance(other, Node):  # also where it is the same, the only operand
+        return tuple(args) if other.type is type else None
+    if other.__class__ in (float, int) and type.dtype in ACCEPTS["float"]:
         number = splat(other, type)
         return (tensor, number) if tensor is first else (number, tensor)
     return None

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from textwrap import shorten
 from types import CodeType, FrameType, TracebackType
 
-_internal: dict[CodeType, bool] = {}  # is this code part of graphc? asked once per code object
+_internal: dict[object, bool] = {}  # are a module's frames never the user's line? by name: hashing code reads all of it
 
 STORES = frozenset({"STORE_NAME", "STORE_FAST", "STORE_GLOBAL", "STORE_DEREF"})  # what assigns a name
 MAX_TEXT = 120  # characters of a source line that a message shows
@@ -27,12 +27,12 @@ def user_site(depth: int = 1) -> tuple[CodeType | None, int]:
     """Code object and instruction offset of the nearest frame outside graphc, starting `depth` frames up."""
     frame: FrameType | None = sys._getframe(depth)
     while frame is not None:
-        code = frame.f_code
-        internal = _internal.get(code)
+        module = frame.f_globals.get("__name__")
+        internal = _internal.get(module)
         if internal is None:
-            internal = _internal[code] = _is_internal(frame)
+            internal = _internal[module] = _is_internal(frame)
         if not internal:
-            return code, frame.f_lasti
+            return frame.f_code, frame.f_lasti
         frame = frame.f_back
     return None, 0
 

@@ -103,9 +103,8 @@ def matmul(a: Any, b: Any) -> Any:
     Raises:
         ShapeError: the inner sizes differ, the leading ones don't broadcast, or an operand is a scalar.
     """
-    tensors = isinstance(a, Node) and isinstance(b, Node)
-    if tensors and a.ndim == b.ndim == 2 and a.dtype == b.dtype and a.shape[1] == b.shape[0]:
-        return matmul_op(a, b)  # the common case needs no other node
+    if isinstance(a, Node) and isinstance(b, Node) and (a.type, b.type) in matmul_op.results:
+        return matmul_op(a, b)  # operands of types that once needed no cast, broadcast or guard don't need them now
     a, b = in_one_dtype(a, b)
     if not a.ndim or not b.ndim:
         raise ShapeError(f"matmul: a scalar is no matrix: {a.type} @ {b.type}", hint="a * b", lines=origins(a, b))
