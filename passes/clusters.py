@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from graphc.dims import Dim
 from graphc.ir import Node, serial_of
 from graphc.passes.index_maps import Index, along, identity, loops_of
+
+
+@lru_cache(maxsize=64)
+def in_turn(loops: int) -> tuple[int, ...]:
+    """The order in which loops are numbered; one tuple for all nests of so many."""
+    return tuple(range(loops))
 
 
 class Space:
@@ -32,7 +39,7 @@ class Space:
         self.cluster = cluster
         self.sink = sink
         self.full, self.extents = identity(sink.shape)
-        self.order = tuple(range(len(self.extents)))
+        self.order = in_turn(len(self.extents))
         self.rows: tuple[int, ...] = ()
         self.members: list[Node] = []
         self.index: dict[Node, Index] = {}

@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from heapq import nlargest
 from operator import attrgetter
 
 from graphc.dims import Dim, product
@@ -84,6 +83,8 @@ class Fusion:
         Those that reduce then read it once. Others are joined if `node` can then be computed there and only there.
         """
         uses = list(map(_current, uses))
+        if sum([place is not None and place[0].is_lane for _, place in uses]) < 2:
+            return uses
         groups: dict[tuple[object, ...], list[Cluster]] = {}
         for cluster, place in uses:
             if place is not None and place[0].is_lane:
@@ -215,7 +216,7 @@ class Fusion:
         """Where `node` may join; if others need it too, it is stored there, and they wait for it."""
         places = _by_cluster(uses)
         stored = len(places) > 1
-        tried = nlargest(TRIED, places, key=height_of)
+        tried = sorted(places, key=height_of, reverse=True)[:TRIED]
         for k, cluster in enumerate(tried):
             place = places[cluster]
             others = tried[0].height if k else tried[1].height if stored else -2  # the highest of them

@@ -181,6 +181,8 @@ class _Lowering:
 class _KernelBuilder:
     """The kernel of one cluster, and the buffers that it reads and writes, by their numbers in the kernel."""
 
+    __slots__ = ("cluster", "lowering", "reads", "writes")
+
     def __init__(self, lowering: _Lowering, cluster: Cluster) -> None:
         self.lowering = lowering
         self.cluster = cluster
@@ -201,6 +203,8 @@ class _KernelBuilder:
         return kernel, tuple(self.reads), tuple(self.writes)
 
     def _operand(self, operand: Space | Node) -> Region:
+        if isinstance(operand, Space) and not operand.members and self._is_whole(operand.sink):
+            operand = operand.sink  # nothing joined it after all
         if isinstance(operand, Space):
             builder = _RegionBuilder(self, operand)
             value = builder.resolve(operand.sink, operand.full)
@@ -211,6 +215,11 @@ class _KernelBuilder:
         if found is None:
             found = self.lowering.regions[key] = self._whole(operand.tensor_type, key[1])
         return found
+
+    def _is_whole(self, node: Node) -> bool:
+        """Whether a value lies in memory as it is wanted."""
+        fusion = self.lowering.fusion
+        return (node in fusion.stored or node in fusion.alias) and node not in fusion.uniform
 
     def _whole(self, type: TensorType, read: int) -> Region:
         """The region of an operand that lies in memory as it is wanted."""
@@ -283,6 +292,8 @@ class _RegionBuilder:
         loads: what is loaded, with the place of its item.
         items: the values of the body; `nodes` has the program's node of each, None for a load, and `place` the inverse.
     """
+
+    __slots__ = ("has_core", "items", "kernel", "loads", "lowering", "nodes", "place", "space")
 
     def __init__(self, kernel: _KernelBuilder, space: Space) -> None:
         self.kernel = kernel
