@@ -173,7 +173,7 @@ class Fusion:
             return self._heavy(node, uses)
         copy = self._copied(node, uses)
         if copy is None:
-            cluster = self._cluster(uses)
+            cluster = self._cluster(node, uses)
             self.stored[node] = cluster
         else:
             cluster = copy.cluster
@@ -225,13 +225,13 @@ class Fusion:
                 cluster.height = height
                 if stored:
                     self.stored[node] = cluster
-                    _limit(cluster, uses)
+                    _stored(node, cluster, uses)
                 return place
         return None
 
     def _own(self, node: Node, uses: list[Use]) -> None:
         """Give `node` a kernel of its own, which stores it."""
-        cluster = self._cluster(uses)
+        cluster = self._cluster(node, uses)
         if isinstance(node.type, TupleType):
             self.stored.update(dict.fromkeys(self.items[node], cluster))
             return self._core(node, cluster)
@@ -240,10 +240,10 @@ class Fusion:
         cluster.results.append(space)
         return self._enter(node, space, space.full)
 
-    def _cluster(self, uses: Sequence[Use]) -> Cluster:
+    def _cluster(self, node: Node, uses: Sequence[Use]) -> Cluster:
         cluster = Cluster(1 + max([user.height for user, _ in uses]))
         self.clusters.append(cluster)
-        _limit(cluster, uses)
+        _stored(node, cluster, uses)
         return cluster
 
     def _repeat(self, node: Node, uses: list[Use]) -> bool:
@@ -417,11 +417,16 @@ def _current(use: Use) -> Use:
     return cluster, None if place is None else (cluster.results[0], place[1])
 
 
-def _limit(cluster: Cluster, uses: Sequence[Use]) -> None:
-    """The kernels in `uses` read what `cluster` stores, so they stay below it."""
-    for user, _ in uses:
+def _stored(node: Node, cluster: Cluster, uses: Sequence[Use]) -> None:
+    """The kernels in `uses` read `node`, which `cluster` stores, so they stay below it.
+
+    The space of an operand that might have been computed as it is wanted is let go: the operand lies in memory.
+    """
+    for user, place in uses:
         if user is not cluster and user.limit > cluster.height:
             user.limit = cluster.height
+        if place is not None and place[0].sink is node and not place[0].stores:
+            user.operands[user.operands.index(place[0])] = node
 
 
 def _by_cluster(uses: Sequence[Use]) -> dict[Cluster, Place | None]:

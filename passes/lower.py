@@ -203,8 +203,6 @@ class _KernelBuilder:
         return kernel, tuple(self.reads), tuple(self.writes)
 
     def _operand(self, operand: Space | Node) -> Region:
-        if isinstance(operand, Space) and not operand.members and self._is_whole(operand.sink):
-            operand = operand.sink  # nothing joined it after all
         if isinstance(operand, Space):
             builder = _RegionBuilder(self, operand)
             value = builder.resolve(operand.sink, operand.full)
@@ -215,11 +213,6 @@ class _KernelBuilder:
         if found is None:
             found = self.lowering.regions[key] = self._whole(operand.tensor_type, key[1])
         return found
-
-    def _is_whole(self, node: Node) -> bool:
-        """Whether a value lies in memory as it is wanted."""
-        fusion = self.lowering.fusion
-        return (node in fusion.stored or node in fusion.alias) and node not in fusion.uniform
 
     def _whole(self, type: TensorType, read: int) -> Region:
         """The region of an operand that lies in memory as it is wanted."""
