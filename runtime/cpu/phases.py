@@ -90,6 +90,7 @@ class KernelCode:
         )
         self.writes = 1 + max((store.write for r in kernel.regions for store in r.stores), default=-1)
         self.draws = kernel.kind == "random"
+        self.results: dict[int, Strided] = {}  # of the core, where they are in workspace
         self._phases: list[Phase] = []
         self._dims: dict[Dim, int] = {}
         self._workspace: Dim = 0
@@ -180,19 +181,23 @@ class Frame:
         at = self.size(offset)
         return f.in_entry(lambda: f.address(base, at, "i8"))
 
+    def base(self, array: Strided) -> Value:
+        """The address from which the offsets of an array count."""
+        if array.place == "read":
+            return self.read(int(array.number))
+        if array.place == "write":
+            return self.write(int(array.number))
+        if array.place == "workspace":
+            return self.workspace(array.number)
+        return self.f.address(self.scratch, self.size(array.number), "i8")
+
     def at(self, array: Strided, index: Sequence[Int] = ()) -> Value:
         """The address of an element of an array (of the first, without an index)."""
         f = self.f
-        bases = {
-            "read": lambda: self.read(int(array.number)),
-            "write": lambda: self.write(int(array.number)),
-            "workspace": lambda: self.workspace(array.number),
-            "scratch": lambda: f.address(self.scratch, self.size(array.number), "i8"),
-        }
         offset: Int = self.size(array.offset)
         for i, stride in zip(index, array.strides, strict=False):
             offset = f.add(offset, f.mul(i, self.size(stride)))
-        return f.address(bases[array.place](), offset, MEMORY_TYPE[array.dtype])
+        return f.address(self.base(array), offset, MEMORY_TYPE[array.dtype])
 
     def done(self) -> None:
         """End the function: all went well."""

@@ -1,0 +1,42 @@
+"""From kernels to native code: which room emits which core. What no room serves is run by NumPy, kernel by kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from graphc.ir import Node
+from graphc.kernel import Kernel, Region
+from graphc.op import Op
+from graphc.runtime.cpu import pointwise
+from graphc.runtime.cpu.host import Host
+from graphc.runtime.cpu.lanes import region_phase
+from graphc.runtime.cpu.phases import KernelCode, NativeKernel
+from graphc.runtime.cpu.reductions import REDUCTIONS
+
+Core = Callable[[KernelCode], bool]  # emits the phases of a kernel with a core; False: it isn't served
+
+CORES: Mapping[Op, Core] = {}
+
+
+def native_kernel(kernel: Kernel, host: Host, cores: Mapping[Op, Core] = CORES) -> NativeKernel | None:
+    """The code of a kernel, or None if it must be run by NumPy."""
+    if not all(map(_is_served, kernel.regions)):
+        return None
+    code = KernelCode(kernel, host)
+    if kernel.core is None:
+        for region in kernel.results:
+            region_phase(code, region)
+    elif kernel.core.op not in cores or not cores[kernel.core.op](code):
+        return None
+    return code.finished()
+
+
+def _is_served(region: Region) -> bool:
+    return all(map(_has_code, region.values))
+
+
+def _has_code(node: Node) -> bool:
+    kind = node.op.kind
+    if kind == "pointwise":
+        return node.op in pointwise.TABLE
+    return node.op in REDUCTIONS if kind == "reduce" else True

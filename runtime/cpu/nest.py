@@ -1,0 +1,527 @@
+"""Loop nests around pointwise ops and reductions: a region of a kernel as vector code in one function.
+
+One loop of the nest is the *vector loop*, whose steps lie in the lanes of registers: the one that takes the fewest
+instructions an element. If it is a reduce loop, lanes hold parts of one row, which are joined at the end; otherwise
+each lane has a row of its own. Either way a few vectors are in flight at a time, so that no accumulator waits for
+itself.
+
+A region is computed pass by pass over its row (`Region.passes`). A value per element that a later pass needs again is
+kept in the worker's scratch if it costs more than reading it back, and computed again otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from graphc.dims import product
+from graphc.ir import Node
+from graphc.kernel import Load, Region
+from graphc.runtime.cpu import pointwise
+from graphc.runtime.cpu.builder import (
+    MEMORY_TYPE,
+    Function,
+    Int,
+    Value,
+    constant,
+    lanes_of,
+    vector,
+    with_element,
+)
+from graphc.runtime.cpu.host import Host
+from graphc.runtime.cpu.phases import Frame, Strided, itemsize
+from graphc.runtime.cpu.reductions import REDUCTIONS, Accumulator, across, horizontal, starting
+from graphc.runtime.cpu.row_passes import Pass, kept_bytes, passes_of
+
+COLUMNS = 8  # vectors whose rows are reduced side by side
+ACCUMULATORS = 4  # vectors of one row that are reduced side by side
+FLIGHT = 2  # vectors of a loop without reductions
+HALVES = ("float16", "bfloat16")
+
+
+class Element(NamedTuple):
+    """The core's element: its address at an index over the loops, and the dtype that lies there."""
+
+    address: Callable[[Sequence[Int]], Value]
+    dtype: str
+
+
+def register_type(dtype: str) -> str:
+    """The type of an element in a register: 16-bit floats are computed in float32."""
+    if dtype == "bool":
+        return "i1"
+    return "float" if dtype in HALVES else MEMORY_TYPE[dtype]
+
+
+def is_signed(dtype: str) -> bool:
+    """Whether integers of the dtype compare as signed numbers."""
+    return dtype not in ("bool", "uint8")
+
+
+class Port(NamedTuple):
+    """A load or a store of the region.
+
+    Attributes:
+        array: its memory, with a stride for each loop.
+        counter: whether it reads nothing, and its value is the offset itself.
+    """
+
+    array: Strided
+    counter: bool = False
+
+
+@dataclass
+class _Point:
+    """Where a vector of elements is: the body is computed at its lanes.
+
+    Attributes:
+        offsets: of each port, in elements, at the first lane.
+        index: of each loop, at the first lane.
+        mask: the lanes that exist; None for all.
+        row: how many elements of the row come before, an index into what is kept.
+        known: values that are there at this point.
+    """
+
+    offsets: list[Int]
+    index: list[Int]
+    mask: Value | None
+    row: Int
+    known: dict[Node, Value] = field(default_factory=dict)
+
+
+class Nest:
+    """A region of a kernel, as code in one function.
+
+    Args:
+        frame: the function, and the sizes in it.
+        element: gives the address of the core's element, for a region that has one; it is contiguous along the last
+            loop, which is then the vector loop.
+        into: where the one output of a region without stores goes.
+    """
+
+    def __init__(
+        self, frame: Frame, region: Region, element: Element | None = None, into: Strided | None = None
+    ) -> None:
+        self.frame, self.f, self.region, self.element = frame, frame.f, region, element
+        has_core = len(region.body.inputs) > len(region.loads)
+        formals = region.body.inputs[has_core:]
+        self.core = region.body.inputs[0] if has_core else None
+        self.loads = {formal: k for k, formal in enumerate(formals)}
+        self.ports = [loading(load, n.dtype) for n, load in zip(formals, region.loads, strict=True)]
+        self.first_store = len(self.ports)
+        self.ports += [Port(array) for array in ([into] if into else stored_in(region))]
+        shape = shape_of(region, frame.host, self.ports, by_element=has_core)
+        self.axis, self.lanes = shape.axis, shape.lanes
+        self.extents = [frame.size(loop.extent) for loop in region.loops]
+        self.strides = [frame.sizes(port.array.strides) for port in self.ports]
+        self.reduced = [k for k, loop in enumerate(region.loops) if loop.reduce]
+        self.passes = passes_of(region)
+        self.kept = [node for current in self.passes for node in current.kept]
+        self._slots = {node: k for k, node in enumerate(self.kept)}
+
+    # ------------------------------------------------------------------------------------ where
+
+    def start(self, index: Mapping[int, Int]) -> _Point:
+        """The point at an index of some loops, and at 0 of the others."""
+        offsets = self.frame.sizes([port.array.offset for port in self.ports])
+        point = _Point(offsets, [0] * len(self.extents), None, 0)
+        for loop, i in index.items():
+            point = self.moved(point, loop, i)
+        return point
+
+    def moved(self, point: _Point, loop: int, by: Int, mask: Value | None = None) -> _Point:
+        """A point so many steps further along a loop; what is known there stays known."""
+        f = self.f
+        offsets = [
+            f.add(offset, f.mul(by, strides[loop])) for offset, strides in zip(point.offsets, self.strides, strict=True)
+        ]
+        index = list(point.index)
+        index[loop] = f.add(index[loop], by)
+        row = point.row
+        if loop in self.reduced:
+            inner = self.reduced[self.reduced.index(loop) + 1 :]
+            row = f.add(row, f.mul(by, self.frame.size(product([self.region.loops[k].extent for k in inner]))))
+        return _Point(offsets, index, mask or point.mask, row, point.known)
+
+    def over(self, loops: Sequence[int], point: _Point, carried: list[Value], body: _Body) -> list[Value]:
+        """Run `body` at every point of some loops, outermost first, carrying values along."""
+        if not loops:
+            return body(point, carried)
+        loop, *inner = loops
+        return self.f.loop(
+            0,
+            self.extents[loop],
+            1,
+            lambda i, values: self.over(inner, self.moved(point, loop, i), values, body),
+            carried,
+        )
+
+    # ------------------------------------------------------------------------------------ blocks of points
+
+    def run(self, index: Mapping[int, Int], low: Int, high: Int) -> None:
+        """Compute and store the region at one index of its other parallel loops.
+
+        Args:
+            index: of the parallel loops that aren't the vector loop.
+            low, high: of the vector loop, if it is parallel.
+        """
+        point = self.start(index)
+        self.fill(point, self.invariant(), 0)
+        if self.axis is None:
+            self.rows_at([point])
+        elif self.axis in self.reduced:
+            self.long_row(point)
+        else:
+            flight = 1 if self.kept else COLUMNS if self.reduced else FLIGHT
+            self.blocked(point, low, high, flight)
+
+    def blocked(self, point: _Point, low: Int, high: Int, flight: int) -> None:
+        """Go along a parallel vector loop, `flight` vectors at a time, then vector by vector."""
+        f, step = self.f, self.lanes * flight
+        axis = self.axis
+        assert axis is not None
+        count = f.sub(high, low)
+        middle = f.add(low, f.sub(count, f.rem(count, step))) if flight > 1 else low
+        if flight > 1 and not _known(middle, low):
+            f.loop(low, middle, step, lambda i, _: self.rows_at(self.beside(point, axis, i, flight)))
+
+        def rest(i: Value, _: list[Value]) -> None:
+            left = f.sub(high, i)
+            mask = f.mask(left, self.lanes) if self.lanes > 1 else None
+            self.rows_at([self.branched(self.moved(point, axis, i, mask))])
+
+        if not _known(middle, high):
+            f.loop(middle, high, self.lanes, rest)
+
+    def beside(self, point: _Point, loop: int, at: Int, count: int) -> list[_Point]:
+        """The points of neighbouring vectors."""
+        steps = [self.f.add(at, k * self.lanes) for k in range(count)]
+        return [self.branched(self.moved(point, loop, step)) for step in steps]
+
+    def branched(self, point: _Point) -> _Point:
+        """A point that learns for itself."""
+        return _Point(point.offsets, point.index, point.mask, point.row, dict(point.known))
+
+    def rows_at(self, points: Sequence[_Point]) -> None:
+        """All passes over the row, which no lane shares with another, at several points at once."""
+        for point in points:
+            self.fill(point, self.passes[0].before, 0)
+        for number, current in enumerate(self.passes):
+            starts = [self.starting(node) for node in current.reductions for _ in points]
+            carried = [value for accumulator in starts for value in accumulator]
+
+            def body(
+                at: _Point, values: list[Value], number: int = number, starts: list[Accumulator] = starts
+            ) -> list[Value]:
+                inside = [self.branched(point) for point in self.shifted(points, at)]
+                return self.step(inside, _grouped(values, starts), number)
+
+            values = self.over(self.reduced, self.origin(points), carried, body)
+            whole = _grouped(values, starts)
+            for k, node in enumerate(current.reductions):
+                for p, point in enumerate(points):
+                    point.known[node] = whole[k * len(points) + p][-1]
+            for point in points:
+                self.fill(point, current.after, number + 1)
+        for point in points:
+            self.store(point, self.at_end())
+
+    def origin(self, points: Sequence[_Point]) -> _Point:
+        """A point that only counts how far the reduce loops have come."""
+        return _Point([0] * len(self.ports), [0] * len(self.extents), None, 0)
+
+    def shifted(self, points: Sequence[_Point], by: _Point) -> list[_Point]:
+        """Points, moved by how far the reduce loops have come."""
+        f = self.f
+        return [
+            _Point(
+                [f.add(a, b) for a, b in zip(point.offsets, by.offsets, strict=True)],
+                [f.add(a, b) for a, b in zip(point.index, by.index, strict=True)],
+                point.mask,
+                by.row,
+                point.known,
+            )
+            for point in points
+        ]
+
+    def long_row(self, point: _Point) -> None:
+        """All passes over one row, whose parts lie in the lanes."""
+        f, axis = self.f, self.axis
+        assert axis is not None
+        outer = [k for k in self.reduced if k != axis]
+        self.fill(point, self.passes[0].before, 0)
+        for number, current in enumerate(self.passes):
+            flight = 1 if self.kept and number else ACCUMULATORS
+            starts = [self.starting(node) for node in current.reductions for _ in range(flight)]
+            carried = [value for accumulator in starts for value in accumulator]
+
+            def body(
+                at: _Point, values: list[Value], number: int = number, starts: list[Accumulator] = starts
+            ) -> list[Value]:
+                return self.along(at, values, starts, number)
+
+            values = self.over(outer, point, carried, body)
+            whole = _grouped(values, starts)
+            for k, node in enumerate(current.reductions):
+                reduction, signed = REDUCTIONS[node.op], is_signed(node.inputs[0].dtype)
+                joined = across(f, reduction, whole[k * flight : (k + 1) * flight], signed)
+                point.known[node] = horizontal(f, reduction, joined, self.lanes, signed)[-1]
+            self.fill(point, current.after, number + 1)
+        self.store(point, self.at_end())
+
+    def along(self, point: _Point, values: list[Value], starts: list[Accumulator], number: int) -> list[Value]:
+        """One pass over the vector loop of a row."""
+        f, axis = self.f, self.axis
+        assert axis is not None
+        flight = max(1, len(starts) // max(1, len(self.passes[number].reductions)))
+        extent, step = self.extents[axis], self.lanes * flight
+        middle = f.sub(extent, f.rem(extent, step)) if flight > 1 else 0
+
+        def main(i: Value, carried: list[Value]) -> list[Value]:
+            return self.step(self.beside(point, axis, i, flight), _grouped(carried, starts), number)
+
+        def rest(i: Value, carried: list[Value]) -> list[Value]:
+            mask = f.mask(f.sub(extent, i), self.lanes)
+            return self.step([self.branched(self.moved(point, axis, i, mask))], _grouped(carried, starts), number)
+
+        if not _known(middle, 0):
+            values = f.loop(0, middle, step, main, values)
+        return values if _known(middle, extent) else f.loop(middle, extent, self.lanes, rest, values)
+
+    def step(self, points: Sequence[_Point], accumulators: list[Accumulator], number: int) -> list[Value]:
+        """One pass at some points: the accumulators after it, the others unchanged."""
+        current = self.passes[number]
+        for point in points:
+            self.fill(point, current.elements, number)
+        each = len(accumulators) // max(1, len(current.reductions))  # accumulators of one reduction
+        for k, node in enumerate(current.reductions):
+            for p, point in enumerate(points):
+                accumulators[k * each + p] = self.joined(node, accumulators[k * each + p], point)
+        for point in points:
+            self.keep(point, current)
+            self.store(point, current.stored)
+        return [value for accumulator in accumulators for value in accumulator]
+
+    # ------------------------------------------------------------------------------------ values
+
+    def invariant(self) -> list[Node]:
+        """Values that are the same at every point of the vector loop and the reduce loops."""
+        inner = {*self.reduced, *([] if self.axis is None else [self.axis])}
+        found: set[Node] = set()
+        for node in self.region.values:
+            if node is self.core or node.op.kind == "reduce":
+                continue
+            if node in self.loads:
+                strides = self.strides[self.loads[node]]
+                fixed = all(_known(strides[k], 0) for k in inner)
+            else:
+                fixed = all(i in found for i in node.inputs)
+            if fixed:
+                found.add(node)
+        return [node for node in self.region.values if node in found]
+
+    def fill(self, point: _Point, nodes: Iterable[Node], number: int) -> None:
+        """Make the values of `nodes` known at a point, in pass `number`."""
+        for node in nodes:
+            if node not in point.known:
+                point.known[node] = self.value(node, point, number)
+
+    def value(self, node: Node, point: _Point, number: int) -> Value:
+        """The value of a node whose inputs are known."""
+        if node is self.core:
+            assert self.element is not None
+            return self.loaded(self.element.address(point.index), 1, self.element.dtype, point.mask)
+        if node in self.loads:
+            return self.load(self.loads[node], point)
+        if node in self._slots and number > self.region.passes[node]:
+            return self.f.load(vector(register_type(node.dtype), self.lanes), self.slot(node, point), 4)
+        kind = node.op.kind
+        if kind == "constant":
+            return constant(register_type(node.dtype), node.attrs["value"].array.reshape(()).item())
+        if kind == "extent":
+            return self.f.int(self.frame.size(node.attrs["dim"]))
+        args = [point.known[i] for i in node.inputs]
+        if kind == "view":  # a broadcast along the row
+            return args[0]
+        lanes = max([lanes_of(arg.type) for arg in args])
+        return pointwise.emit(self.f, node, [self.f.splat(a, lanes) if lanes_of(a.type) == 1 else a for a in args])
+
+    def load(self, number: int, point: _Point) -> Value:
+        """What a port reads at a point; a counter is its own offset."""
+        f, port = self.f, self.ports[number]
+        stride, offset = self.stride(number), point.offsets[number]
+        if port.counter:
+            first = f.int(offset)
+            if _known(stride, 0) or self.lanes == 1:
+                return first
+            steps = f.binary("mul", f.counter(self.lanes), f.splat(f.int(stride), self.lanes))
+            return f.binary("add", f.splat(first, self.lanes), steps)
+        at = f.address(self.frame.base(port.array), offset, MEMORY_TYPE[port.array.dtype])
+        return self.loaded(at, stride, port.array.dtype, point.mask)
+
+    def stride(self, number: int) -> Int:
+        """Elements from lane to lane of a port."""
+        return 0 if self.axis is None else self.strides[number][self.axis]
+
+    def loaded(self, at: Value, stride: Int, dtype: str, mask: Value | None) -> Value:
+        """A vector of elements from memory, or one element that all lanes share."""
+        f, memory = self.f, MEMORY_TYPE[dtype]
+        align = itemsize(dtype)
+        if _known(stride, 0) or self.lanes == 1:
+            return from_memory(f, f.load(memory, at, align), dtype)
+        type = vector(memory, self.lanes)
+        if _known(stride, 1):
+            return from_memory(f, f.load(type, at, align, mask), dtype)
+        steps = f.binary("mul", f.counter(self.lanes), f.splat(f.int(stride), self.lanes))
+        return from_memory(f, f.gather(type, f.addresses(at, steps, memory), align, mask), dtype)
+
+    def store(self, point: _Point, outputs: Iterable[int]) -> None:
+        """Store outputs of the body that are known at a point."""
+        f = self.f
+        for k in outputs:
+            number = self.first_store + k
+            array, stride = self.ports[number].array, self.stride(number)
+            value = to_memory(f, point.known[self.region.body.outputs[k]], array.dtype)
+            at = f.address(self.frame.base(array), point.offsets[number], MEMORY_TYPE[array.dtype])
+            align = itemsize(array.dtype)
+            if _known(stride, 0) or self.lanes == 1:
+                f.store(value, at, align)
+                continue
+            if lanes_of(value.type) == 1:
+                value = f.splat(value, self.lanes)
+            if _known(stride, 1):
+                f.store(value, at, align, point.mask)
+            else:
+                steps = f.binary("mul", f.counter(self.lanes), f.splat(f.int(stride), self.lanes))
+                f.scatter(value, f.addresses(at, steps, MEMORY_TYPE[array.dtype]), align, point.mask)
+
+    # ------------------------------------------------------------------------------------ reductions
+
+    def starting(self, node: Node) -> Accumulator:
+        """The accumulator that a reduction starts from, in every lane."""
+        operand = node.inputs[0].dtype
+        type = vector(register_type(operand), self.lanes)
+        return starting(REDUCTIONS[node.op], type, is_signed(operand))
+
+    def joined(self, node: Node, accumulator: Accumulator, point: _Point) -> Accumulator:
+        """An accumulator with the elements at a point."""
+        f, reduction = self.f, REDUCTIONS[node.op]
+        value = point.known[node.inputs[0]]
+        if lanes_of(value.type) != self.lanes:
+            value = f.splat(value, self.lanes)
+        more = [value]
+        if reduction.positions:
+            position = f.splat(f.int(point.row), self.lanes)
+            if self.axis in self.reduced:
+                position = f.binary("add", position, f.counter(self.lanes))
+            more.append(position)
+        found = reduction.join(f, accumulator, more, is_signed(node.inputs[0].dtype))
+        if point.mask is not None and self.axis in self.reduced:
+            found = [f.select(point.mask, new, old) for new, old in zip(found, accumulator, strict=True)]
+        return found
+
+    def at_end(self) -> list[int]:
+        """The outputs that are stored after the last pass."""
+        stored = {k for current in self.passes for k in current.stored}
+        return [k for k in range(len(self.ports) - self.first_store) if k not in stored]
+
+    # ------------------------------------------------------------------------------------ what is kept
+
+    def slot(self, node: Node, point: _Point) -> Value:
+        """Where a kept value of a point lies in scratch."""
+        f = self.f
+        size = kept_bytes(self.region, self.lanes, by_row=self.axis in self.reduced)
+        base = f.address(self.frame.scratch, self.frame.size(size * self._slots[node]), "i8")
+        row = point.row if self.axis in self.reduced else f.mul(point.row, self.lanes)
+        return f.address(base, row, register_type(node.dtype))
+
+    def keep(self, point: _Point, current: Pass) -> None:
+        """Keep what later passes need."""
+        for node in current.kept:
+            value = point.known[node]
+            if lanes_of(value.type) != self.lanes:
+                value = self.f.splat(value, self.lanes)
+            self.f.store(value, self.slot(node, point), 4)
+
+
+_Body = Callable[[_Point, list[Value]], list[Value]]
+
+
+def _known(number: Int, other: Int) -> bool:
+    """Whether two sizes are the same, as far as is known when the code is written."""
+    return number == other
+
+
+def _grouped(values: Sequence[Value], like: Sequence[Accumulator]) -> list[Accumulator]:
+    """Values one after the other as accumulators, of as many each as those in `like`."""
+    rest = iter(values)
+    return [[next(rest) for _ in accumulator] for accumulator in like]
+
+
+def loading(load: Load, dtype: str) -> Port:
+    number = 0 if load.read is None else load.read
+    return Port(Strided("read", number, load.access.offset, load.access.strides, dtype), counter=load.read is None)
+
+
+def stored_in(region: Region) -> list[Strided]:
+    return [
+        Strided("write", store.write, store.access.offset, store.access.strides, output.dtype)
+        for output, store in zip(region.body.outputs, region.stores, strict=bool(region.stores))
+    ]
+
+
+def from_memory(f: Function, value: Value, dtype: str) -> Value:
+    """An element, or a vector of them, as it is computed with."""
+    if dtype == "bool":
+        return f.compare("icmp ne", value, constant(value.type, 0))
+    return f.convert("fpext", value, with_element(value.type, "float")) if dtype in HALVES else value
+
+
+def to_memory(f: Function, value: Value, dtype: str) -> Value:
+    """An element, or a vector of them, as it lies in memory."""
+    memory = with_element(value.type, MEMORY_TYPE[dtype])
+    if dtype == "bool":
+        return f.convert("zext", value, memory)
+    return f.convert("fptrunc", value, memory) if dtype in HALVES else value
+
+
+class Shape(NamedTuple):
+    axis: int | None
+    lanes: int
+
+
+def shape_of(region: Region, host: Host, ports: Sequence[Port], *, by_element: bool) -> Shape:
+    """The vector loop of a region, and its lanes: the loop that takes the fewest instructions an element."""
+    if not region.loops:
+        return Shape(None, 1)
+    widest = max([register_bytes(node.dtype) for node in region.values])
+    lanes = host.lanes(widest)
+    if by_element:
+        return Shape(len(region.loops) - 1, lanes)
+    reductions = sum(node.op.kind == "reduce" for node in region.values)
+
+    def cost(loop: int) -> float:
+        extent = region.loops[loop].extent
+        size = extent if isinstance(extent, int) else 64
+        if size <= 1:
+            return math.inf
+        used = size / (-(-size // lanes) * lanes)
+        strides = [port.array.strides[loop] for port in ports if not port.counter]
+        each = sum(0 if stride == 0 else 1 / lanes if stride == 1 else 1 for stride in strides)
+        each += len(region.values) / lanes / used
+        if region.loops[loop].reduce:
+            each += reductions * 3 * lanes.bit_length() / size
+        return each
+
+    best = min(reversed(range(len(region.loops))), key=cost)
+    extent = region.loops[best].extent
+    if isinstance(extent, int):
+        lanes = min(lanes, 1 << max(extent - 1, 0).bit_length())
+    return Shape(best, lanes)
+
+
+def register_bytes(dtype: str) -> int:
+    """Bytes of an element in a register, at least 4."""
+    return 4 if dtype in HALVES else max(4, itemsize(dtype))
