@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from graphc.attrs import NO_ATTRS, Attrs
 from graphc.dims import Guard, take_guards
 from graphc.errors import ArgumentError, GraphcError, GraphError, ShapeError, did_you_mean
-from graphc.occurrences import Occurrence, context, current_occurrence, derived_from
+from graphc.occurrences import Occurrence, context, current_occurrence, derived_from, place
 from graphc.operators import Operators
 from graphc.source import passes_user_code, user_site
 from graphc.types import TensorType, TupleType, Type
@@ -380,7 +380,7 @@ def make(op: Op, inputs: tuple[Node, ...], attrs: Attrs = NO_ATTRS, body: Progra
     where = derived = context.derived
     if where is None:
         code, offset = user_site(2)  # from the caller on
-        where = (context.scope, code, offset)
+        where = place(context.scope, code, offset)
     ref = table.refs.get(key)
     if ref is not None:
         node = ref()  # type: ignore[assignment]

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from graphc.ir import Graph, Node
 
 
+MAX_PLACES = 4096  # recent lines whose nodes share one tuple
+
+
 class Context(threading.local):
     """What new nodes inherit from the thread that builds them."""
 
@@ -53,6 +56,20 @@ class Occurrence(NamedTuple):
         while at.code is None and at.origin is not None:
             at = at.origin.occurrence
         return None if at.code is None else Site.of(at.code, at.offset)
+
+
+_places: dict[tuple[str, int, int], tuple[Any, ...]] = {}
+
+
+def place(scope: str, code: CodeType | None, offset: int) -> tuple[Any, ...]:
+    """The bare tuple behind an `Occurrence`, one for all nodes of a line: the collector counts every tuple."""
+    key = (scope, id(code), offset)  # hashing the code itself would read all of it; the tuple keeps it alive
+    found = _places.get(key)
+    if found is None:
+        if len(_places) >= MAX_PLACES:
+            _places.clear()
+        found = _places[key] = (scope, code, offset)
+    return found
 
 
 def current_occurrence(depth: int = 1) -> Occurrence:
