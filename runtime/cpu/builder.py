@@ -234,7 +234,7 @@ class Function:
 
     # ------------------------------------------------------------------------------------ i64
 
-    def int(self, number: Int) -> Value:
+    def i64(self, number: Int) -> Value:
         """An i64 as a value."""
         return number if isinstance(number, Value) else Value(str(number), I64)
 
@@ -246,13 +246,13 @@ class Function:
             return b
         if isinstance(b, int) and b == 0:
             return a
-        return self.binary("add nsw", self.int(a), self.int(b))
+        return self.binary("add nsw", self.i64(a), self.i64(b))
 
     def sub(self, a: Int, b: Int) -> Int:
         """a - b."""
         if isinstance(a, int) and isinstance(b, int):
             return a - b
-        return a if isinstance(b, int) and b == 0 else self.binary("sub nsw", self.int(a), self.int(b))
+        return a if isinstance(b, int) and b == 0 else self.binary("sub nsw", self.i64(a), self.i64(b))
 
     def mul(self, a: Int, b: Int) -> Int:
         """a * b."""
@@ -261,35 +261,35 @@ class Function:
         for one, other in ((a, b), (b, a)):
             if isinstance(one, int) and one in (0, 1):
                 return other if one else 0
-        return self.binary("mul nsw", self.int(a), self.int(b))
+        return self.binary("mul nsw", self.i64(a), self.i64(b))
 
     def div(self, a: Int, b: Int) -> Int:
         """a / b, of what is not negative."""
         if isinstance(a, int) and isinstance(b, int):
             return a // b
-        return a if isinstance(b, int) and b == 1 else self.binary("udiv", self.int(a), self.int(b))
+        return a if isinstance(b, int) and b == 1 else self.binary("udiv", self.i64(a), self.i64(b))
 
     def rem(self, a: Int, b: Int) -> Int:
         """The remainder of a / b, of what is not negative."""
         if isinstance(a, int) and isinstance(b, int):
             return a % b
-        return 0 if isinstance(b, int) and b == 1 else self.binary("urem", self.int(a), self.int(b))
+        return 0 if isinstance(b, int) and b == 1 else self.binary("urem", self.i64(a), self.i64(b))
 
     def min(self, a: Int, b: Int) -> Int:
         """The smaller of two."""
         if isinstance(a, int) and isinstance(b, int):
             return min(a, b)
-        return self.intrinsic("smin", self.int(a), self.int(b))
+        return self.intrinsic("smin", self.i64(a), self.i64(b))
 
     def max(self, a: Int, b: Int) -> Int:
         """The greater of two."""
         if isinstance(a, int) and isinstance(b, int):
             return max(a, b)
-        return self.intrinsic("smax", self.int(a), self.int(b))
+        return self.intrinsic("smax", self.i64(a), self.i64(b))
 
     def is_less(self, a: Int, b: Int) -> Value:
         """Whether a < b, an i1."""
-        return self.compare("icmp slt", self.int(a), self.int(b))
+        return self.compare("icmp slt", self.i64(a), self.i64(b))
 
     # ------------------------------------------------------------------------------------ memory
 
@@ -297,7 +297,7 @@ class Function:
         """The address of an element of an array of scalars or vectors (`"i8"` to count in bytes)."""
         if isinstance(index, int) and index == 0:
             return base
-        at = self.int(index)
+        at = self.i64(index)
         return self.pure(PTR, f"getelementptr inbounds {element}, ptr {base.text}, i64 {at.text}")
 
     def load(self, type: str, at: Value, align: int, mask: Value | None = None) -> Value:
@@ -375,7 +375,7 @@ class Function:
 
     def extract(self, a: Value, lane: Int) -> Value:
         """One lane of a vector."""
-        return self.pure(element_of(a.type), f"extractelement {a.type} {a.text}, i64 {self.int(lane).text}")
+        return self.pure(element_of(a.type), f"extractelement {a.type} {a.text}, i64 {self.i64(lane).text}")
 
     def insert(self, a: Value, scalar: Value, lane: int) -> Value:
         """A vector with one lane replaced."""
@@ -392,7 +392,7 @@ class Function:
     def mask(self, left: Int, lanes: int) -> Value:
         """True in the first `left` lanes."""
         element = I64 if lanes <= 2 else "i32"
-        value = self.int(left)
+        value = self.i64(left)
         value = (
             self.convert("trunc", value, element) if isinstance(left, Value) else constant(element, min(left, lanes))
         )
@@ -448,7 +448,7 @@ class Function:
         phis = [Value(f"%p{self._count}.{k}", value.type) for k, value in enumerate(carried)]
         slot = len(self._lines)
         self._lines += [""] * (1 + len(phis))  # written when the body's last block is known
-        self.do(f"%c{self._count} = icmp slt i64 {i.text}, {self.int(high).text}")
+        self.do(f"%c{self._count} = icmp slt i64 {i.text}, {self.i64(high).text}")
         self.do(f"br i1 %c{self._count}, label %{inner}, label %{after}")
         self.begin(inner)
         with self._inside():
@@ -457,7 +457,7 @@ class Function:
         self.do(f"{following} = add nsw i64 {i.text}, {step}")
         self.do(f"br label %{head}")
         last = self._block
-        self._lines[slot] = f"  {i.text} = phi i64 [ {self.int(low).text}, %{before} ], [ {following}, %{last} ]"
+        self._lines[slot] = f"  {i.text} = phi i64 [ {self.i64(low).text}, %{before} ], [ {following}, %{last} ]"
         for k, (phi, first, value) in enumerate(zip(phis, carried, values, strict=True)):
             assert first.type == value.type, (first, value)
             incoming = f"[ {first.text}, %{before} ], [ {value.text}, %{last} ]"

@@ -112,8 +112,7 @@ class Nest:
         self.ports = [loading(load, n.dtype) for n, load in zip(formals, region.loads, strict=True)]
         self.first_store = len(self.ports)
         self.ports += [Port(array) for array in ([into] if into else stored_in(region))]
-        shape = shape_of(region, frame.host, self.ports, by_element=has_core)
-        self.axis, self.lanes = shape.axis, shape.lanes
+        self.axis, self.lanes = shape_of(region, frame.host, self.ports, by_element=has_core)
         self.extents = [frame.size(loop.extent) for loop in region.loops]
         self.strides = [frame.sizes(port.array.strides) for port in self.ports]
         self.reduced = [k for k, loop in enumerate(region.loops) if loop.reduce]
@@ -341,7 +340,7 @@ class Nest:
         if kind == "constant":
             return constant(register_type(node.dtype), node.attrs["value"].array.reshape(()).item())
         if kind == "extent":
-            return self.f.int(self.frame.size(node.attrs["dim"]))
+            return self.f.i64(self.frame.size(node.attrs["dim"]))
         args = [point.known[i] for i in node.inputs]
         if kind == "view":  # a broadcast along the row
             return args[0]
@@ -353,10 +352,10 @@ class Nest:
         f, port = self.f, self.ports[number]
         stride, offset = self.stride(number), point.offsets[number]
         if port.counter:
-            first = f.int(offset)
+            first = f.i64(offset)
             if _known(stride, 0) or self.lanes == 1:
                 return first
-            steps = f.binary("mul", f.counter(self.lanes), f.splat(f.int(stride), self.lanes))
+            steps = f.binary("mul", f.counter(self.lanes), f.splat(f.i64(stride), self.lanes))
             return f.binary("add", f.splat(first, self.lanes), steps)
         at = f.address(self.frame.base(port.array), offset, MEMORY_TYPE[port.array.dtype])
         return self.loaded(at, stride, port.array.dtype, point.mask)
@@ -374,7 +373,7 @@ class Nest:
         type = vector(memory, self.lanes)
         if _known(stride, 1):
             return from_memory(f, f.load(type, at, align, mask), dtype)
-        steps = f.binary("mul", f.counter(self.lanes), f.splat(f.int(stride), self.lanes))
+        steps = f.binary("mul", f.counter(self.lanes), f.splat(f.i64(stride), self.lanes))
         return from_memory(f, f.gather(type, f.addresses(at, steps, memory), align, mask), dtype)
 
     def store(self, point: _Point, outputs: Iterable[int]) -> None:
@@ -394,7 +393,7 @@ class Nest:
             if _known(stride, 1):
                 f.store(value, at, align, point.mask)
             else:
-                steps = f.binary("mul", f.counter(self.lanes), f.splat(f.int(stride), self.lanes))
+                steps = f.binary("mul", f.counter(self.lanes), f.splat(f.i64(stride), self.lanes))
                 f.scatter(value, f.addresses(at, steps, MEMORY_TYPE[array.dtype]), align, point.mask)
 
     # ------------------------------------------------------------------------------------ reductions
@@ -413,7 +412,7 @@ class Nest:
             value = f.splat(value, self.lanes)
         more = [value]
         if reduction.positions:
-            position = f.splat(f.int(point.row), self.lanes)
+            position = f.splat(f.i64(point.row), self.lanes)
             if self.axis in self.reduced:
                 position = f.binary("add", position, f.counter(self.lanes))
             more.append(position)
@@ -461,11 +460,13 @@ def _grouped(values: Sequence[Value], like: Sequence[Accumulator]) -> list[Accum
 
 
 def loading(load: Load, dtype: str) -> Port:
+    """The port of a load."""
     number = 0 if load.read is None else load.read
     return Port(Strided("read", number, load.access.offset, load.access.strides, dtype), counter=load.read is None)
 
 
 def stored_in(region: Region) -> list[Strided]:
+    """Where a region stores its outputs."""
     return [
         Strided("write", store.write, store.access.offset, store.access.strides, output.dtype)
         for output, store in zip(region.body.outputs, region.stores, strict=bool(region.stores))
@@ -487,19 +488,14 @@ def to_memory(f: Function, value: Value, dtype: str) -> Value:
     return f.convert("fptrunc", value, memory) if dtype in HALVES else value
 
 
-class Shape(NamedTuple):
-    axis: int | None
-    lanes: int
-
-
-def shape_of(region: Region, host: Host, ports: Sequence[Port], *, by_element: bool) -> Shape:
-    """The vector loop of a region, and its lanes: the loop that takes the fewest instructions an element."""
+def shape_of(region: Region, host: Host, ports: Sequence[Port], *, by_element: bool) -> tuple[int | None, int]:
+    """The vector loop of a region, if it has loops, and its lanes: the loop that takes the fewest instructions an element."""
     if not region.loops:
-        return Shape(None, 1)
+        return (None, 1)
     widest = max([register_bytes(node.dtype) for node in region.values])
     lanes = host.lanes(widest)
     if by_element:
-        return Shape(len(region.loops) - 1, lanes)
+        return (len(region.loops) - 1, lanes)
     reductions = sum(node.op.kind == "reduce" for node in region.values)
 
     def cost(loop: int) -> float:
@@ -519,7 +515,7 @@ def shape_of(region: Region, host: Host, ports: Sequence[Port], *, by_element: b
     extent = region.loops[best].extent
     if isinstance(extent, int):
         lanes = min(lanes, 1 << max(extent - 1, 0).bit_length())
-    return Shape(best, lanes)
+    return (best, lanes)
 
 
 def register_bytes(dtype: str) -> int:
