@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,8 +20,7 @@ from graphc.passes.arena import Buffers, place
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
+class Interval(NamedTuple):
     """A buffer of `size` bytes (a multiple of 64, see `round_up`), live from step `start` to step `end` inclusive."""
 
     size: int
@@ -68,7 +67,7 @@ def assign_offsets(intervals: Sequence[Interval]) -> tuple[list[int], int]:
 
 def _columns(intervals: Sequence[Interval]) -> tuple[list[int], Buffers]:
     """The intervals that have bytes, in ascending order of their starts, and their indices among `intervals`."""
-    table = np.array([(i.size, i.start, i.end) for i in intervals], dtype=np.int64).reshape(-1, 3)
+    table = np.array(intervals, dtype=np.int64).reshape(-1, 3)
     size, start, end = table.T
     wrong = np.flatnonzero((size < 0) | (size % ALIGNMENT != 0) | (end < start))
     if len(wrong):

@@ -24,7 +24,9 @@ from graphc.plan import SymbolicPlan
 def schedule(plan: SymbolicPlan) -> SymbolicPlan:
     """`plan` with its steps in the best order found; deterministic, and linearithmic in their number."""
     work = _Work.of(plan)
-    best = min([_listed(work, urgency) for urgency in URGENCIES], key=work.footprint)
+    # The steps are in the written order already, but for those that let others go first.
+    written = _listed(work, WRITTEN) if work.followers else list(range(len(plan.steps)))
+    best = min([written, *[_listed(work, urgency) for urgency in URGENCIES]], key=work.footprint)
     return replace(plan, steps=tuple([plan.steps[k] for k in best]))
 
 
@@ -33,7 +35,7 @@ class _Work:
     """The steps as numbers: bytes of arena buffers, and who waits for whom.
 
     Attributes:
-        allocates: bytes that each step allocates.
+        allocates: bytes that each step allocates; `grows`, less those of what it alone reads.
         uses: the arena buffers that each step reads.
         sizes: bytes of each buffer; 0 for those outside the arena.
         users: the steps that need what each step makes; `waiting` counts, for each step, those that it needs.
@@ -43,6 +45,7 @@ class _Work:
     """
 
     allocates: list[int]
+    grows: list[int]
     uses: list[list[int]]
     sizes: list[int]
     users: list[list[int]]
@@ -81,7 +84,11 @@ class _Work:
                 followers.setdefault(k, []).append(after)
                 polite[after] += 1
         allocates = [sum([sizes[buffer] for buffer in step.writes]) for step in plan.steps]
-        return cls(allocates, uses, sizes, users, waiting, followers, polite, readers, last)
+        grows = [
+            allocated - sum([sizes[buffer] for buffer in reads if readers[buffer] == 1])
+            for allocated, reads in zip(allocates, uses, strict=True)
+        ]
+        return cls(allocates, grows, uses, sizes, users, waiting, followers, polite, readers, last)
 
     def footprint(self, order: Sequence[int]) -> tuple[int, int]:
         """Most bytes live at a time if the steps run in this order, and the sum over the steps.
@@ -113,8 +120,8 @@ def _sizes(plan: SymbolicPlan) -> list[int]:
 # and how many of all steps ran before it could. One number, so that the heap needs to compare nothing else.
 Urgency = Callable[[int, int, int], int]
 
+WRITTEN: Urgency = lambda grows, ran, count: 0  # noqa: E731 - a row like those of the table
 URGENCIES: tuple[Urgency, ...] = (
-    lambda grows, ran, count: 0,
     lambda grows, ran, count: int(grows > 0),
     lambda grows, ran, count: count - ran if grows > 0 else -ran,
     lambda grows, ran, count: grows,
@@ -123,11 +130,8 @@ URGENCIES: tuple[Urgency, ...] = (
 
 def _listed(work: _Work, urgency: Urgency) -> list[int]:
     """The steps in an order in which always the most urgent one of those that can run is next (list scheduling)."""
-    grows = [
-        allocated - sum([work.sizes[b] for b in reads if work.readers[b] == 1])
-        for allocated, reads in zip(work.allocates, work.uses, strict=True)
-    ]
     waiting, polite, left, last = work.waiting.copy(), work.polite.copy(), work.readers.copy(), work.last.copy()
+    grows = work.grows.copy()
     count = len(waiting)
     done = [False] * count
     order: list[int] = []
