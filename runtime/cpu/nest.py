@@ -491,11 +491,11 @@ def to_memory(f: Function, value: Value, dtype: str) -> Value:
 def shape_of(region: Region, host: Host, ports: Sequence[Port], *, by_element: bool) -> tuple[int | None, int]:
     """The vector loop of a region, if it has loops, and its lanes: the loop that takes the fewest instructions an element."""
     if not region.loops:
-        return (None, 1)
+        return None, 1
     widest = max([register_bytes(node.dtype) for node in region.values])
     lanes = host.lanes(widest)
     if by_element:
-        return (len(region.loops) - 1, lanes)
+        return len(region.loops) - 1, lanes
     reductions = sum(node.op.kind == "reduce" for node in region.values)
 
     def cost(loop: int) -> float:
@@ -515,7 +515,7 @@ def shape_of(region: Region, host: Host, ports: Sequence[Port], *, by_element: b
     extent = region.loops[best].extent
     if isinstance(extent, int):
         lanes = min(lanes, 1 << max(extent - 1, 0).bit_length())
-    return (best, lanes)
+    return best, lanes
 
 
 def register_bytes(dtype: str) -> int:
