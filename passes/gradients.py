@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, reduce
 from numbers import Real
+from types import NoneType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -193,15 +194,23 @@ class _Item(NamedTuple):
     value: Node
 
 
+COTANGENTS = (Node, NoneType, _Item)  # what a rule may give as it is; anything else becomes a constant
+
+
 def _gathered(node: Node, contributions: Sequence[Any]) -> Any:
     """The sum of what arrived at a node; for a tuple, item by item."""
-    total = _masked_sum if _takes_masks(node) else _sum
     if not isinstance(node.type, TupleType):
-        return total(contributions)
+        return _total(node, contributions)
     slots: list[list[Node]] = [[] for _ in node.type.items]
     for item in contributions:
         slots[item.slot].append(item.value)
-    return tuple([total(slot) if slot else None for slot in slots])
+    return tuple([_total(node, slot) if slot else None for slot in slots])
+
+
+def _total(node: Node, terms: Sequence[Node]) -> Node:
+    if len(terms) == 1:
+        return terms[0]
+    return _masked_sum(terms) if _takes_masks(node) else _sum(terms)
 
 
 def _sum(terms: Sequence[Node]) -> Node:
@@ -215,9 +224,9 @@ def _sum(terms: Sequence[Node]) -> Node:
 def _masked_sum(terms: Sequence[Node]) -> Node:
     """The sum; if every term is masked, it is masked, too: where none of them holds, it must not be multiplied."""
     conditions = [mask for mask in (_peeled(term)[0] for term in terms) if mask is not None]
-    if len(terms) == 1 or len(conditions) < len(terms):
-        return _sum(terms)
     total = _sum(terms)
+    if len(conditions) < len(terms):
+        return total
     masked: Node = where(reduce(logical_or, dict.fromkeys(conditions)), total, zeros_like(total))
     return masked
 
@@ -229,7 +238,7 @@ def _checked(node: Node, cotangent: Any) -> list[Any]:
         GradientError: the rule gives something else; what goes wrong in a rule names the node's line.
     """
     try:
-        found = [g if g is None or isinstance(g, _Item) else as_node(g) for g in pulled_back(node, cotangent)]
+        found = [g if isinstance(g, COTANGENTS) else as_node(g) for g in pulled_back(node, cotangent)]
     except GraphcError as error:
         known = any(_line(node) in line for line in error.lines)
         raise error.within("" if known else f"in the gradient of {_place(node)}")  # noqa: B904 - the same error

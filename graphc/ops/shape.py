@@ -11,16 +11,17 @@ of n elements gives n//4 rows and demands that n is a multiple of 4.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import wraps
+from functools import cache, wraps
 from itertools import accumulate, pairwise
 from typing import Any, TypeVar
 
 import numpy as np
 
+from graphc.attrs import Attrs
 from graphc.composites import composite
 from graphc.dims import Dim, ceil_div, product, require_equal, shape_text
 from graphc.errors import ArgumentError, ShapeError
-from graphc.ir import Node
+from graphc.ir import Node, make
 from graphc.op import Cotangents, Op, Sample
 from graphc.operands import (
     as_node,
@@ -220,7 +221,14 @@ def matrix_transpose(x: Any) -> Any:
     x = as_node(x)
     if x.ndim < 2:
         raise ShapeError(f"matrix_transpose: {x.type} is no matrix")
-    return transpose_op(x, axes=(*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
+    exchanged = _exchanged(x.ndim)
+    return make(transpose_op, (x,), exchanged) if isinstance(x, Node) else transpose_op(x, **exchanged)
+
+
+@cache
+def _exchanged(rank: int) -> Attrs:
+    """The attributes of the transpose that exchanges the last two of `rank` axes."""
+    return Attrs({"axes": (*range(rank - 2), rank - 1, rank - 2)})
 
 
 # --- axes of size 1, and broadcasting
