@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -40,7 +40,7 @@ def _engine() -> Any:
 class Code:
     """Object files in memory, and the addresses of their functions; unloaded when nothing refers to it."""
 
-    def __init__(self, objects: Iterable[bytes], symbols: Iterable[str]) -> None:
+    def __init__(self, objects: Iterable[bytes], symbols: Iterable[str], imports: Mapping[str, int] = {}) -> None:
         import llvmlite.binding as llvm
 
         builder = llvm.JITLibraryBuilder().add_current_process()
@@ -48,9 +48,17 @@ class Code:
             builder = builder.add_object_img(image)
         for symbol in symbols:
             builder = builder.export_symbol(symbol)
+        for symbol, address in imports.items():
+            builder = builder.import_symbol(symbol, address)
         self._library = builder.link(_engine(), f"code{next(_numbers)}")
 
     def address(self, symbol: str) -> int:
         """Where a function is."""
         found: int = self._library[symbol]
         return found
+
+
+def load(assemblies: Sequence[str], symbols: Sequence[Sequence[str]], imports: Mapping[str, int] = {}) -> list[Code]:
+    """The code of each module."""
+    host = this_host()
+    return [Code([compiled(text, host)], names, imports) for text, names in zip(assemblies, symbols, strict=True)]

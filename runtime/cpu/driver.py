@@ -1,0 +1,525 @@
+"""The loop that runs a plan: its phases in order, the costly ones divided among the threads of a pool.
+
+A plan is a list of commands in memory that nobody changes. Cheap commands run on the thread that runs the plan, at the
+price of an indirect call. A costly one is cut into *tickets*, ranges of its units, which that thread and the workers of
+a pool take from one counter until none is left; the next command begins when all have been done. Who takes part doesn't
+matter: a worker that sleeps or was descheduled holds nobody up unless it has a ticket in hand. How a command is cut
+depends on its units and cost alone, and phases compute the same whatever the cut, so any number of threads gives the
+same bits.
+
+Whoever waits, spins for a bounded time and then sleeps on an address (a futex).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from graphc.op import Array
+from graphc.runtime.cpu.builder import I64, PTR, Function, Module, Value, constant
+from graphc.runtime.cpu.host import Host, this_host
+from graphc.runtime.cpu.jit import Code, load
+from graphc.runtime.cpu.phases import ALIGN
+
+I32 = "i32"
+
+PARALLEL_NS = 10_000  # commands that cost less run on one thread
+TICKET_NS = 5_000  # a ticket costs about this much, at least
+MAX_TICKETS = 256  # of a command
+SHORT_NS = 20_000  # a plan that costs less runs on one thread, which keeps the interpreter's lock
+
+# A plan: its number of commands, whether a pool can help, and the commands. Byte offsets.
+COUNT, PARALLEL, COMMANDS = 0, 8, 64
+ADDRESS, ARGS, UNITS, GRAIN, TICKETS = range(0, 40, 8)  # of a command; one of no tickets isn't divided
+COMMAND_BYTES = 40
+
+# Memory of the workers: the bytes of each, and then, aligned, those of worker 0, 1, ...
+STRIDE, FIRST = 0, 64
+PAGE = 4096
+
+# The state of a pool; what different threads write at the same time lies in different pairs of cache lines.
+REMAINING, CLOSING = 0, 8  # tickets of the command at hand that nobody took; whether workers shall end
+PENDING, WAITING = 128, 132  # its tickets that aren't done; whether someone sleeps until they are
+SIGNAL, SLEEPERS = 256, 260  # changes to wake workers; how many sleep
+BUSY = 384  # whether a run owns the pool
+COMMAND, TABLE, SCRATCH, FAILED = 512, 520, 528, 536  # of the run that owns it
+SPIN, WAIT, WAKE = 640, 648, 656  # pauses before sleeping; functions that sleep on an address, and wake from it
+POOL_BYTES = 768
+
+SYSCALL = {"x86_64": 202, "aarch64": 98}  # the number of futex
+FUTEX_WAIT, FUTEX_WAKE = 128, 129  # of one process
+EVERYONE = 2**31 - 1  # to wake
+PAUSE = {"x86_64": ("x86.sse2.pause", ""), "aarch64": ("aarch64.isb", "i32 15")}  # intrinsics, and their argument
+
+
+# ------------------------------------------------------------------------------------------- what the loop is made of
+
+
+def assembly(host: Host) -> str:
+    """The driver as LLVM assembly.
+
+    It has `i64 run(ptr plan, ptr table, ptr scratch, ptr pool)`, which returns 0 or 1 + the number of the command that
+    failed, `void worker(ptr pool, i64 number)`, the life of a worker, `void end(ptr pool)`, which ends the workers,
+    `void pauses(i64 count)`, for measuring how long spinning takes, and where the system has it `futex_wait` and
+    `futex_wake`.
+    """
+    module = Module()
+    architecture = host.triple.split("-")[0]
+    pause = _pause(module, architecture)
+    if "linux" in host.triple and architecture in SYSCALL:
+        _futexes(module, SYSCALL[architecture])
+    _pauses(module, pause)
+    _work(module)
+    _worker(module, pause)
+    _end(module)
+    _share(module, pause)
+    for name, shared in (("run_alone", False), ("run_shared", True)):
+        _walk(module, name, shared)
+    _run(module)
+    return module.text()
+
+
+WORK, SHARE, RUN_ALONE, RUN_SHARED = (Value(f"@{name}", PTR) for name in ("work", "share", "run_alone", "run_shared"))
+
+
+class _Fields:
+    """Fields of a structure in memory, whose addresses are computed at the function's beginning."""
+
+    def __init__(self, f: Function, base: Value) -> None:
+        self.f = f
+        self.base = base
+
+    def at(self, offset: int) -> Value:
+        return self.f.in_entry(lambda: self.f.address(self.base, offset, "i8"))
+
+    def load(self, type: str, offset: int) -> Value:
+        return self.f.load(type, self.at(offset), 8)
+
+    def store(self, value: Value, offset: int) -> None:
+        self.f.store(value, self.at(offset), 8)
+
+    def atomic(self, type: str, offset: int, order: str = "seq_cst") -> Value:
+        """Load a field that other threads write."""
+        align = 4 if type == I32 else 8
+        return self.f.emit(type, f"load atomic {type}, ptr {self.at(offset).text} {order}, align {align}")
+
+    def put(self, value: Value, offset: int, order: str = "seq_cst") -> None:
+        """Store into a field that other threads read."""
+        align = 4 if value.type == I32 else 8
+        self.f.do(f"store atomic {value.type} {value.text}, ptr {self.at(offset).text} {order}, align {align}")
+
+    def update(self, operation: str, value: Value, offset: int) -> Value:
+        """Change a field, and give what it was."""
+        return self.f.emit(
+            value.type, f"atomicrmw {operation} ptr {self.at(offset).text}, {value.type} {value.text} seq_cst"
+        )
+
+    def exchange(self, expected: Value, new: Value, offset: int) -> tuple[Value, Value]:
+        """Put `new` where `expected` is: what was there, and whether it was."""
+        f, type = self.f, f"{{ {new.type}, i1 }}"
+        pair = f.emit(
+            type,
+            f"cmpxchg ptr {self.at(offset).text}, {new.type} {expected.text}, {new.type} {new.text} seq_cst seq_cst",
+        )
+        return f.emit(new.type, f"extractvalue {type} {pair.text}, 0"), f.emit(
+            "i1", f"extractvalue {type} {pair.text}, 1"
+        )
+
+
+def _is_zero(f: Function, value: Value) -> Value:
+    return f.compare("icmp eq", value, constant(value.type, 0))
+
+
+def _and(f: Function, a: Value, b: Value) -> Value:
+    return f.binary("and", a, b)
+
+
+def _do(f: Function, callee: Value, *args: Value) -> None:
+    """Call the function without a result at an address."""
+    f.do(f"call void {callee.text}({', '.join(f'{a.type} {a.text}' for a in args)})")
+
+
+def _call(f: Function, callee: Value, *args: Value) -> Value:
+    """Call the function at an address, or of this module, that returns an i64."""
+    return f.emit(I64, f"call i64 {callee.text}({', '.join(f'{a.type} {a.text}' for a in args)})")
+
+
+def _unless(f: Function, condition: Value, then: Callable[[], None]) -> None:
+    f.if_(condition, lambda: None, then)
+
+
+def _pause(module: Module, architecture: str) -> Callable[[Function], None]:
+    """What a thread does while it spins, to leave the core to others."""
+    if architecture not in PAUSE:
+        return lambda f: None
+    name, argument = PAUSE[architecture]
+    module.declare(f"llvm.{name}", "void", argument.split()[:1])
+    return lambda f: f.do(f"call void @llvm.{name}({argument})")
+
+
+def _futexes(module: Module, number: int) -> None:
+    """Sleep while the word at an address is as expected; wake some of those that sleep at it."""
+    module.declare("syscall", "i64", [I64, "..."])
+    for name, operation in (("futex_wait", FUTEX_WAIT), ("futex_wake", FUTEX_WAKE)):
+        f = module.function(name, [(PTR, "word"), (I32, "number")])
+        arguments = f"i64 {number}, ptr %word, i64 {operation}, i32 %number, ptr null, ptr null, i32 0"
+        f.emit(I64, f"call i64 (i64, ...) @syscall({arguments})")
+        f.ret()
+
+
+def _pauses(module: Module, pause: Callable[[Function], None]) -> None:
+    f = module.function("pauses", [(I64, "count")])
+    f.loop(0, f.parameter(0), 1, lambda i, _: pause(f))
+    f.ret()
+
+
+def _spin(f: Function, pool: _Fields, pause: Callable[[Function], None], done: Callable[[], Value]) -> None:
+    """Pause until something is so, or it has taken too long."""
+    limit = pool.load(I64, SPIN)
+
+    def body(values: list[Value]) -> list[Value]:
+        pause(f)
+        return [f.i64(f.add(values[0], 1)), done()]
+
+    def goes_on(values: list[Value]) -> Value:
+        return _and(f, f.is_less(values[0], limit), f.binary("xor", values[1], constant("i1", True)))
+
+    f.loop_while(goes_on, body, [constant(I64, 0), done()])
+
+
+def _work(module: Module) -> None:
+    """`void work(ptr pool, i64 worker)`: take tickets of the command at hand until none is left."""
+    f = module.function("work", [("ptr", "pool"), (I64, "worker")], internal=True)
+    pool = _Fields(f, f.parameter(0))
+
+    def ticket(left: Value) -> list[Value]:
+        """Do one: that it is in hand keeps the command, and all that the run has put into the pool, as it is."""
+        command = _Fields(f, pool.load(PTR, COMMAND))
+        fields = [f.address(command.base, offset, "i8") for offset in (ADDRESS, ARGS, UNITS, GRAIN, TICKETS)]
+        types = (PTR, PTR, I64, I64, I64)
+        address, args, units, grain, tickets = (f.load(t, at, 8) for t, at in zip(types, fields, strict=True))
+        low = f.mul(f.sub(tickets, left), grain)
+        high = f.min(f.add(low, grain), units)
+        memory = _Fields(f, pool.load(PTR, SCRATCH))
+        stride = f.load(I64, memory.base, 8)
+        own = f.address(f.address(memory.base, FIRST, "i8"), f.mul(f.parameter(1), stride), "i8")
+        failed = _call(f, address, pool.load(PTR, TABLE), args, f.i64(low), f.i64(high), own)
+        _unless(f, _is_zero(f, failed), lambda: pool.put(constant(I64, 1), FAILED, "monotonic"))
+        return [pool.atomic(I64, REMAINING)]
+
+    def take(values: list[Value]) -> list[Value]:
+        left, taken = values
+        found, mine = pool.exchange(left, f.i64(f.sub(left, 1)), REMAINING)
+        (left,) = f.if_(mine, lambda: ticket(left), lambda: [found])
+        return [left, f.i64(f.add(taken, f.convert("zext", mine, I64)))]
+
+    first = pool.atomic(I64, REMAINING)
+    _, taken = f.loop_while(
+        lambda values: f.compare("icmp ne", values[0], constant(I64, 0)), take, [first, constant(I64, 0)]
+    )
+
+    def hand_in() -> None:
+        done = f.convert("trunc", taken, I32)
+        last = f.compare("icmp eq", pool.update("sub", done, PENDING), done)
+        f.if_(last, lambda: _unless(f, _is_zero(f, pool.atomic(I32, WAITING)), wake_owner))
+
+    def wake_owner() -> None:
+        _do(f, pool.load(PTR, WAKE), pool.at(PENDING), constant(I32, 1))
+
+    _unless(f, _is_zero(f, taken), hand_in)
+    f.ret()
+
+
+def _worker(module: Module, pause: Callable[[Function], None]) -> None:
+    """`void worker(ptr pool, i64 number)`: work, spin, sleep, until the pool is closed."""
+    f = module.function("worker", [(PTR, "pool"), (I64, "number")])
+    pool = _Fields(f, f.parameter(0))
+
+    def idle() -> Value:
+        return _and(f, _is_zero(f, pool.atomic(I64, REMAINING)), _is_zero(f, pool.atomic(I64, CLOSING)))
+
+    def sleep() -> None:
+        """Whoever has a command for us looks, after having said so, for sleepers; we say that we sleep, then look."""
+        signal = pool.atomic(I32, SIGNAL)
+        pool.update("add", constant(I32, 1), SLEEPERS)
+        f.if_(idle(), lambda: _do(f, pool.load(PTR, WAIT), pool.at(SIGNAL), signal))
+        pool.update("sub", constant(I32, 1), SLEEPERS)
+
+    def live(_: list[Value]) -> list[Value]:
+        _do(f, WORK, f.parameter(0), f.parameter(1))
+        _spin(f, pool, pause, lambda: f.binary("xor", idle(), constant("i1", True)))
+        f.if_(idle(), sleep)
+        return [pool.atomic(I64, CLOSING)]
+
+    f.loop_while(lambda values: _is_zero(f, values[0]), live, [constant(I64, 0)])
+    f.ret()
+
+
+def _end(module: Module) -> None:
+    f = module.function("end", [(PTR, "pool")])
+    pool = _Fields(f, f.parameter(0))
+    pool.put(constant(I64, 1), CLOSING)
+    pool.update("add", constant(I32, 1), SIGNAL)
+    _do(f, pool.load(PTR, WAKE), pool.at(SIGNAL), constant(I32, EVERYONE))
+    f.ret()
+
+
+def _share(module: Module, pause: Callable[[Function], None]) -> None:
+    """`i64 share(ptr pool, ptr command, i64 tickets)`: run a command with all workers; whether it failed."""
+    f = module.function("share", [(PTR, "pool"), (PTR, "command"), (I64, "tickets")], I64, internal=True)
+    pool, tickets = _Fields(f, f.parameter(0)), f.parameter(2)
+
+    def wake() -> None:
+        pool.update("add", constant(I32, 1), SIGNAL)
+        helpers = f.convert("trunc", f.i64(f.sub(tickets, 1)), I32)
+        _do(f, pool.load(PTR, WAKE), pool.at(SIGNAL), helpers)
+
+    def wait(left: list[Value]) -> list[Value]:
+        _do(f, pool.load(PTR, WAIT), pool.at(PENDING), left[0])
+        return [pool.atomic(I32, PENDING)]
+
+    def sleep() -> None:
+        pool.put(constant(I32, 1), WAITING)
+        f.loop_while(lambda left: f.compare("icmp ne", left[0], constant(I32, 0)), wait, [pool.atomic(I32, PENDING)])
+        pool.put(constant(I32, 0), WAITING)
+
+    pool.store(f.parameter(1), COMMAND)
+    pool.put(f.convert("trunc", tickets, I32), PENDING, "monotonic")
+    pool.update("xchg", tickets, REMAINING)
+    _unless(f, _is_zero(f, pool.atomic(I32, SLEEPERS)), wake)
+    _do(f, WORK, f.parameter(0), constant(I64, 0))
+    _spin(f, pool, pause, lambda: _is_zero(f, pool.atomic(I32, PENDING)))
+    _unless(f, _is_zero(f, pool.atomic(I32, PENDING)), sleep)
+    f.ret(pool.atomic(I64, FAILED, "monotonic"))
+
+
+RUN = ((PTR, "plan"), (PTR, "table"), (PTR, "scratch"), (PTR, "pool"))
+
+
+def _walk(module: Module, name: str, shared: bool) -> None:
+    """The commands one after the other, with the pool's help or without; 1 + the number of the first that failed."""
+    f = module.function(name, RUN, I64, internal=True)
+    plan, table, scratch, pool = (f.parameter(k) for k in range(4))
+    own = f.address(scratch, FIRST, "i8")
+    count = f.load(I64, f.address(plan, COUNT, "i8"), 8)
+    commands = f.address(plan, COMMANDS, "i8")
+
+    def alone(at: Value, units: Value) -> list[Value]:
+        address, args = f.load(PTR, at, 8), f.load(PTR, f.address(at, ARGS, "i8"), 8)
+        return [_call(f, address, table, args, constant(I64, 0), units, own)]
+
+    def step(values: list[Value]) -> list[Value]:
+        at = f.address(commands, f.mul(values[0], COMMAND_BYTES), "i8")
+        units = f.load(I64, f.address(at, UNITS, "i8"), 8)
+        if shared:
+            tickets = f.load(I64, f.address(at, TICKETS, "i8"), 8)
+            (failed,) = f.if_(
+                _is_zero(f, tickets),
+                lambda: alone(at, units),
+                lambda: [_call(f, SHARE, pool, at, tickets)],
+            )
+        else:
+            (failed,) = alone(at, units)
+        return [f.i64(f.add(values[0], 1)), failed]
+
+    def goes_on(values: list[Value]) -> Value:
+        return _and(f, f.is_less(values[0], count), _is_zero(f, values[1]))
+
+    done, failed = f.loop_while(goes_on, step, [constant(I64, 0), constant(I64, 0)])
+    f.ret(f.select(_is_zero(f, failed), constant(I64, 0), done))
+
+
+def _run(module: Module) -> None:
+    """Take the pool if the plan needs one and it is free; else do all of it here: no thread waits for another run."""
+    f = module.function("run", RUN, I64)
+    parameters = plan, table, scratch, base = tuple(f.parameter(k) for k in range(4))
+    pool = _Fields(f, base)
+
+    def alone() -> list[Value]:
+        return [_call(f, RUN_ALONE, *parameters)]
+
+    def shared() -> list[Value]:
+        pool.store(table, TABLE)
+        pool.store(scratch, SCRATCH)
+        pool.put(constant(I64, 0), FAILED, "monotonic")
+        failed = _call(f, RUN_SHARED, *parameters)
+        pool.put(constant(I64, 0), BUSY)
+        return [failed]
+
+    def if_free() -> list[Value]:
+        _, mine = pool.exchange(constant(I64, 0), constant(I64, 1), BUSY)
+        return f.if_(mine, shared, alone)
+
+    parallel = f.load(I64, f.address(plan, PARALLEL, "i8"), 8)
+    given = f.compare("icmp ne", base, Value("null", PTR))
+    helped = _and(f, given, f.compare("icmp ne", parallel, constant(I64, 0)))
+    (failed,) = f.if_(helped, if_free, alone)
+    f.ret(failed)
+
+
+# ------------------------------------------------------------------------------------------- running plans
+
+
+class Driver(NamedTuple):
+    """The driver in memory.
+
+    Attributes:
+        code: what keeps it there.
+        run: the loop, called without the interpreter's lock.
+        run_locked: the loop, called with it: for what is over before another thread could use it.
+        worker, end, pauses: see `assembly`.
+        wait, wake: addresses of the functions that sleep on an address and wake from it, or None.
+    """
+
+    code: Code
+    run: Callable[[int, int, int, int], int]
+    run_locked: Callable[[int, int, int, int], int]
+    worker: Callable[[int, int], None]
+    end: Callable[[int], None]
+    pauses: Callable[[int], None]
+    wait: int | None
+    wake: int | None
+
+
+@cache
+def driver() -> Driver:
+    """The driver of this process."""
+    text = assembly(this_host())
+    futex = "@futex_wait(" in text
+    code = load([text], [["run", "worker", "end", "pauses", *(["futex_wait", "futex_wake"] if futex else [])]])[0]
+    pointers, number = [ctypes.c_void_p] * 4, ctypes.c_int64
+    return Driver(
+        code,
+        ctypes.CFUNCTYPE(number, *pointers)(code.address("run")),
+        ctypes.PYFUNCTYPE(number, *pointers)(code.address("run")),
+        ctypes.CFUNCTYPE(None, ctypes.c_void_p, number)(code.address("worker")),
+        ctypes.CFUNCTYPE(None, ctypes.c_void_p)(code.address("end")),
+        ctypes.CFUNCTYPE(None, number)(code.address("pauses")),
+        code.address("futex_wait") if futex else None,
+        code.address("futex_wake") if futex else None,
+    )
+
+
+class Command(NamedTuple):
+    """A call of a phase.
+
+    Attributes:
+        address: of the function; see `phases` for what it takes.
+        args: 1-d int64.
+        units: of work, which may be divided.
+        cost_ns: what all of them take one core, roughly, in nanoseconds.
+        name: for messages.
+    """
+
+    address: int
+    args: Array
+    units: int
+    cost_ns: int
+    name: str
+
+
+def tickets_of(units: int, cost_ns: int) -> tuple[int, int]:
+    """Units of a ticket, and the number of tickets; no tickets where dividing doesn't pay."""
+    wanted = min(units, cost_ns // TICKET_NS, MAX_TICKETS)
+    if cost_ns < PARALLEL_NS or wanted < 2:
+        return units, 0
+    grain = -(-units // wanted)
+    return grain, -(-units // grain)
+
+
+class CommandList:
+    """Commands in memory, as the driver walks them; immutable, so that many runs may use them.
+
+    Attributes:
+        address: of the plan.
+        names: of the commands.
+        short: whether all of it is over so soon that no pool helps, and the interpreter's lock is kept.
+        parallel: whether a pool helps.
+    """
+
+    def __init__(self, commands: Sequence[Command]) -> None:
+        self.names = tuple([command.name for command in commands])
+        self.short = sum([command.cost_ns for command in commands]) < SHORT_NS
+        cuts = [tickets_of(c.units, 0 if self.short else c.cost_ns) for c in commands]
+        self.parallel = any(tickets for _, tickets in cuts)
+        args = [np.asarray(command.args, np.int64) for command in commands]
+        starts = np.cumsum([0, *(array.size for array in args)])
+        head = COMMANDS + COMMAND_BYTES * len(commands)
+        self._memory = aligned_memory(head + 8 * int(starts[-1]))
+        self.address: int = self._memory.ctypes.data
+        words = self._memory.view(np.int64)
+        words[COUNT // 8], words[PARALLEL // 8] = len(commands), self.parallel
+        words[head // 8 :] = np.concatenate([*args, np.empty(0, np.int64)])
+        rows = words[COMMANDS // 8 : head // 8].reshape(-1, COMMAND_BYTES // 8)
+        rows[:, ADDRESS // 8] = np.array([command.address for command in commands], np.uint64).view(np.int64)
+        rows[:, ARGS // 8] = self.address + head + 8 * starts[:-1]
+        rows[:, UNITS // 8] = [command.units for command in commands]
+        rows[:, GRAIN // 8 : TICKETS // 8 + 1] = np.array(cuts, np.int64).reshape(-1, 2)
+        self._memory.flags.writeable = False
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+class Scratch:
+    """Memory of each thread that takes part in a run; one run at a time uses it.
+
+    Args:
+        workers: how many, the thread that runs the plan included.
+    """
+
+    def __init__(self, workers: int, nbytes: int = 0) -> None:
+        self.workers = workers
+        self.nbytes = -1
+        self.reserve(nbytes)
+
+    def reserve(self, nbytes: int) -> None:
+        """Make sure that every worker has at least this many bytes; what was there is lost."""
+        if nbytes <= self.nbytes:
+            return
+        stride = -(-nbytes // PAGE) * PAGE  # a page belongs to one worker, whose use of it places it
+        self._memory = aligned_memory(FIRST + stride * self.workers)
+        self._memory[:8].view(np.int64)[0] = stride
+        self.nbytes = nbytes
+        self.address: int = self._memory.ctypes.data
+
+
+class Threads(Protocol):
+    """What a run needs of a pool: workers whose numbers are below `threads`, and the address of its state."""
+
+    threads: int
+
+    def ready(self) -> int:
+        """Start the workers unless they run; the address."""
+        ...
+
+
+def run(commands: CommandList, table: int, scratch: Scratch, pool: Threads | None = None) -> int:
+    """Run a plan.
+
+    Args:
+        table: the address of the table of addresses that the commands mean.
+        scratch: for as many workers as the pool has threads.
+        pool: threads that help, if no other run has them just now.
+
+    Returns:
+        0, or 1 + the number of the command that failed; none after it has run.
+    """
+    code = driver()
+    if commands.short:
+        return code.run_locked(commands.address, table, scratch.address, 0)
+    if pool is None or not commands.parallel or pool.threads == 1:
+        return code.run(commands.address, table, scratch.address, 0)
+    assert scratch.workers >= pool.threads, "every worker needs scratch memory of its own"
+    return code.run(commands.address, table, scratch.address, pool.ready())
+
+
+def aligned_memory(nbytes: int) -> Array:
+    """Bytes whose address is a multiple of `ALIGN`, not initialised."""
+    memory = np.empty(nbytes + ALIGN, np.uint8)
+    start = -memory.ctypes.data % ALIGN
+    return memory[start : start + nbytes]
