@@ -29,11 +29,10 @@ class Foresight:
 
     def __init__(self, nodes: Sequence[Node], info: TargetInfo) -> None:
         users = Counter([i for node in nodes for i in node.inputs])
+        once = {node for node, count in users.items() if count == 1}
         self.uniform = _uniform(nodes)
-        self.after_core = _after_core(nodes, info.epilogues, users)
-        self.wants_core = {
-            node for node in nodes if users[node] == 1 and (node in self.after_core or node.op.kind in info.epilogues)
-        }
+        self.after_core = _after_core(nodes, info.epilogues, once)
+        self.wants_core = {node for node in once if node in self.after_core or node.op.kind in info.epilogues}
         self.after_row = _after_row(nodes)
         self.cheap = _cheap(nodes, info, users, self.uniform, self.after_core)
 
@@ -60,13 +59,14 @@ def _uniform(nodes: Sequence[Node]) -> set[Node]:
     return set(ops)
 
 
-def _after_core(nodes: Sequence[Node], kinds: frozenset[str], users: Counter[Node]) -> set[Node]:
+def _after_core(nodes: Sequence[Node], kinds: frozenset[str], once: set[Node]) -> set[Node]:
     found: set[Node] = set()
     for node in nodes:
         if node.op.kind == "pointwise":
             for i in node.inputs:
-                if users[i] == 1 and (i in found or i.op.kind in kinds):
+                if i in once and (i in found or i.op.kind in kinds):
                     found.add(node)
+                    break
     return found
 
 
@@ -94,7 +94,7 @@ def _cheap(
     reduced = {unviewed(node.inputs[0]) for node in nodes if node.op.kind == "reduce"}
     found: set[Node] = set()
     for node in nodes:
-        if users[node] < 2 or node.op.kind != "pointwise":
+        if node.op.kind != "pointwise" or users[node] < 2:
             continue
         if node.op is cast_op:
             if _itemsize(node.inputs[0]) <= _itemsize(node):
