@@ -148,7 +148,8 @@ class Function:
     def parameter(self, number: int) -> Value:
         """The value of a parameter."""
         type, name = self._parameters[number]
-        return Value(f"%{name}", type.split(" ")[0])
+        bare = type[: type.index(">") + 1] if type.startswith("<") else type.split(" ")[0]
+        return Value(f"%{name}", bare)
 
     def text(self) -> str:
         """The function as LLVM assembly."""
