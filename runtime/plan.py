@@ -25,7 +25,7 @@ from graphc.ir import Node, Program
 from graphc.kernel import Access, Kernel, Region
 from graphc.op import Array
 from graphc.passes.plan import bind_plan, plan_kernels
-from graphc.plan import Plan, SymbolicPlan
+from graphc.plan import Plan, Step, SymbolicPlan
 from graphc.runtime.reference import DrawKey, locate
 from graphc.target import TargetInfo
 from graphc.types import np_dtype
@@ -105,14 +105,30 @@ def run_plan(
     symbolic = plan.symbolic
     with np.errstate(all="ignore"):
         for at, step in enumerate(plan.kernels):
-            try:
-                _Call(step.kernel, plan.dims, memory.of(step.reads), memory.of(step.writes), draws, rng).run()
-            except Exception as error:
-                core = step.kernel.core  # what can fail: all around it is pointwise
-                locate(error, next((n for n in step.nodes if core is not None and n.op is core.op), step.nodes[-1]))
-                raise
+            run_step(step, plan.dims, memory.of(step.reads), memory.of(step.writes), draws, rng)
             memory.drop(at)
     return [memory.value(k) for k in symbolic.outputs], [memory.value(k) for k in symbolic.updates]
+
+
+def run_step(
+    step: Step,
+    dims: Mapping[str, int],
+    reads: Sequence[Array],
+    writes: Sequence[Array],
+    draws: Mapping[Node, DrawKey],
+    rng: np.random.Generator | None = None,
+) -> None:
+    """Run one kernel on the flat elements of its buffers.
+
+    Args:
+        rng: cuts the loops into blocks, and orders them; by default each is run as a whole.
+    """
+    try:
+        _Call(step.kernel, dims, reads, writes, draws, rng).run()
+    except Exception as error:
+        core = step.kernel.core  # what can fail: all around it is pointwise
+        locate(error, next((n for n in step.nodes if core is not None and n.op is core.op), step.nodes[-1]))
+        raise
 
 
 class _Memory:
@@ -168,7 +184,7 @@ class _Call:
         reads: Sequence[Array],
         writes: Sequence[Array],
         draws: Mapping[Node, DrawKey],
-        rng: np.random.Generator,
+        rng: np.random.Generator | None,
     ) -> None:
         self.kernel = kernel
         self.dims = dims
@@ -213,6 +229,8 @@ class _Call:
 
         Only the outer parallel loops are cut: a reduction then adds in the order that it would in the whole array.
         """
+        if self.rng is None:
+            return iter([tuple([(0, extent) for extent in extents])])
         outer = next((k for k, loop in enumerate(region.loops) if loop.reduce), len(region.loops))
         parts = []
         for k, extent in enumerate(extents):

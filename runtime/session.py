@@ -30,6 +30,7 @@ from graphc.passes.plan import TECHNIQUES
 from graphc.plan import Plan
 from graphc.restore import LoadReport, compare, require_all
 from graphc.runtime import checkpoint
+from graphc.runtime.cpu.target import CpuExecutable, CpuTarget
 from graphc.runtime.feeds import Intake, convert_feeds, feeds_given, missing_feeds, resolve_feeds, with_misfits
 from graphc.runtime.plan import PlanExecutable, PlanTarget
 from graphc.runtime.rebuilds import Rebuilds
@@ -43,19 +44,27 @@ from graphc.target import TargetInfo
 from graphc.types import TensorType
 
 
+class Settings(NamedTuple):
+    """What a session tells its target; see `Session`."""
+
+    seed: int
+    threads: int | None
+    disable: frozenset[str]
+
+
 class Device(NamedTuple):
     """What `device=` can name: how its target is made, and which passes run for it."""
 
-    target: Callable[[int, frozenset[str]], Target]
+    target: Callable[[Settings], Target]
     passes: tuple[Pass, ...]
 
 
 REQUIRED = tuple(p for p in PIPELINE if not p.optional)  # the oracle depends on no optimisation
 
 DEVICES: dict[str, Device] = {
-    "cpu": Device(lambda *_: ReferenceTarget(), PIPELINE),  # until the native target exists: optimised, in NumPy
-    "reference": Device(lambda *_: ReferenceTarget(), REQUIRED),
-    "plan": Device(PlanTarget, PIPELINE),
+    "cpu": Device(lambda settings: CpuTarget(settings.threads, settings.disable & TECHNIQUES), PIPELINE),
+    "reference": Device(lambda settings: ReferenceTarget(), REQUIRED),
+    "plan": Device(lambda settings: PlanTarget(settings.seed, settings.disable), PIPELINE),
 }
 
 MAX_PLANS = 128  # compiled programs that a session keeps; the least recently used goes first
@@ -146,7 +155,7 @@ class Session:
         self.threads = threads
         self.disable = frozenset(disable)
         self._passes = DEVICES[name].passes
-        self._target = DEVICES[name].target(int(seed), self.disable)
+        self._target = DEVICES[name].target(Settings(int(seed), threads, self.disable))
         self._state = State({}, {}, int(seed))
         self._plans: OrderedDict[Request, Compiled] = OrderedDict()
         self._hits = self._misses = 0
@@ -267,7 +276,7 @@ class Session:
         request = _request(resolved, given, training)
         compiled = self._compiled(request)
         _, dims = compiled.intake.take(given)
-        if isinstance(compiled.executable, PlanExecutable):
+        if isinstance(compiled.executable, PlanExecutable | CpuExecutable):
             return compiled.executable.plan(dims)
         program, _ = self._program(request)
         target = PlanTarget(self.seed, self.disable)
@@ -478,8 +487,14 @@ class Session:
         state = self._materialised(compiled.variables)
         values.update([(variable, state.values[variable]) for variable in compiled.variables])
         outputs, news = compiled.executable.run(values, dims, self._claimed(compiled.draws))
-        found = owned([*outputs, *news], values.values())
-        results, news = found[: len(outputs)], found[len(outputs) :]
+        # A variable's new value may be its own array, updated in place; nothing else shares memory.
+        fresh = [new for variable, new in zip(compiled.updated, news, strict=True) if new is not values.get(variable)]
+        found = owned([*outputs, *fresh], values.values())
+        results, copies = found[: len(outputs)], iter(found[len(outputs) :])
+        news = [
+            new if new is values.get(variable) else next(copies)
+            for variable, new in zip(compiled.updated, news, strict=True)
+        ]
         built = build(iter(results if out is None else copied_out(results, out)))
         if news:
             self._commit(dict(zip(compiled.updated, news, strict=True)))

@@ -340,12 +340,20 @@ class Nest:
         if kind == "constant":
             return constant(register_type(node.dtype), node.attrs["value"].array.reshape(()).item())
         if kind == "extent":
-            return self.f.i64(self.frame.size(node.attrs["dim"]))
+            return self.size(node)
         args = [point.known[i] for i in node.inputs]
         if kind == "view":  # a broadcast along the row
             return args[0]
         lanes = max([lanes_of(arg.type) for arg in args])
         return pointwise.emit(self.f, node, [self.f.splat(a, lanes) if lanes_of(a.type) == 1 else a for a in args])
+
+    def size(self, node: Node) -> Value:
+        """A dimension as a number of the node's dtype."""
+        dim, type = self.frame.size(node.attrs["dim"]), register_type(node.dtype)
+        if isinstance(dim, int):
+            return constant(type, dim)
+        operation = "sitofp" if type in ("float", "double") else "trunc"
+        return self.f.convert(operation, dim, type)
 
     def load(self, number: int, point: _Point) -> Value:
         """What a port reads at a point; a counter is its own offset."""
@@ -494,8 +502,6 @@ def shape_of(region: Region, host: Host, ports: Sequence[Port], *, by_element: b
         return None, 1
     widest = max([register_bytes(node.dtype) for node in region.values])
     lanes = host.lanes(widest)
-    if by_element:
-        return len(region.loops) - 1, lanes
     reductions = sum(node.op.kind == "reduce" for node in region.values)
 
     def cost(loop: int) -> float:
@@ -511,7 +517,8 @@ def shape_of(region: Region, host: Host, ports: Sequence[Port], *, by_element: b
             each += reductions * 3 * lanes.bit_length() / size
         return each
 
-    best = min(reversed(range(len(region.loops))), key=cost)
+    order = range(len(region.loops))[::-1]
+    best = next((k for k in order if region.loops[k].extent != 1), order[0]) if by_element else min(order, key=cost)
     extent = region.loops[best].extent
     if isinstance(extent, int):
         lanes = min(lanes, 1 << max(extent - 1, 0).bit_length())

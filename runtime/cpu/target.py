@@ -1,0 +1,245 @@
+"""The native CPU target: a program's plan as machine code, run on arrays of NumPy."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from graphc.dims import evaluate
+from graphc.errors import InternalError
+from graphc.ir import Node, Program
+from graphc.kernel import Kernel
+from graphc.op import Array
+from graphc.passes.plan import bind_plan, plan_kernels
+from graphc.plan import Buffer, Plan, Step, SymbolicPlan
+from graphc.runtime.cpu.driver import Command, CommandList, Scratch, aligned_memory, run
+from graphc.runtime.cpu.host import Host, this_host
+from graphc.runtime.cpu.jit import Code, load
+from graphc.runtime.cpu.kernels import native_kernel
+from graphc.runtime.cpu.phases import NativeKernel
+from graphc.runtime.cpu.pool import shared_pool
+from graphc.runtime.plan import Sizes, run_step
+from graphc.runtime.reference import DrawKey
+from graphc.target import TargetInfo
+from graphc.types import np_dtype
+
+MAX_BOUND = 16  # sizes for which the commands are kept; the least recently used go first
+
+
+class Memory:
+    """One block of aligned memory that only grows, for what lives during a run; a session's plans share it."""
+
+    def __init__(self) -> None:
+        self.bytes = aligned_memory(0)
+
+    def reserve(self, nbytes: int) -> None:
+        """See that there are so many bytes; what was there is lost."""
+        if nbytes > self.bytes.size:
+            self.bytes = aligned_memory(0)  # before the new block is taken
+            self.bytes = aligned_memory(nbytes)
+
+    @property
+    def base(self) -> int:
+        """The address of the first byte."""
+        return address(self.bytes)
+
+
+def address(array: Array) -> int:
+    """Where an array's elements begin."""
+    found: int = array.__array_interface__["data"][0]
+    return found
+
+
+class CpuTarget:
+    """Compiles for this machine.
+
+    Args:
+        threads: that a run may use; by default the cores that the process may use.
+        disable: techniques of `graphc.passes.plan.TECHNIQUES` to leave out.
+        host: another host's instructions, such as narrower vectors.
+    """
+
+    info = TargetInfo(name="cpu")
+
+    def __init__(self, threads: int | None = None, disable: Collection[str] = (), host: Host | None = None) -> None:
+        self.disable = disable
+        self.host = this_host() if host is None else host
+        self.pool = shared_pool(threads)
+        self.memory = Memory()
+        self.scratch = Scratch(self.pool.threads)
+        self._natives: dict[Kernel, NativeKernel | None] = {}
+
+    def native(self, kernel: Kernel) -> NativeKernel | None:
+        """The code of a kernel, made once; None where NumPy runs it."""
+        if kernel not in self._natives:
+            self._natives[kernel] = native_kernel(kernel, self.host)
+        return self._natives[kernel]
+
+    def compile(self, program: Program) -> CpuExecutable:
+        """Fuse, schedule and generate code for a program whose passes have run."""
+        return CpuExecutable(self, plan_kernels(program, self.info, disable=self.disable))
+
+
+class CpuExecutable:
+    """A program's symbolic plan with its code, and the commands for the sizes that came last."""
+
+    def __init__(self, target: CpuTarget, symbolic: SymbolicPlan) -> None:
+        self.target = target
+        self.symbolic = symbolic
+        kernels = dict.fromkeys(step.kernel for step in symbolic.steps)
+        self.natives = {k: native for k in kernels if (native := target.native(k)) is not None}
+        natives = self.natives.values()
+        loaded = load([n.assembly for n in natives], [[phase.symbol for phase in n.phases] for n in natives])
+        self.code = dict(zip(self.natives, loaded, strict=True))
+        self._bound: OrderedDict[Sizes, Bound] = OrderedDict()
+
+    def plan(self, dims: Mapping[str, int]) -> Plan:
+        """The plan for these sizes."""
+        return self.bound(dims).plan
+
+    def bound(self, dims: Mapping[str, int]) -> Bound:
+        """The commands for these sizes."""
+        key = tuple(sorted(dims.items()))
+        found = self._bound.pop(key, None)
+        if found is None:
+            plan = bind_plan(self.symbolic, dims, shared="arena" not in self.target.disable)
+            found = Bound(plan, self.natives, self.code)
+        self._bound[key] = found
+        if len(self._bound) > MAX_BOUND:
+            self._bound.popitem(last=False)
+        return found
+
+    def run(
+        self, values: Mapping[Node, Any], dims: Mapping[str, int], draws: Mapping[Node, DrawKey]
+    ) -> tuple[list[Array], list[Array]]:
+        """See `Executable.run`; a variable's new value may be the variable's array, updated in place."""
+        return Run(self.target, self.bound(dims), values, draws).results()
+
+
+class Segment(NamedTuple):
+    """Steps that follow each other and are run by one call of native code; or one step that NumPy runs."""
+
+    steps: tuple[Step, ...]
+    commands: CommandList | None
+
+
+class Bound:
+    """A plan for given sizes, as commands: immutable, so that many runs may use it.
+
+    Attributes:
+        workspace, scratch: bytes that the kernels need besides the arena, and that each worker needs.
+        slots: entries of the table: the workspace, each buffer, each random draw.
+    """
+
+    def __init__(self, plan: Plan, natives: Mapping[Kernel, NativeKernel], code: Mapping[Kernel, Code]) -> None:
+        self.plan = plan
+        dims, steps = plan.dims, plan.kernels
+        draws = [step.kernel.core for step in steps if step.kernel.kind == "random"]
+        first = 1 + len(plan.buffers)
+        self.draws = {node: first + k for k, node in enumerate(dict.fromkeys(n for n in draws if n is not None))}
+        self.slots = first + len(self.draws)
+        self.workspace = max([evaluate(native.workspace, dims) for native in natives.values()], default=0)
+        phases = [phase for native in natives.values() for phase in native.phases]
+        self.scratch = max([evaluate(phase.scratch, dims) for phase in phases], default=0)
+        self.memory_bytes = plan.peak_bytes + self.workspace
+        self.offsets = np.array(
+            [plan.peak_bytes, *[plan.offsets[k] for k in range(len(plan.buffers))], *[0] * len(self.draws)], np.int64
+        )
+        self.segments = tuple(self._segments(natives, code))
+
+    def _segments(self, natives: Mapping[Kernel, NativeKernel], code: Mapping[Kernel, Code]) -> Iterator[Segment]:
+        for native, group in groupby(self.plan.kernels, lambda step: step.kernel in natives):
+            steps = tuple(group)
+            if not native:
+                yield from [Segment((step,), None) for step in steps]
+                continue
+            commands = [c for step in steps for c in self._commands(step, natives[step.kernel], code[step.kernel])]
+            owners = tuple([step for step in steps for _ in natives[step.kernel].phases])
+            yield Segment(owners, CommandList(commands))
+
+    def _commands(self, step: Step, native: NativeKernel, code: Code) -> Iterator[Command]:
+        dims = self.plan.dims
+        slots = [1 + buffer for buffer in (*step.reads, *step.writes)]
+        if native.draws:
+            assert step.kernel.core is not None
+            slots.append(self.draws[step.kernel.core])
+        args = np.array([*slots, *[evaluate(dim, dims) for dim in native.dims]], np.int64)
+        for phase in native.phases:
+            units, cost = evaluate(phase.units, dims), evaluate(phase.cost, dims)
+            yield Command(code.address(phase.symbol), args, units, cost, step.kernel.kind)
+
+
+class Run:
+    """One run of a bound plan: its memory, and the arrays that it reads and makes."""
+
+    def __init__(
+        self, target: CpuTarget, bound: Bound, values: Mapping[Node, Any], draws: Mapping[Node, DrawKey]
+    ) -> None:
+        self.target = target
+        self.bound = bound
+        self.draws = draws
+        target.memory.reserve(bound.memory_bytes)
+        target.scratch.reserve(bound.scratch)
+        self.arrays: dict[int, Array] = {}  # of buffers outside of the arena
+        self.table = bound.offsets + target.memory.base
+        self._take(values)
+        keys = [np.array(draws[node], np.uint64).view(np.int64) for node in bound.draws]
+        for slot, key in zip(bound.draws.values(), keys, strict=True):
+            self.table[slot] = address(key)
+        self._keys = keys  # alive while the code runs
+
+    def _take(self, values: Mapping[Node, Any]) -> None:
+        """The arrays of all buffers outside of the arena, and their addresses; what is given first, as others take it."""
+        buffers = self.bound.plan.buffers
+        overwritten = {buffer.takes for buffer in buffers if buffer.role == "update"}
+        outside = [k for k, buffer in enumerate(buffers) if buffer.role != "arena"]
+        for k in sorted(outside, key=lambda k: buffers[k].role != "given"):
+            array = self.arrays[k] = self._array(buffers[k], values, k in overwritten)
+            self.table[1 + k] = address(array)
+
+    def _array(self, buffer: Buffer, values: Mapping[Node, Any], overwritten: bool) -> Array:
+        if buffer.role == "given":
+            array: Array = np.asarray(values[buffer.node])
+            fits = array.flags.c_contiguous and (array.flags.writeable or not overwritten)
+            return array if fits else np.array(array, order="C", copy=True)
+        if buffer.role == "constant":
+            constant: Array = buffer.node.attrs["value"].array
+            return np.ascontiguousarray(constant)
+        if buffer.takes is not None:
+            return self.arrays[buffer.takes]
+        return np.empty(buffer.type.bind(self.bound.plan.dims).shape, np_dtype(buffer.type.dtype))
+
+    def results(self) -> tuple[list[Array], list[Array]]:
+        """Run all segments; outputs and new values of variables."""
+        target, symbolic = self.target, self.bound.plan.symbolic
+        for segment in self.bound.segments:
+            if segment.commands is None:
+                self._by_numpy(segment.steps[0])
+                continue
+            status = run(segment.commands, address(self.table), target.scratch, target.pool)
+            if status:
+                step = segment.steps[status - 1]
+                self._by_numpy(step)
+                raise InternalError(f"native code refused what NumPy computes: {step.nodes[-1]!r}")
+        return [self.arrays[k] for k in symbolic.outputs], [self.arrays[k] for k in symbolic.updates]
+
+    def _by_numpy(self, step: Step) -> None:
+        """Run a step that has no code, or whose code refused its operands: then this raises what is wrong."""
+        with np.errstate(all="ignore"):
+            run_step(step, self.bound.plan.dims, self._flat(step.reads), self._flat(step.writes), self.draws)
+
+    def _flat(self, buffers: Sequence[int]) -> list[Array]:
+        return [self._elements(k) for k in buffers]
+
+    def _elements(self, k: int) -> Array:
+        """The elements of a buffer, flat."""
+        plan = self.bound.plan
+        dtype = np_dtype(plan.buffers[k].type.dtype)
+        if k in self.arrays:
+            return self.arrays[k].reshape(-1).view(dtype)
+        offset = plan.offsets[k]
+        return self.target.memory.bytes[offset : offset + plan.nbytes[k]].view(dtype)
