@@ -128,7 +128,7 @@ def block(frame: Frame, k: int, bounds: Sequence[tuple[Int, Int]], element: Elem
 
     Args:
         bounds: first and last (exclusive) index along each axis of the result.
-        element: the core's element at an index, contiguous along the last axis.
+        element: the core's element at an index, contiguous along the last axis whose extent isn't 1.
     """
     region = frame.code.kernel.results[k]
     if not region.stores:
@@ -142,4 +142,4 @@ def block(frame: Frame, k: int, bounds: Sequence[tuple[Int, Int]], element: Elem
         loop, *inner = loops
         frame.f.loop(*bounds[loop], 1, lambda i, _: over(inner, {**index, loop: i}))
 
-    over(range(len(region.loops)), {})
+    over(sorted(range(len(region.loops)), key=lambda loop: loop == nest.axis), {})

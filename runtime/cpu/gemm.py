@@ -1,0 +1,401 @@
+"""Products of matrices: the core `matmul`, as phases that call the functions of `microkernels` and `packing`.
+
+A kernel packs an operand into panels where it can't be read as it lies, or where that pays; then its units of work,
+blocks of C, call the function that suits the sizes and strides, block of k by block of k, and run what follows on the
+block while it is in the cache. What depends on sizes that aren't known yet is decided when they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from graphc.dims import Dim, ceil_div, product
+from graphc.op import Op
+from graphc.ops.linalg import matmul_op
+from graphc.runtime.cpu import lanes, microkernels, packing
+from graphc.runtime.cpu.builder import I64, MEMORY_TYPE, Function, Int, Value
+from graphc.runtime.cpu.host import Host
+from graphc.runtime.cpu.microkernels import THIN, tile
+from graphc.runtime.cpu.nest import Element
+from graphc.runtime.cpu.packing import compute_dtype
+from graphc.runtime.cpu.phases import Frame, KernelCode, Strided, itemsize
+
+PANEL_BYTES = 32 << 10  # of a panel of B in one block of k: about the first-level cache
+PANELS = 8  # of A in one unit of work
+DOT = 32  # rows of A up to which inner products are better than packing a transposed B
+IN_PLACE = 160  # rows of A up to which B is read in place, if it can be
+UNIT_NS = 8_000, 200_000  # time of a unit of work, at least and at most: a 64th of all between them
+FLOPS, BYTES = 150, 40  # per nanosecond, roughly: of arithmetic, and of what is read from memory
+FLOATS = ("float32", "float64")
+ALWAYS, NEVER = 1 << 62, -1
+UNKNOWN = 256  # what a size is taken for that isn't known yet
+
+Condition = bool | Value
+
+
+def library(host: Host, symbol: str) -> str:
+    """The assembly of a function that kernels of this room call."""
+    packs = symbol.rpartition(".")[0] in packing.MAKERS
+    return packing.library(host, symbol) if packs else microkernels.library(host, symbol)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A product C[..., m, n] of A[..., m, k] and B[..., k, n].
+
+    Attributes:
+        batch: leading sizes.
+        a, b: where the operands lie; the strides of the last two axes are those of (m, k) and (k, n).
+        swapped: whether A and B are the second operand and the first, transposed, and so is the result.
+    """
+
+    host: Host
+    dtype: str
+    batch: tuple[Dim, ...]
+    m: Dim
+    n: Dim
+    k: Dim
+    a: Strided
+    b: Strided
+    swapped: bool
+
+    @cached_property
+    def compute(self) -> str:
+        """The dtype of the sums."""
+        return compute_dtype(self.dtype)
+
+    @cached_property
+    def a_lines(self) -> str:
+        """How A lies: "rows" if these are contiguous, "columns", or "strided"."""
+        return _layout((self.m, self.k), self.a.strides[-2:])
+
+    @cached_property
+    def b_lines(self) -> str:
+        """How B lies."""
+        return _layout((self.k, self.n), self.b.strides[-2:])
+
+    @cached_property
+    def height(self) -> int:
+        """Rows of a panel of A: as many as a tile has, or fewer that divide the rows more evenly."""
+        most = tile(self.host, self.compute).rows
+        return -(-self.m // -(-self.m // most)) if isinstance(self.m, int) and self.m else most
+
+    @cached_property
+    def rows(self) -> int:
+        """Rows of a unit of work: a multiple of `height`."""
+        if not isinstance(self.m, int):
+            return PANELS * self.height
+        panels = -(-self.m // self.height)
+        return self.height * max(1, -(-panels // -(-panels // PANELS) if panels else 1))
+
+    @cached_property
+    def columns(self) -> int:
+        """Columns of a unit of work: whole tiles, as many as take the time that one should."""
+        width = tile(self.host, self.compute).width
+        m, n, k, batch = (d if isinstance(d, int) else UNKNOWN for d in (self.m, self.n, self.k, product(self.batch)))
+        rows = min(self.rows, m)
+        column = max(2 * rows * k / FLOPS, k * itemsize(self.dtype) / BYTES, 1.0)
+        least, most = UNIT_NS
+        unit = min(max(column * n * (m / max(1, rows)) * batch / 64, least), most)
+        return width * min(-(-n // width) or 1, max(1, round(unit / column / width)))
+
+    @cached_property
+    def depth(self) -> int:
+        """k of one block, at most."""
+        most = PANEL_BYTES // tile(self.host, self.compute).width // itemsize(self.compute)
+        blocks = -(-self.k // most) if isinstance(self.k, int) and self.k else 1
+        return -(-self.k // blocks // 8) * 8 or 8 if isinstance(self.k, int) and blocks > 1 else most
+
+    @property
+    def cost(self) -> Dim:
+        """Nanoseconds of all of it."""
+        return product(self.batch) * self.k * (self.m * self.n // (FLOPS // 2) + self.n // 8 + 1) + 20
+
+    def limit(self, which: str) -> int:
+        """Rows of A up to which an operand, "a" or "b", needs no panels: most are read as they lie."""
+        native = self.dtype == self.compute
+        few = self.few[1] if self.few else NEVER
+        if which == "a":
+            return few if self.a_lines == "strided" or not native else ALWAYS
+        return max(few, IN_PLACE if self.b_lines == "rows" and native else NEVER)
+
+    @cached_property
+    def few(self) -> tuple[str, int] | None:
+        """The function for few rows of A, and up to how many: none reads what must be converted."""
+        if self.dtype != self.compute:
+            return None
+        if self.b_lines == "rows":
+            return "thin", THIN
+        inner = self.dtype in ("float32", "float64") and self.b_lines == "columns" and self.a_lines == "rows"
+        return ("dot", DOT) if inner else None
+
+
+def _layout(shape: Sequence[Dim], strides: Sequence[Dim]) -> str:
+    """Whether the rows of a matrix are contiguous, or its columns, or none ("strided")."""
+    by_row, by_column = (size == 1 or stride == 1 for size, stride in zip(shape, strides, strict=True))
+    return "rows" if by_column else "columns" if by_row else "strided"
+
+
+def problem_of(code: KernelCode) -> Problem:
+    """The product that a kernel computes; a column is computed as a row, with the operands exchanged."""
+    core = code.kernel.core
+    assert core is not None
+    (*batch, m, k), n = core.inputs[0].shape, core.inputs[1].shape[-1]
+    a, b = lanes.operand(code, 0), lanes.operand(code, 1)
+    swapped = n == 1 and m != 1
+    if swapped:
+        m, n, a, b = n, m, _transposed(b), _transposed(a)
+    return Problem(code.host, core.dtype, tuple(batch), m, n, k, a, b, swapped)
+
+
+def _transposed(x: Strided) -> Strided:
+    *batch, rows, columns = x.strides
+    return x._replace(strides=(*batch, columns, rows))
+
+
+def _at_most(f: Function, x: Int, limit: int) -> Condition:
+    return x <= limit if isinstance(x, int) else f.is_less(x, limit + 1)
+
+
+def _either(f: Function, condition: Condition, then: Callable[[], None], otherwise: Callable[[], None]) -> None:
+    """One or the other, decided now if that can be."""
+    if isinstance(condition, Value):
+        f.if_(condition, then, otherwise)
+    else:
+        (then if condition else otherwise)()
+
+
+# --------------------------------------------------------------------------------------------- panels
+
+
+class Panels(NamedTuple):
+    """An operand, packed into workspace: for each of its matrices, panels of `width` times k elements.
+
+    Attributes:
+        offset: in workspace.
+        axes: of the batch, that the operand varies along.
+        panels: of a matrix.
+    """
+
+    offset: Dim
+    axes: tuple[int, ...]
+    panels: Dim
+    width: int
+
+    def matrix(self, frame: Frame, batch: Sequence[Dim], index: Sequence[Int]) -> Int:
+        """The number of the matrix of a batch index."""
+        number: Int = 0
+        for axis in self.axes:
+            number = frame.f.add(frame.f.mul(number, frame.size(batch[axis])), index[axis])
+        return number
+
+
+def _packed(code: KernelCode, problem: Problem, which: str) -> Panels | None:
+    """Emit the phase that packs an operand, if it may need it: a unit is a panel."""
+    limit = problem.limit(which)
+    if limit == ALWAYS or (isinstance(problem.m, int) and problem.m <= limit):
+        return None
+    source, extent, width = (
+        (_transposed(problem.a), problem.m, problem.height)
+        if which == "a"
+        else (problem.b, problem.n, tile(code.host, problem.compute).width)
+    )
+    lines = {"a": {"rows": "columns", "columns": "lines"}, "b": {"rows": "lines", "columns": "columns"}}[which].get(
+        problem.a_lines if which == "a" else problem.b_lines, "strided"
+    )
+    if lines == "columns" and problem.compute not in FLOATS:
+        lines = "strided"
+    axes = tuple(axis for axis, stride in enumerate(source.strides[:-2]) if stride != 0)
+    count = ceil_div(extent, width)
+    matrices = product([problem.batch[axis] for axis in axes])
+    panel = problem.k * width * itemsize(problem.compute)
+    panels = Panels(code.workspace(matrices * count * panel), axes, count, width)
+    frame = code.phase(matrices * count, matrices * extent * problem.k // 5 + 10)
+    f = frame.f
+    size, k, each = frame.size(extent), frame.size(problem.k), frame.size(panel)
+    symbol = f"pack.{lines}.{problem.dtype}"
+
+    def unit(u: Value, _: list[Value]) -> None:
+        number = f.rem(u, frame.size(count))
+        index = _split(frame, f.div(u, frame.size(count)), [problem.batch[axis] for axis in axes])
+        x = f.mul(number, width)
+        full: list[Int] = [0] * len(problem.batch)
+        for axis, i in zip(axes, index, strict=True):
+            full[axis] = i
+        at = frame.at(source, [*full, 0, x])
+        to = f.address(frame.workspace(panels.offset), f.mul(u, each), "i8")
+        stride_k, stride_x = frame.sizes(source.strides[-2:])
+        numbers = [f.min(width, f.sub(size, x)), k, width]
+        f.call(symbol, "void", at, f.i64(stride_x), f.i64(stride_k), to, *map(f.i64, numbers))
+
+    def pack() -> None:
+        f.loop(frame.low, frame.high, 1, unit)
+
+    _either(f, _at_most(f, frame.size(problem.m), limit), lambda: None, pack)
+    frame.done()
+    return panels
+
+
+def _split(frame: Frame, number: Int, sizes: Sequence[Dim]) -> list[Int]:
+    """A number as an index into axes of these sizes, the last the fastest."""
+    index: list[Int] = []
+    for at, size in reversed(list(enumerate(sizes))):
+        extent = frame.size(size)
+        index.append(frame.f.rem(number, extent) if at else number)
+        number = frame.f.div(number, extent)
+    return index[::-1]
+
+
+# --------------------------------------------------------------------------------------------- blocks of C
+
+
+def contract(code: KernelCode) -> bool:
+    """Emit the phases of a product of matrices."""
+    problem = problem_of(code)
+    a, b = _packed(code, problem, "a"), _packed(code, problem, "b")
+    rows, columns = problem.rows, problem.columns
+    region = code.kernel.results[0]
+    direct = lanes.is_direct(region)
+    c_row = columns + tile(code.host, problem.compute).lanes
+    sums = 0 if direct and problem.dtype == problem.compute else rows * c_row * itemsize(problem.compute)
+    rounded = 0 if direct or problem.dtype == problem.compute else rows * c_row * itemsize(problem.dtype)
+    counts = (*problem.batch, ceil_div(problem.m, rows), ceil_div(problem.n, columns))
+    frame = code.phase(product(counts), problem.cost, sums + rounded)
+    target = lanes.result(code, 0) if direct else None
+    work = _Blocks(frame, problem, a, b, target, c_row)
+    frame.f.loop(frame.low, frame.high, 1, lambda u, _: work.unit(_split(frame, u, counts)))
+    frame.done()
+    return True
+
+
+class _Blocks:
+    """The code of a unit of work.
+
+    Attributes:
+        target: where C lies; None: what follows reads the block from scratch.
+        c_row: distance of rows of C in scratch.
+    """
+
+    def __init__(
+        self, frame: Frame, problem: Problem, a: Panels | None, b: Panels | None, target: Strided | None, c_row: int
+    ) -> None:
+        self.frame = frame
+        self.f = frame.f
+        self.problem = problem
+        self.a, self.b = a, b
+        self.target = target if target is None or not problem.swapped else _transposed(target)
+        self.c_row = c_row
+        self.m, self.n, self.k = frame.sizes((problem.m, problem.n, problem.k))
+
+    def unit(self, index: Sequence[Int]) -> None:
+        """Compute a block of C, and what follows."""
+        f, problem = self.f, self.problem
+        *batch, row, column = index
+        i, j = f.mul(row, problem.rows), f.mul(column, problem.columns)
+        m, n = f.min(problem.rows, f.sub(self.m, i)), f.min(problem.columns, f.sub(self.n, j))
+        target: tuple[Value, Int] | None = None
+        if self.target is not None:
+            target = self.frame.at(self.target, [*batch, i, j]), self.frame.size(self.target.strides[-2])
+        block: tuple[Value, Int] = (self.frame.scratch, self.c_row)
+        if problem.dtype == problem.compute:
+            block = target or block
+            self.sums(batch, i, j, m, n, *block)
+        else:
+            self.sums(batch, i, j, m, n, *block)
+            after = f.address(self.frame.scratch, problem.rows * self.c_row * itemsize(problem.compute), "i8")
+            block, wide = target or (after, self.c_row), block
+            self.narrow(wide, block, m, n)
+        if target is None:
+            self.follow(batch, i, j, m, n, block)
+
+    def narrow(self, source: tuple[Value, Int], target: tuple[Value, Int], m: Int, n: Int) -> None:
+        """Round a block of C."""
+        f = self.f
+        sizes = map(f.i64, (m, n))
+        f.call(f"narrow.{self.problem.dtype}", "void", source[0], f.i64(source[1]), target[0], f.i64(target[1]), *sizes)
+
+    def follow(self, batch: Sequence[Int], i: Int, j: Int, m: Int, n: Int, block: tuple[Value, Int]) -> None:
+        """What the kernel computes from a block of C."""
+        f, problem = self.f, self.problem
+        bounds = [(x, f.add(x, 1)) for x in batch]
+        rows, columns = (i, f.add(i, m)), (j, f.add(j, n))
+        bounds += [columns, rows] if problem.swapped else [rows, columns]
+
+        def address(index: Sequence[Int]) -> Value:
+            row, column = (index[-1], index[-2]) if problem.swapped else (index[-2], index[-1])
+            at = f.add(f.mul(f.sub(row, i), block[1]), f.sub(column, j))
+            return f.address(block[0], at, MEMORY_TYPE[problem.dtype])
+
+        lanes.block(self.frame, 0, bounds, Element(address, problem.dtype))
+
+    def sums(self, batch: Sequence[Int], i: Int, j: Int, m: Int, n: Int, c: Value, c_row: Int) -> None:
+        """Sum the products of a block of C."""
+        f, problem = self.f, self.problem
+        tail = [f.i64(x) for x in (c_row, m, n)]
+
+        def few(kind: str) -> None:
+            a_row, a_k = self.frame.sizes(problem.a.strides[-2:])
+            b_k, b_n = self.frame.sizes(problem.b.strides[-2:])
+            a, b = self.frame.at(problem.a, [*batch, i, 0]), self.frame.at(problem.b, [*batch, 0, j])
+            distances = [f.i64(x) for x in (a_row, a_k, 0)], [f.i64(x) for x in (b_k, b_n)]
+            numbers = [f.i64(self.k), f.i64(0), f.i64(0)]
+            f.call(f"{kind}.{problem.dtype}", "void", a, *distances[0], b, *distances[1], c, *tail, *numbers)
+
+        def many() -> None:
+            f.loop(0, f.max(self.k, 1), problem.depth, lambda p, _: self.outer(batch, i, j, p, [c, *tail]))
+
+        if problem.few is None:
+            many()
+        else:
+            kind, limit = problem.few
+            _either(f, _at_most(f, self.m, limit), lambda: few(kind), many)
+
+    def outer(self, batch: Sequence[Int], i: Int, j: Int, p: Value, rest: Sequence[Value]) -> None:
+        """Sum one block of k."""
+        f, problem = self.f, self.problem
+        layout = "columns" if self.a is not None else problem.a_lines
+        depth = f.min(problem.depth, f.sub(self.k, p))
+        numbers = [depth, problem.height, f.convert("zext", f.is_less(0, p), I64)]
+        symbol = f"gemm.{layout}.{problem.compute}"
+        f.call(symbol, "void", *self.a_block(batch, i, p), *self.b_block(batch, j, p), *rest, *map(f.i64, numbers))
+
+    def a_block(self, batch: Sequence[Int], i: Int, p: Value) -> list[Value]:
+        """Rows of A from a column on: the address, and the distances of rows, of columns, and of panels."""
+        f, height = self.f, self.problem.height
+        if self.a is not None:
+            return [self.panel(self.a, batch, f.div(i, height), p), *map(f.i64, (1, height, f.mul(self.k, height)))]
+        row, column = self.frame.sizes(self.problem.a.strides[-2:])
+        return [self.frame.at(self.problem.a, [*batch, i, p]), *map(f.i64, (row, column, f.mul(row, height)))]
+
+    def b_block(self, batch: Sequence[Int], j: Int, p: Value) -> list[Value]:
+        """Rows of B from a column on: the address, and the distances of rows and of panels."""
+        f, width = self.f, tile(self.frame.host, self.problem.compute).width
+
+        def packed(panels: Panels) -> list[Value]:
+            at = self.panel(panels, batch, f.div(j, width), p)
+            return [at, f.i64(width), f.i64(f.mul(self.k, width))]
+
+        def in_place() -> list[Value]:
+            at = self.frame.at(self.problem.b, [*batch, p, j])
+            return [at, f.i64(self.frame.size(self.problem.b.strides[-2])), f.i64(width)]
+
+        if self.b is None:
+            return in_place()
+        panels, limit = self.b, self.problem.limit("b")
+        if limit == NEVER or isinstance(self.m, int):
+            return packed(panels)
+        return f.if_(f.is_less(self.m, limit + 1), in_place, lambda: packed(panels))
+
+    def panel(self, panels: Panels, batch: Sequence[Int], number: Int, p: Value) -> Value:
+        """The address of a panel of an operand, from a k on."""
+        f = self.f
+        matrix = panels.matrix(self.frame, self.problem.batch, batch)
+        first = f.add(f.mul(matrix, self.frame.size(panels.panels)), number)
+        at = f.mul(f.add(f.mul(first, self.k), p), panels.width)
+        return f.address(self.frame.workspace(panels.offset), at, MEMORY_TYPE[self.problem.compute])
+
+
+CORES: Mapping[Op, Callable[[KernelCode], bool]] = {matmul_op: contract}

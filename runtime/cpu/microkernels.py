@@ -1,0 +1,420 @@
+"""The library of matrix products: functions that kernels call by name, each made once for a CPU.
+
+A *tile* of C, some rows by a few vectors, stays in registers while a loop over k adds to it an outer product of a
+column of A and a row of B. `gemm.rows.<dtype>` and `gemm.columns.<dtype>` cover a block of C with tiles, for A whose
+rows, respectively columns, are contiguous; B is read in place or from packed panels. `thin.<dtype>` is for at most
+`THIN` rows: its tiles are wide, so that B streams by once. `dot.<dtype>` is for B whose columns are contiguous: its
+tiles are vectors over k, which are summed at the end. The order of the additions depends on k alone.
+
+The tile follows K. Goto and R. van de Geijn, "Anatomy of high-performance matrix multiplication", ACM TOMS 34 (2008).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from graphc.runtime.cpu.builder import MEMORY_TYPE, Function, Int, Module, Value, constant, lanes_of, vector
+from graphc.runtime.cpu.host import Host
+from graphc.types import np_dtype
+
+THIN = 4  # rows of A for which B is streamed
+_FLOATS = ("float32", "float64")
+
+# The parameters of all these functions, which compute a block of C, or add to it. Distances are in elements.
+BLOCK = (
+    ("ptr noalias", "a"),
+    ("i64", "a_row"),  # distance of rows; 1 in `columns`
+    ("i64", "a_k"),  # distance of columns; 1 in `rows` and `dot`
+    ("i64", "a_panel"),  # distance of panels, of `height` rows
+    ("ptr noalias", "b"),
+    ("i64", "b_k"),  # distance of rows; 1 in `dot`
+    ("i64", "b_panel"),  # distance of panels: as many columns as a tile has; in `dot`, one; `thin` doesn't use it
+    ("ptr noalias", "c"),
+    ("i64", "c_row"),  # distance of rows; columns are contiguous
+    ("i64", "m"),
+    ("i64", "n"),
+    ("i64", "k"),
+    ("i64", "height"),  # of panels, at most the rows of a tile; `thin` and `dot` don't use it
+    ("i64", "add"),  # whether to add to C
+)
+
+
+class Tile(NamedTuple):
+    """What stays in registers: rows, and vectors of a row, of so many lanes."""
+
+    rows: int
+    vectors: int
+    lanes: int
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return self.vectors * self.lanes
+
+
+def tile(host: Host, dtype: str) -> Tile:
+    """The tile of `gemm`: as large as the registers allow. Integers take a small one: their code is not the aim."""
+    lanes = host.lanes(np_dtype(dtype).itemsize)
+    if dtype not in _FLOATS:
+        return Tile(4, 1, lanes)
+    if host.vector_bytes == 64:
+        return Tile(14, 2, lanes)
+    return Tile(6, 4 if host.registers == 32 else 2, lanes)
+
+
+def _dot_tile(host: Host, dtype: str) -> Tile:
+    """Rows, columns (as `vectors`), and lanes over k."""
+    return Tile(3, 8 if host.registers == 32 else 4, host.lanes(np_dtype(dtype).itemsize))
+
+
+class _Operands(NamedTuple):
+    """The parameters of a function, as values."""
+
+    a: Value
+    a_row: Value
+    a_k: Value
+    a_panel: Value
+    b: Value
+    b_k: Value
+    b_panel: Value
+    c: Value
+    c_row: Value
+    m: Value
+    n: Value
+    k: Value
+    height: Value
+    add: Value
+
+
+def library(host: Host, symbol: str) -> str:
+    """The assembly of one function of the library."""
+    module = Module()
+    kind, _, dtype = symbol.rpartition(".")
+    _MAKERS[kind](_Maker(module, host, dtype), symbol)
+    return module.text()
+
+
+class _Maker(NamedTuple):
+    """A module in the making, of code for one dtype."""
+
+    module: Module
+    host: Host
+    dtype: str
+
+    @property
+    def element(self) -> str:
+        """The type in memory and, of all these dtypes, in registers."""
+        return MEMORY_TYPE[self.dtype]
+
+    @property
+    def lanes(self) -> int:
+        """Elements of a vector."""
+        return self.host.lanes(self.align)
+
+    @property
+    def align(self) -> int:
+        """Bytes of an element."""
+        return int(np_dtype(self.dtype).itemsize)
+
+    def begin(self, name: str, *, internal: bool = False) -> tuple[Function, _Operands]:
+        """A new function of the common parameters."""
+        f = self.module.function(name, BLOCK, internal=internal)
+        return f, _Operands(*[f.parameter(k) for k in range(len(BLOCK))])
+
+    def multiply_add(self, f: Function, a: Value, b: Value, c: Value) -> Value:
+        """c + a * b; fused where the CPU can. Of booleans: c or (a and b)."""
+        multiply, add = _ARITHMETIC.get(self.dtype, ("mul", "add"))
+        fused = self.host.vector_bytes > 16 or self.host.registers == 32
+        if multiply == "fmul" and fused:
+            return f.fma(a, b, c)
+        return f.binary(add, c, f.binary(multiply, a, b))
+
+    def add(self, f: Function, a: Value, b: Value) -> Value:
+        """a + b; of booleans a or b."""
+        return f.binary(_ARITHMETIC.get(self.dtype, ("mul", "add"))[1], a, b)
+
+
+_ARITHMETIC = {"float32": ("fmul", "fadd"), "float64": ("fmul", "fadd"), "bool": ("and", "or")}
+
+
+def _choose(f: Function, value: Value, low: int, high: int, make: Callable[[int], None]) -> None:
+    """Code for each value in `low..high`, found by bisection."""
+    if low == high:
+        make(low)
+        return
+    middle = (low + high) // 2
+    above = f.is_less(middle, value)
+    f.if_(above, lambda: _choose(f, value, middle + 1, high, make), lambda: _choose(f, value, low, middle, make))
+
+
+# --------------------------------------------------------------------------------------------- outer products
+
+
+def _micro(maker: _Maker, layout: str, shape: Tile, masked: bool) -> str:
+    """A function that computes one tile of C: its `m` is known, and `n` is looked at only if it is `masked`."""
+    name = f"tile.{shape.rows}.{shape.vectors}" + (".masked" if masked else "")
+    if maker.module.has(name):
+        return name
+    f, x = maker.begin(name, internal=True)
+    rows, vectors, lanes = shape
+    element, align = maker.element, maker.align
+    type = vector(element, lanes)
+    masks = [f.mask(f.sub(x.n, j * lanes), lanes) if masked else None for j in range(vectors)]
+    a_k: Int = 1 if layout == "rows" else x.a_k
+    offsets = [f.mul(r, _row(layout, x)) for r in range(rows)]
+
+    def step(_: Value, carried: list[Value]) -> Sequence[Value]:
+        a, b, *sums = carried
+        row = [f.load(type, f.address(b, j * lanes, element), align, masks[j]) for j in range(vectors)]
+        for r in range(rows):
+            factor = f.splat(f.load(element, f.address(a, offsets[r], element), align), lanes)
+            for j in range(vectors):
+                sums[r * vectors + j] = maker.multiply_add(f, factor, row[j], sums[r * vectors + j])
+        return [f.address(a, a_k, element), f.address(b, x.b_k, element), *sums]
+
+    _, _, *sums = f.loop(0, x.k, 1, step, [x.a, x.b, *[constant(type, 0)] * (rows * vectors)])
+    _put(maker, f, x, [sums[r * vectors : (r + 1) * vectors] for r in range(rows)], masks)
+    f.ret()
+    return name
+
+
+def _put(
+    maker: _Maker, f: Function, x: _Operands, sums: Sequence[Sequence[Value]], masks: Sequence[Value | None]
+) -> None:
+    """Store the rows of a tile, or add them to C."""
+    type = sums[0][0].type
+    places: list[Value] = []
+    c = x.c
+    for row in sums:
+        places += [f.address(c, j * lanes_of(type), maker.element) for j in range(len(row))]
+        c = f.address(c, x.c_row, maker.element)
+    found = [value for row in sums for value in row]
+    every = [*masks] * len(sums)
+
+    def added() -> list[Value]:
+        return [
+            maker.add(f, f.load(type, at, maker.align, mask), y)
+            for at, mask, y in zip(places, every, found, strict=True)
+        ]
+
+    found = f.if_(f.compare("icmp ne", x.add, f.i64(0)), added, lambda: found)
+    for at, mask, y in zip(places, every, found, strict=True):
+        f.store(y, at, maker.align, mask)
+
+
+def _tiles(
+    maker: _Maker, f: Function, x: _Operands, shape: Tile, rows: Callable[[_Operands, Tile, bool], None]
+) -> None:
+    """Cover C with columns of tiles; `rows` makes the code of a column, of tiles of a shape, masked or not.
+
+    The last column may be narrower: it takes 1, 2, 4, ... vectors, and is masked.
+    """
+    width, element = shape.width, maker.element
+    whole = f.mul(f.div(x.n, width), width)
+
+    def column(j: Int) -> _Operands:
+        b = f.address(x.b, f.mul(f.div(j, width), x.b_panel), element)
+        return x._replace(b=b, c=f.address(x.c, j, element), n=f.i64(f.sub(x.n, j)))
+
+    def full(j: Value, _: list[Value]) -> None:
+        rows(column(j), shape, False)
+
+    def last(vectors: int) -> None:
+        narrow = shape._replace(vectors=vectors)
+        if 2 * vectors > shape.vectors:
+            rows(column(whole), narrow, True)
+        else:
+            fits = f.is_less(left, narrow.width + 1)
+            f.if_(fits, lambda: rows(column(whole), narrow, True), lambda: last(2 * vectors))
+
+    f.loop(0, whole, width, full)
+    left = f.sub(x.n, whole)
+    f.if_(f.is_less(0, left), lambda: last(1))
+
+
+def _gemm(layout: str, maker: _Maker, symbol: str) -> None:
+    """Panels of rows, in each column of tiles."""
+    f, x = maker.begin(symbol)
+
+    def rows(column: _Operands, shape: Tile, masked: bool) -> None:
+        most = (shape.rows + 1) // 2 if masked else shape.rows  # fewer kinds of masked tiles, by two in a panel
+        shape = shape._replace(rows=most)
+
+        def panel(number: Value, carried: list[Value]) -> Sequence[Value]:
+            start = f.mul(number, x.height)
+            end = f.min(x.m, f.add(start, x.height))
+            a = f.sub(0, f.mul(start, _row(layout, x)))
+
+            def tiles(i: Value, _: list[Value]) -> None:
+                at = f.add(a, f.mul(i, _row(layout, x)))
+                c = f.address(column.c, f.mul(i, x.c_row), maker.element)
+                here = column._replace(a=f.address(carried[0], at, maker.element), c=c)
+
+                def call(count: int) -> None:
+                    f.call(_micro(maker, layout, shape._replace(rows=count), masked), "void", *here)
+
+                _choose(f, f.i64(f.min(most, f.sub(end, i))), 1, most, call)
+
+            f.loop(start, end, most, tiles)
+            return [f.address(carried[0], x.a_panel, maker.element)]
+
+        panels = f.div(f.add(x.m, f.sub(x.height, 1)), x.height)
+        f.loop(0, panels, 1, panel, [x.a])
+
+    _tiles(maker, f, x, tile(maker.host, maker.dtype), rows)
+    f.ret()
+
+
+def _row(layout: str, x: _Operands) -> Int:
+    """The distance of rows of A."""
+    return 1 if layout == "columns" else x.a_row
+
+
+# --------------------------------------------------------------------------------------------- few rows
+
+
+def _thin(maker: _Maker, symbol: str) -> None:
+    """Some rows of B at a time, each read from its beginning to its end, as memory likes it; C stays in the cache."""
+    f, x = maker.begin(symbol)
+    _choose(f, x.m, 1, THIN, lambda rows: f.call(_streamed(maker, rows), "void", *x) and None)
+    f.ret()
+
+
+def _streamed(maker: _Maker, rows: int) -> str:
+    """A function that computes this many rows of C."""
+    name = f"streamed.{rows}"
+    f, x = maker.begin(name, internal=True)
+    depth = 8 if rows <= 2 and maker.host.registers == 32 else 4
+    whole = f.mul(f.div(x.k, depth), depth)
+    f.if_(f.compare("icmp eq", x.add, f.i64(0)), lambda: _updated(maker, f, x, rows, 0, 0))
+    f.loop(0, whole, depth, lambda k, _: _updated(maker, f, x, rows, k, depth))
+    f.loop(whole, x.k, 1, lambda k, _: _updated(maker, f, x, rows, k, 1))
+    f.ret()
+    return name
+
+
+def _updated(maker: _Maker, f: Function, x: _Operands, rows: int, k: Int, depth: int) -> None:
+    """Add `depth` columns of A times rows of B to C; for 0, make C zero."""
+    element, lanes = maker.element, maker.lanes
+    type = vector(element, lanes)
+    factors = []
+    for r in range(rows):
+        for d in range(depth):
+            at = f.add(f.mul(r, x.a_row), f.mul(f.add(k, d), x.a_k))
+            factors.append(f.splat(f.load(element, f.address(x.a, at, element), maker.align), lanes))
+    lines = [f.address(x.b, f.mul(f.add(k, d), x.b_k), element) for d in range(depth)]
+    c_lines = [f.address(x.c, f.mul(r, x.c_row), element) for r in range(rows)]
+
+    def columns(j: Int, mask: Value | None) -> None:
+        row = [f.load(type, f.address(line, j, element), maker.align, mask) for line in lines]
+        for r, c in enumerate(c_lines):
+            at = f.address(c, j, element)
+            total = f.load(type, at, maker.align, mask) if depth else constant(type, 0)
+            for d in range(depth):
+                total = maker.multiply_add(f, factors[r * depth + d], row[d], total)
+            f.store(total, at, maker.align, mask)
+
+    whole = f.mul(f.div(x.n, lanes), lanes)
+    f.loop(0, whole, lanes, lambda j, _: columns(j, None))
+    left = f.sub(x.n, whole)
+    f.if_(f.is_less(0, left), lambda: columns(whole, f.mask(left, lanes)))
+
+
+# --------------------------------------------------------------------------------------------- inner products
+
+
+def _dot(maker: _Maker, symbol: str) -> None:
+    """Some rows by some columns at a time, so that each vector that is loaded meets several others."""
+    f, x = maker.begin(symbol)
+    shape = _dot_tile(maker.host, maker.dtype)
+    element = maker.element
+    whole = f.mul(f.div(x.n, shape.vectors), shape.vectors)
+
+    def columns(low: Int, high: Int, count: int) -> None:
+        def rows(i: Value, j: Value) -> None:
+            here = x._replace(
+                a=f.address(x.a, f.mul(i, x.a_row), element),
+                b=f.address(x.b, f.mul(j, x.b_panel), element),
+                c=f.address(f.address(x.c, f.mul(i, x.c_row), element), j, element),
+            )
+
+            def call(rows: int) -> None:
+                f.call(_inner(maker, shape._replace(rows=rows, vectors=count)), "void", *here)
+
+            _choose(f, f.i64(f.min(shape.rows, f.sub(x.m, i))), 1, shape.rows, call)
+
+        f.loop(low, high, count, lambda j, _: f.loop(0, x.m, shape.rows, lambda i, _: rows(i, j)) and None)
+
+    columns(0, whole, shape.vectors)
+    columns(whole, x.n, 1)
+    f.ret()
+
+
+def _inner(maker: _Maker, shape: Tile) -> str:
+    """A function that computes a tile of C from rows of A and columns of B that are contiguous."""
+    name = f"inner.{shape.rows}.{shape.vectors}"
+    if maker.module.has(name):
+        return name
+    f, x = maker.begin(name, internal=True)
+    rows, columns, lanes = shape
+    type = vector(maker.element, lanes)
+    lines = [(x.a, f.mul(r, x.a_row)) for r in range(rows)] + [(x.b, f.mul(j, x.b_panel)) for j in range(columns)]
+
+    def step(k: Value, sums: list[Value], mask: Value | None = None) -> list[Value]:
+        found = []
+        for base, offset in lines:
+            at = f.address(f.address(base, offset, maker.element), k, maker.element)
+            found.append(f.load(type, at, maker.align, mask))
+        return [
+            maker.multiply_add(f, found[r], found[rows + j], sums[r * columns + j])
+            for r in range(rows)
+            for j in range(columns)
+        ]
+
+    whole = f.i64(f.mul(f.div(x.k, lanes), lanes))
+    sums = f.loop(0, whole, lanes, step, [constant(type, 0)] * (rows * columns))
+    left = f.sub(x.k, whole)
+    sums = f.if_(f.is_less(0, left), lambda: step(whole, sums, f.mask(left, lanes)), lambda: sums)
+    width = min(columns, lanes)
+    found = [
+        [_summed(f, sums[at : at + width]) for at in range(r * columns, (r + 1) * columns, width)] for r in range(rows)
+    ]
+    _put(maker, f, x, found, [None] * (columns // width))
+    f.ret()
+    return name
+
+
+def _summed(f: Function, vectors: Sequence[Value]) -> Value:
+    """The sums over the lanes of each of some vectors (a power of two), as a vector."""
+    found = list(vectors)
+    while len(found) > 1:  # each pair becomes one vector, with half as many lanes for each
+        found = [_halved(f, x, y, len(vectors) // len(found)) for x, y in zip(found[::2], found[1::2], strict=True)]
+    (total,) = found
+    while lanes_of(total.type) > len(vectors):
+        half, every = lanes_of(total.type) // 2, range(lanes_of(total.type))
+        group = 2 * half // len(vectors)
+        low = [lane for lane in every if lane % group < group // 2]
+        high = [lane for lane in every if lane % group >= group // 2]
+        if half == 1:
+            return f.binary("fadd", f.extract(total, 0), f.extract(total, 1))
+        total = f.binary("fadd", f.shuffle(total, None, low), f.shuffle(total, None, high))
+    return total
+
+
+def _halved(f: Function, x: Value, y: Value, parts: int) -> Value:
+    """Of `x` and then `y`, each of so many groups of lanes: the first halves of the groups plus the second halves."""
+    lanes = lanes_of(x.type)
+    group = lanes // parts
+    low = [lane for lane in range(2 * lanes) if lane % group < group // 2]
+    high = [lane for lane in range(2 * lanes) if lane % group >= group // 2]
+    return f.binary("fadd", f.shuffle(x, y, low), f.shuffle(x, y, high))
+
+
+_MAKERS: Mapping[str, Callable[[_Maker, str], None]] = {
+    "gemm.rows": partial(_gemm, "rows"),
+    "gemm.columns": partial(_gemm, "columns"),
+    "thin": _thin,
+    "dot": _dot,
+}

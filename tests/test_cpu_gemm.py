@@ -1,0 +1,180 @@
+"""Products of matrices as native code: they are NumPy's, for every shape, layout, dtype and width of vectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from cpu_gemm import INFO, called, run
+from plan_testing import prepared
+
+import graphc as gc
+from graphc.dims import symbol
+from graphc.passes.plan import plan_kernels
+from graphc.runtime.cpu.gemm import CORES, library
+from graphc.runtime.cpu.host import HOSTS, narrowed, this_host
+from graphc.runtime.cpu.jit import compiled
+from graphc.runtime.cpu.kernels import native_kernel
+
+WIDTHS = [width for width in (64, 32, 16) if width <= this_host().vector_bytes]
+HALVES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+SHAPES = [
+    (1, 1, 1), (1, 64, 64), (2, 9, 40), (3, 300, 17), (4, 70, 33), (5, 17, 1), (300, 21, 1), (11, 1, 3), (13, 65, 31),
+    (14, 33, 64), (29, 100, 47), (33, 270, 20), (130, 33, 70), (170, 40, 100), (0, 3, 2), (3, 0, 2), (2, 3, 0),
+]  # fmt: skip
+LAYOUTS = ("nn", "tn", "nt", "tt", "ss")
+
+
+def numbers(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Any:
+    """Random numbers; of integers small ones, so that some products wrap and others don't."""
+    if dtype == "bool":
+        return rng.random(shape) < 0.2
+    if "int" in dtype:
+        return rng.integers(0, 100, shape).astype(dtype)
+    return rng.standard_normal(shape).astype(HALVES.get(dtype, dtype))
+
+
+def operand(name: str, shape: tuple[int, ...], layout: str, dtype: str) -> tuple[Any, Any, tuple[int, ...]]:
+    """A matrix in a layout, the placeholder of which it is a view, and the shape of that."""
+    *batch, rows, columns = shape
+    given = {"n": (*batch, rows, columns), "t": (*batch, columns, rows), "s": (*batch, 2 * rows, 3 * columns)}[layout]
+    x = gc.placeholder(name, given, dtype)
+    return {"n": x, "t": gc.matrix_transpose(x), "s": x[..., ::2, ::3]}[layout], x, given
+
+
+def product(m: int, k: int, n: int, layout: str, dtype: str, width: int = 64, parts: int = 1) -> tuple[Any, Any]:
+    """A product as native code, and by NumPy in double precision where that is exacter."""
+    rng = np.random.default_rng(m + k + n)
+    (a, x, x_shape), (b, y, y_shape) = operand("x", (m, k), layout[0], dtype), operand("y", (k, n), layout[1], dtype)
+    feeds = {x: numbers(rng, x_shape, dtype), y: numbers(rng, y_shape, dtype)}
+    (found,) = run([a @ b], feeds, host=narrowed(this_host(), width), parts=parts)
+    views = {"n": lambda v: v, "t": lambda v: v.T, "s": lambda v: v[::2, ::3]}
+    left, right = views[layout[0]](feeds[x]), views[layout[1]](feeds[y])
+    if dtype in ("float32", *HALVES):
+        left, right = left.astype(np.float64), right.astype(np.float64)
+    return found, left @ right
+
+
+def check(m: int, k: int, n: int, layout: str, dtype: str, width: int = 64, parts: int = 1) -> None:
+    """Assert that a product is as exact as its dtype allows, and integers and booleans are equal."""
+    found, wanted = product(m, k, n, layout, dtype, width, parts)
+    assert found.shape == wanted.shape
+    if dtype in ("float32", "float64"):
+        tolerance = 1e-5 if dtype == "float32" else 1e-13
+        np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance * (k + 1) ** 0.5)
+    elif dtype in HALVES:
+        rounded = wanted.astype(HALVES[dtype]).astype(np.float64)
+        step = np.spacing(np.abs(rounded).astype(np.float16)).astype(np.float64) if dtype == "float16" else 0.01
+        np.testing.assert_allclose(found.astype(np.float64), rounded, rtol=0.01, atol=np.max(step, initial=1e-3))
+    else:
+        assert np.array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_shapes_and_layouts(shape, layout):
+    check(*shape, layout, "float32")
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_widths_of_vectors(width, dtype, layout):
+    for shape in ((1, 50, 37), (4, 19, 21), (19, 70, 37), (170, 40, 37)):
+        check(*shape, layout, dtype, width)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8", "uint8", "int16", "int32", "int64", "bool"])
+def test_dtypes(dtype):
+    for layout in LAYOUTS:
+        for shape in ((1, 50, 37), (13, 70, 37), (170, 5, 9), (3, 0, 2)):
+            check(*shape, layout, dtype)
+
+
+def test_many_blocks_of_k():
+    check(20, 1500, 40, "nn", "float32")
+    check(200, 1100, 40, "nt", "float64")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_results_do_not_depend_on_how_units_are_divided(layout):
+    for shape in ((1, 300, 700), (170, 60, 300), (300, 40, 1)):
+        once, _ = product(*shape, layout, "float32")
+        divided, _ = product(*shape, layout, "float32", parts=3)
+        assert once.tobytes() == divided.tobytes()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "sizes", [(1, 30, 40), (4, 30, 40), (9, 30, 40), (200, 30, 41), (0, 3, 2), (3, 0, 2), (3, 2, 0)]
+)
+def test_sizes_known_when_it_runs(layout, sizes):
+    rows, inner, columns = symbol("rows"), symbol("inner"), symbol("columns")
+    rng = np.random.default_rng(0)
+    m, k, n = sizes
+    x = gc.placeholder("x", (rows, inner) if layout[0] != "t" else (inner, rows))
+    y = gc.placeholder("y", (inner, columns) if layout[1] != "t" else (columns, inner))
+    a, b = (gc.matrix_transpose(v) if of == "t" else v for v, of in zip((x, y), layout, strict=True))
+    feeds = {x: numbers(rng, (m, k), "float32"), y: numbers(rng, (k, n), "float32")}
+    wanted = feeds[x].astype(np.float64) @ feeds[y]
+    feeds = {x: feeds[x].T if layout[0] == "t" else feeds[x], y: feeds[y].T if layout[1] == "t" else feeds[y]}
+    (found,) = run([a @ b], feeds, rows=m, inner=k, columns=n)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_batches_and_what_is_broadcast_over_them():
+    rng = np.random.default_rng(0)
+    count = symbol("count")
+    for x_shape, y_shape in (((3, 1, 5, 7), (4, 7, 9)), ((4, 30, 8), (8, 40)), ((2, 3, 1, 6), (3, 6, 1))):
+        for dtype in ("float32", "float16", "int32"):
+            x, y = gc.placeholder("x", x_shape, dtype), gc.placeholder("y", y_shape, dtype)
+            feeds = {x: numbers(rng, x_shape, dtype), y: numbers(rng, y_shape, dtype)}
+            wanted = (feeds[x].astype(np.float64) @ feeds[y].astype(np.float64)).astype(np.float32)
+            (found,) = run([x @ y], feeds, parts=2)
+            np.testing.assert_allclose(
+                found.astype(np.float32),
+                wanted,
+                rtol=1e-2 if dtype == "float16" else 1e-5,
+                atol=1e-2 if dtype == "float16" else 1e-5,
+            )
+    x, y = gc.placeholder("x", (count, 6, 5)), gc.placeholder("y", (count, 3, 5))
+    feeds = {x: numbers(rng, (4, 6, 5), "float32"), y: numbers(rng, (4, 3, 5), "float32")}
+    (found,) = run([x @ gc.matrix_transpose(y)], feeds, count=4)
+    np.testing.assert_allclose(found, feeds[x] @ feeds[y].swapaxes(1, 2), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("shape", [(3, 20, 50), (130, 20, 50), (130, 20, 1), (1, 20, 50), (40, 0, 3)], ids=str)
+def test_what_follows_runs_on_each_block(shape, dtype):
+    m, k, n = shape
+    rng = np.random.default_rng(0)
+    x, y, bias = (gc.placeholder(name, s, dtype) for name, s in (("x", (m, k)), ("y", (k, n)), ("bias", (n,))))
+    feeds = {v: numbers(rng, v.shape, dtype) for v in (x, y, bias)}
+    (found,) = run([gc.maximum(x @ y + bias, 0)], feeds)
+    wanted = np.maximum(feeds[x].astype(np.float64) @ feeds[y] + feeds[bias], 0)
+    tolerance = 1e-5 if dtype == "float32" else 2e-2
+    np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance)
+
+
+def test_infinities_and_nan_stay_where_they_belong():
+    for m in (2, 20, 200):
+        x, y = gc.placeholder("x", (m, 40)), gc.placeholder("y", (40, 33))
+        feeds = {x: np.ones((m, 40), np.float32), y: np.ones((40, 33), np.float32)}
+        feeds[x][1, 3], feeds[y][5, 32] = np.inf, np.nan
+        (found,) = run([x @ y], feeds)
+        assert np.isnan(found[:, 32]).all()
+        assert (found[1, :32] == np.inf).all()
+        assert (np.delete(found, 1, axis=0)[:, :32] == 40).all()
+
+
+@pytest.mark.parametrize("host", ["avx2", "neon"])
+def test_other_machines(host):
+    for layout in LAYOUTS:
+        (a, *_), (b, *_) = operand("x", (50, 40), layout[0], "float32"), operand("y", (40, 30), layout[1], "float32")
+        (step,) = plan_kernels(prepared([a @ b], info=INFO), INFO).steps
+        native = native_kernel(step.kernel, HOSTS[host], CORES)
+        assert compiled(native.assembly, HOSTS[host])
+        for symbol in called(native.assembly):
+            assert compiled(library(HOSTS[host], symbol), HOSTS[host])
