@@ -18,8 +18,8 @@ from graphc.operands import cast_op
 from graphc.ops import control
 from graphc.ops import math as ops
 from graphc.runtime.cpu import vector_math
-from graphc.runtime.cpu.builder import MEMORY_TYPE, Function, Value, constant, element_of, lanes_of, with_element
-from graphc.runtime.cpu.vector_math import Math
+from graphc.runtime.cpu.builder import MEMORY_TYPE, Function, Value, constant, element_of, with_element
+from graphc.runtime.cpu.vector_math import Math, any_lane
 
 Emit = Callable[[Function, Node, Sequence[Value]], Value]
 
@@ -252,11 +252,7 @@ def _modulo(f: Function, a: Value, b: Value) -> Value:
         rest = m.select(below, m.add(rest, m.copysign(b, a)), rest)
         return [m.select(m.equal(quotient, 0.0), a, rest)]
 
-    return f.if_(_any(f, large), lambda: [vector_math.libm(f, "fmod", a, b)], near)[0]
-
-
-def _any(f: Function, condition: Value) -> Value:
-    return condition if lanes_of(condition.type) == 1 else f.intrinsic("vector.reduce.or", condition, result="i1")
+    return f.if_(any_lane(f, large), lambda: [vector_math.libm(f, "fmod", a, b)], near)[0]
 
 
 def _corrected(f: Function, a: Value, b: Value) -> tuple[Value, Value, Value]:
@@ -314,7 +310,7 @@ def _powers(f: Function, a: Value, b: Value) -> Value:
         product = f.select(odd, f.binary("mul", result, base), result)
         return [product, f.binary("mul", base, base), f.binary("lshr", left, one)]
 
-    return f.loop_while(lambda values: _any(f, f.compare("icmp ne", values[2], zero)), step, [one, a, b])[0]
+    return f.loop_while(lambda values: any_lane(f, f.compare("icmp ne", values[2], zero)), step, [one, a, b])[0]
 
 
 # --------------------------------------------------------------------------------------------- casts

@@ -25,7 +25,8 @@ Coefficients = tuple[float, ...]  # of a polynomial, the constant term first
 
 with localcontext() as _context:
     _context.prec = 60
-    LN2 = Fraction(Decimal(2).ln())
+    LN2, LN10 = Fraction(Decimal(2).ln()), Fraction(Decimal(10).ln())
+HALF_PI = Fraction("1.57079632679489661923132169163975144209858469968755291")
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,19 @@ class Format:
     Attributes:
         integer: the type of as many bits.
         fraction: bits of the fraction.
-        bias: of the exponent.
+        exponent: bits of the exponent.
         head: bits that the first part of a split constant has: its product with any exponent is exact.
     """
 
     integer: str
     fraction: int
-    bias: int
+    exponent: int
     head: int
+
+    @property
+    def bias(self) -> int:
+        """What the exponent 0 is stored as."""
+        return (1 << (self.exponent - 1)) - 1
 
     @property
     def rounder(self) -> float:
@@ -58,11 +64,14 @@ class Format:
         """The nearest number of the format."""
         return float(number) if self.fraction == 52 else float(np.float32(float(number)))
 
-    def split(self, number: Fraction) -> tuple[float, float]:
-        """A number as a sum of a short one and a rest."""
-        scale = Fraction(2) ** (self.head - math.frexp(float(number))[1])
-        first = Fraction(round(number * scale)) / scale
-        return float(first), self.rounded(number - first)
+    def split(self, number: Fraction, parts: int, bits: int) -> list[float]:
+        """A positive number as a sum: its first `bits` bits, the next ones, ..., and the rest, rounded."""
+        found = []
+        for _ in range(parts - 1):
+            scale = Fraction(2) ** (bits - math.frexp(float(number))[1])
+            found.append(float(Fraction(math.floor(number * scale)) / scale))
+            number -= Fraction(found[-1])
+        return [*found, self.rounded(number)]
 
     def bits(self, number: float) -> int:
         """The representation of a number of the format."""
@@ -71,7 +80,7 @@ class Format:
         return int(np.float32(number).view(np.int32))
 
 
-FORMATS = {"float": Format("i32", 23, 127, 16), "double": Format("i64", 52, 1023, 42)}
+FORMATS = {"float": Format("i32", 23, 8, 16), "double": Format("i64", 52, 11, 42)}
 
 
 class Math:
@@ -188,7 +197,7 @@ def _reduced(m: Math, x: Value, offset: int) -> tuple[Value, Value]:
     base = m.format.rounder + offset
     summed = m.fma(x, m.format.rounded(1 / LN2), base)
     n = m.sub(summed, base)
-    high, low = m.format.split(LN2)
+    high, low = m.format.split(LN2, 2, m.format.head)
     return m.bits(summed), m.fma(n, -low, m.fma(n, -high, x))
 
 
@@ -298,7 +307,7 @@ def _log_near(m: Math, g: Value) -> Value:
 
 def _log_of(m: Math, e: Value, g: Value) -> Value:
     """log(2ᵉ·(1 + g))."""
-    high, low = m.format.split(LN2)
+    high, low = m.format.split(LN2, 2, m.format.head)
     rest = m.fma(m.mul(g, g), _log_near(m, g), m.mul(e, low))
     return m.fma(e, high, m.add(g, rest))
 
@@ -322,6 +331,32 @@ def log1p(f: Function, x: Value) -> Value:
     return m.copysign(_at_ends(m, x, _log_of(m, e, m.add(g, scaled)), -1.0), x)  # of -0.0 too
 
 
+def log2(f: Function, x: Value) -> Value:
+    """The logarithm to base 2, exact at its powers."""
+    return _log_to_base(f, x, 2)
+
+
+def log10(f: Function, x: Value) -> Value:
+    """The logarithm to base 10, exact at its powers."""
+    return _log_to_base(f, x, 10)
+
+
+def _log_to_base(f: Function, x: Value, base: int) -> Value:
+    """e·log(2) + log(1 + g), to the base: what rounding takes from both terms and their sum is added at last."""
+    m = Math(f, x.type)
+    natural = LN2 if base == 2 else LN10
+    normal, scale = _normal(m, x)
+    e, g, _ = _decomposed(m, normal, scale)
+    high, low = m.format.split(LN2 / natural, 2, m.format.head)
+    factor = m.format.rounded(1 / natural)
+    rest = m.mul(m.mul(m.mul(g, g), _log_near(m, g)), factor)
+    rest = m.fma(g, m.format.rounded(1 / natural - Fraction(factor)), m.fma(e, low, rest))
+    first, second = m.mul(e, high), m.mul(g, factor)
+    total = m.add(first, second)
+    lost = m.add(m.sub(second, m.sub(total, first)), m.fma(g, factor, f.negate(second)))
+    return _at_ends(m, x, m.add(total, m.add(lost, rest)))
+
+
 # --------------------------------------------------------------------------------------------- tanh
 
 # (tanh(x) - x) / x³ in x², on |x| < TANH_SMALL: 2^-30 of tanh in float32, 2^-61 in float64
@@ -331,7 +366,7 @@ TANH: dict[str, Coefficients] = {
         -0.33333333333333315,
         0.13333333333329744,
         -0.053968253966059074,
-        0.0218694884685197,
+        0.0218694884687197,
         -0.008863234312643048,
         0.0035921140004849146,
         -0.0014557259518495384,
@@ -358,40 +393,232 @@ def tanh(f: Function, x: Value) -> Value:
     return m.copysign(m.select(m.less(size, TANH_SMALL[element]), small, large), x)  # of -0.0 too
 
 
-# --------------------------------------------------------------------------------------------- others
+# --------------------------------------------------------------------------------------------- powers
+
+# (log(1 + f) / ln(2)) / f on √½ <= 1 + f <= √2, and 2 ** r on |r| <= ½: 2^-41 and 2^-34, for powers of float32
+LOG2_SHORT = (
+    1.4426950408893546,
+    -0.7213475204249636,
+    0.48089834658555686,
+    -0.3606737659015786,
+    0.28853907067559126,
+    -0.24044872716336016,
+    0.2060952666306396,
+    -0.180350407364168,
+    0.16042523425824168,
+    -0.14412612852544077,
+    0.12914406497753814,
+    -0.11962598767071247,
+    0.1261239793293183,
+    -0.12351959092414086,
+    0.06318020331680946,
+)
+EXP2_SHORT = (
+    0.9999999999616778,
+    0.6931471807284003,
+    0.24022651198178951,
+    0.05550410353652235,
+    0.009618027250859305,
+    0.0013333922402105744,
+    0.0001546929198587719,
+    1.52019567196463e-05,
+)
 
 
-def log2(f: Function, x: Value) -> Value:
-    """The logarithm to base 2."""
-    return libm(f, "log2", x)
+def power(f: Function, x: Value, y: Value) -> Value:
+    """x ** y, with the C library's special cases. Of float32: 2 ** (y·log2|x|) in float64, rounded once."""
+    m = Math(f, x.type)
+    if element_of(x.type) == "double":
+        return libm(f, "pow", x, y)
+    size = m.abs(x)
+    finite = m.at_least(m.at_most(y, 1e30), -1e30)  # so that 1 to the power of infinity is 1
+    found = _power_of(f, size, finite)
+    found = m.select(f.binary("or", m.equal(y, 0.0), m.equal(x, 1.0)), 1.0, found)
+    half = m.mul(y, 0.5)
+    whole = m.equal(f.intrinsic("rint", y), y)
+    odd = f.binary("and", whole, f.compare("fcmp une", f.intrinsic("rint", half), half))
+    found = m.select(odd, m.copysign(found, x), found)
+    rooted = f.binary("and", m.less(x, 0.0), m.less(-math.inf, x))  # a finite x < 0 has whole powers alone
+    return m.select(f.binary("and", rooted, f.compare("fcmp une", f.intrinsic("rint", y), y)), math.nan, found)
 
 
-def log10(f: Function, x: Value) -> Value:
-    """The logarithm to base 10."""
-    return libm(f, "log10", x)
+def _power_of(f: Function, x: Value, y: Value) -> Value:
+    """x ** y of float32, for x >= 0 and a finite y."""
+    wide = with_element(x.type, "double")
+    m = Math(f, wide)
+    base, exponent = f.convert("fpext", x, wide), f.convert("fpext", y, wide)
+    e, g, _ = _decomposed(m, base)
+    logarithm = m.fma(g, m.horner(g, LOG2_SHORT), e)
+    logarithm = m.select(m.equal(base, 0.0), -math.inf, logarithm)
+    logarithm = m.select(m.less(base, math.inf), logarithm, base)  # nan too
+    result = m.at_least(m.at_most(m.mul(exponent, logarithm), 200.0), -200.0)
+    summed = m.add(result, m.format.rounder + m.format.bias)
+    rest = m.sub(result, m.sub(summed, m.format.rounder + m.format.bias))
+    scaled = m.mul(m.horner(rest, EXP2_SHORT), m.shifted(m.bits(summed)))
+    return f.convert("fptrunc", scaled, x.type)
+
+
+# --------------------------------------------------------------------------------------------- sine and cosine
+
+# (sin(r) - r) / r³ in r², on |r| < 1.01·π/4: 2^-28 and 2^-58 of sin
+SIN: dict[str, Coefficients] = {
+    "float": (-0.166666538, 0.0083321128, -0.000195087414),
+    "double": (
+        -0.16666666666666627,
+        0.00833333333332094,
+        -0.00019841269828619037,
+        2.7557313276086965e-06,
+        -2.5050692483412918e-08,
+        1.5892962082510237e-10,
+    ),
+}
+# (cos(r) - 1 + r²/2) / r⁴ in r², on |r| < 1.01·π/4: 2^-33 and 2^-64 of cos
+COS: dict[str, Coefficients] = {
+    "float": (0.0416666456, -0.00138872513, 2.44256807e-05),
+    "double": (
+        0.04166666666666658,
+        -0.0013888888888871375,
+        2.4801587287782508e-05,
+        -2.755731386540222e-07,
+        2.0875657551046e-09,
+        -1.1356265450702077e-11,
+    ),
+}
+ANGLES = {"float": 1e5, "double": 1e8}  # beyond, the reduction by π/2 isn't good enough
 
 
 def sin(f: Function, x: Value) -> Value:
     """The sine."""
-    return libm(f, "sin", x)
+    return _sinusoid(f, x, "sin", 0)
 
 
 def cos(f: Function, x: Value) -> Value:
-    """The cosine."""
-    return libm(f, "cos", x)
+    """The cosine, a sine a quarter further."""
+    return _sinusoid(f, x, "cos", 1)
+
+
+def _sinusoid(f: Function, x: Value, name: str, quarters: int) -> Value:
+    """sin(x + quarters·π/2): x is reduced by π/2, in three parts, where the C library isn't needed."""
+    m = Math(f, x.type)
+    element = element_of(x.type)
+    summed = m.fma(x, m.format.rounded(1 / HALF_PI), m.format.rounder)
+    n = m.sub(summed, m.format.rounder)
+    r = x
+    for part in m.format.split(HALF_PI, 3, m.format.fraction + 1):  # the first difference is exact
+        r = m.fma(n, -part, r)
+    square = m.mul(r, r)
+    sine = m.copysign(m.fma(m.mul(r, square), m.horner(square, SIN[element]), r), r)  # of -0.0 too
+    cosine = m.horner(square, (1.0, -0.5, *COS[element]))
+    quarter = f.binary("add", m.bits(summed), m.integer(quarters))
+    crossed = f.compare("icmp ne", f.binary("and", quarter, m.integer(1)), m.integer(0))
+    turned = m.shifted(f.binary("shl", f.binary("and", quarter, m.integer(2)), m.integer(m.format.exponent - 1)))
+    near = m.of_bits(f.binary("xor", m.bits(m.select(crossed, cosine, sine)), m.bits(turned)))
+    far = m.less(ANGLES[element], m.abs(x))
+    return f.if_(any_lane(f, far), lambda: [m.select(far, libm(f, name, x), near)], lambda: [near])[0]
+
+
+# --------------------------------------------------------------------------------------------- the error function
+
+# erf(x)/x - 1 in x², on |x| < 1: 2^-30 and 2^-63 of erf
+ERF: dict[str, Coefficients] = {
+    "float": (0.128379166, -0.37612626, 0.112835854, -0.0268538129, 0.00518832775, -0.000801019371, 7.85386073e-05),
+    "double": (
+        0.1283791670955126,
+        -0.3761263890318375,
+        0.11283791670954857,
+        -0.026866170645072903,
+        0.005223977624780938,
+        -0.000854832697874625,
+        0.00012055331037042933,
+        -1.4925593510203918e-05,
+        1.6460972867792408e-06,
+        -1.635002573354726e-07,
+        1.4657883087466361e-08,
+        -1.1365677755618263e-09,
+        5.945280432038e-11,
+    ),
+}
+# 1 - erf(x) in x - ERF_CENTRE, on 1 <= x <= ERF_ONE: 2^-27 and 2^-58 of erf
+ERF_TAIL: dict[str, Coefficients] = {
+    "float": (
+        0.000406952982,
+        -0.00217818655,
+        0.00544566102,
+        -0.00835174788,
+        0.00862280838,
+        -0.00610918039,
+        0.00279699755,
+        -0.000560258923,
+        -0.000258008047,
+        0.000270547142,
+        -8.15794701e-05,
+        -1.77361289e-05,
+        1.58764324e-05,
+        -5.01730256e-07,
+        -9.10353776e-07,
+    ),
+    "double": (
+        7.430983723443969e-07,
+        -5.399426777429268e-06,
+        1.88979937205043e-05,
+        -4.229550975447507e-05,
+        6.7717810839559e-05,
+        -8.211628225891225e-05,
+        7.774424634119876e-05,
+        -5.8192750513898866e-05,
+        3.4259175618898186e-05,
+        -1.533076859003485e-05,
+        4.641017232158757e-06,
+        -4.44703087401942e-07,
+        -4.4377321972228324e-07,
+        3.0166897055636464e-07,
+        -9.231614891701037e-08,
+        5.731728456608986e-09,
+        8.26357647154672e-09,
+        -4.035064228850262e-09,
+        7.044210137488914e-10,
+        1.4174565968509508e-10,
+        -1.1606419787869615e-10,
+        2.5815827654852847e-11,
+        1.7344636873171955e-12,
+        -2.656544327980771e-12,
+        6.640695592296235e-13,
+        1.4520599464551497e-14,
+        -5.874135934060102e-14,
+        1.4745417827627277e-14,
+        1.2827082414217047e-15,
+        -1.3604217380100146e-15,
+        1.2366570848972886e-16,
+        6.336521964180771e-17,
+        -1.1712793355575323e-17,
+        -1.638482402362827e-18,
+        4.362551066889709e-19,
+        1.893862592790674e-20,
+        -6.674891536252351e-21,
+    ),
+}
+ERF_CENTRE = {"float": 2.5, "double": 3.5}
+ERF_ONE = {"float": 4.0, "double": 6.0}  # from here on erf is 1 within half a unit
 
 
 def erf(f: Function, x: Value) -> Value:
-    """The error function."""
-    return libm(f, "erf", x)
-
-
-def power(f: Function, x: Value, y: Value) -> Value:
-    """x ** y."""
-    return libm(f, "pow", x, y)
+    """The error function: a polynomial near 0, and one for the rest, where erf is a smooth step."""
+    m = Math(f, x.type)
+    element = element_of(x.type)
+    size = m.abs(x)
+    square = m.mul(x, x)
+    small = m.fma(x, m.horner(square, ERF[element]), x)
+    shifted = m.sub(m.at_most(size, ERF_ONE[element]), ERF_CENTRE[element])
+    large = m.sub(1.0, m.horner(shifted, ERF_TAIL[element]))
+    return m.copysign(m.select(m.less(size, 1.0), small, large), x)  # of -0.0 too
 
 
 # --------------------------------------------------------------------------------------------- the C library
+
+
+def any_lane(f: Function, condition: Value) -> Value:
+    """Whether a condition holds in any lane, an i1."""
+    return condition if lanes_of(condition.type) == 1 else f.intrinsic("vector.reduce.or", condition, result="i1")
 
 
 def libm(f: Function, name: str, *args: Value) -> Value:
@@ -411,7 +638,7 @@ def lane_by_lane(f: Function, name: str, make: Callable[[Function, Sequence[Valu
     type = args[0].type
     if not f.module.has(name):
         g = f.module.function(name, [(type, f"x{k}") for k in range(len(args))], type, internal=True)
-        parameters = [g.parameter(k) for k in range(len(args))]
+        parameters = [Value(f"%x{k}", type) for k in range(len(args))]
         result = parameters[0]
         if lanes_of(type) == 1:
             result = make(g, parameters)
