@@ -1,0 +1,350 @@
+"""Gathers and scatters: rows of elements at indices, after a phase that makes sure that the indices are in range.
+
+An index that only counts along an axis of the indices (as in `take_along_axis`) is never stored. In a scatter, every
+unit of work owns what it adds to: the slices that such counters tell apart, and columns of those axes that aren't
+indexed. So each element adds up its updates in their order, however the units are divided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from graphc.dims import Dim, ceil_div, product
+from graphc.ir import Node
+from graphc.kernel import Region
+from graphc.op import Op
+from graphc.operands import splat_value
+from graphc.ops.indexing import gather_op, scatter_add_op
+from graphc.runtime.cpu import lanes as regions
+from graphc.runtime.cpu.builder import I64, MEMORY_TYPE, Function, Int, Value, constant, element_of, lanes_of, vector
+from graphc.runtime.cpu.nest import HALVES, from_memory, is_signed, register_type, to_memory
+from graphc.runtime.cpu.phases import Frame, KernelCode, Strided, itemsize
+from graphc.runtime.cpu.rows import columns, fitting, load_lanes, nest, sweep, units
+
+Number = float | int | bool
+
+CHECKED = 4096  # indices that one unit of work checks
+FLIGHT = 4  # vectors of columns that a unit of a scatter owns
+
+
+@dataclass(frozen=True)
+class _Indices:
+    """The indices of a kernel.
+
+    Attributes:
+        axes: of the data, one for each index.
+        shape: of the indices.
+        along: for an index that only counts, the axis of the indices along which it does; each has its own.
+        arrays: where the others lie.
+    """
+
+    axes: tuple[int, ...]
+    shape: tuple[Dim, ...]
+    along: Mapping[int, int]
+    arrays: Mapping[int, Strided]
+
+    def result_axes(self, rank: int) -> tuple[list[int], list[int]]:
+        """The axes of the data that lie before and after those of the indices in a result of `gather`."""
+        rest = [axis for axis in range(rank) if axis not in self.axes]
+        return rest[: self.axes[0]], rest[self.axes[0] :]
+
+
+def _indices(code: KernelCode, core: Node, first: int) -> _Indices:
+    """The operands from `first` on, which are indices."""
+    axes, x = core.attrs["axes"], core.inputs[0]
+    along: dict[int, int] = {}
+    arrays: dict[int, Strided] = {}
+    for k, axis in enumerate(axes, start=first):
+        counted = _counts_along(code.kernel.operands[k], x.shape[axis])
+        if counted is None or counted in along.values():
+            arrays[axis] = regions.operand(code, k)
+        else:
+            along[axis] = counted
+    return _Indices(axes, core.inputs[first].shape, along, arrays)
+
+
+def _counts_along(region: Region, size: Dim) -> int | None:
+    """The axis along which an index counts all of `size` elements, if it is no more than that."""
+    if len(region.loads) != 1 or region.body.outputs != region.body.inputs or region.loads[0].read is not None:
+        return None
+    access = region.loads[0].access
+    moving = [k for k, stride in enumerate(access.strides) if stride != 0]
+    if access.offset != 0 or len(moving) != 1 or access.strides[moving[0]] != 1:
+        return None
+    return moving[0] if region.loops[moving[0]].extent == size else None
+
+
+# ---------------------------------------------------------------------------------------------- the range of indices
+
+
+def _as_i64(f: Function, value: Value, dtype: str) -> Value:
+    return f.convert("sext" if is_signed(dtype) else "zext", value, vector(I64, lanes_of(value.type)))
+
+
+def _check(code: KernelCode, array: Strided, shape: Sequence[Dim], size: Dim) -> None:
+    """A phase that fails unless all elements are indices of `size` elements."""
+    *outer, last = shape or (1,)
+    strides = array.strides or (0,)
+    blocks = ceil_div(last, CHECKED)
+    frame = code.phase(product(outer) * blocks, product(shape) // 4 + 1)
+    f, lanes = frame.f, fitting(last, code.host.lanes(8))
+    low, count = f.i64(f.sub(0, frame.size(size))), f.mul(frame.size(size), 2)
+    wrong = f.stack(I64)
+    f.store(constant(I64, 0), wrong, 8)
+
+    def unit(index: list[Int]) -> None:
+        at = f.mul(index[-1], CHECKED)
+        row = frame.at(array._replace(strides=strides), [*index[:-1], at])
+        step = frame.size(strides[-1])
+
+        def look(column: Int, mask: Value | None, carried: list[Value]) -> list[Value]:
+            where = f.address(row, f.mul(column, step), MEMORY_TYPE[array.dtype])
+            found = _as_i64(f, load_lanes(f, array.dtype, where, step, lanes, mask), array.dtype)
+            return [f.intrinsic("umax", carried[0], f.binary("sub", found, f.splat(low, lanes)))]
+
+        width = f.min(f.sub(frame.size(last), at), CHECKED)
+        (worst,) = sweep(f, width, lanes, look, [constant(vector(I64, lanes), 0)])
+        if lanes > 1:
+            worst = f.intrinsic("vector.reduce.umax", worst, result=I64)
+        is_wrong = f.convert("zext", f.compare("icmp uge", worst, f.i64(count)), I64)
+        f.store(f.binary("or", f.load(I64, wrong, 8), is_wrong), wrong, 8)
+
+    units(frame, [*outer, blocks], unit)
+    f.ret(f.load(I64, wrong, 8))
+
+
+def _check_all(code: KernelCode, core: Node, indices: _Indices) -> None:
+    for axis, array in indices.arrays.items():
+        _check(code, array, indices.shape, core.inputs[0].shape[axis])
+
+
+def _place(f: Function, index: Value, size: Int, dtype: str) -> Value:
+    """An index, which is in range, counted from the beginning."""
+    found = _as_i64(f, index, dtype)
+    lanes = lanes_of(found.type)
+    if not is_signed(dtype):
+        return found
+    from_end = f.binary("add", found, f.splat(f.i64(size), lanes))
+    return f.select(f.compare("icmp slt", found, constant(found.type, 0)), from_end, found)
+
+
+class _Places:
+    """Where the data lies that indices choose: offsets in elements of `x`, at points of the indices."""
+
+    def __init__(self, frame: Frame, x: Strided, shape: Sequence[Dim], indices: _Indices) -> None:
+        self.frame, self.f, self.x, self.shape, self.indices = frame, frame.f, x, shape, indices
+
+    def offset(self, point: Sequence[Int]) -> Int:
+        """Of one point."""
+        total: Int = 0
+        for axis, along in self.indices.along.items():
+            total = self.f.add(total, self.f.mul(point[along], self.frame.size(self.x.strides[axis])))
+        for axis, array in self.indices.arrays.items():
+            index = self.f.load(MEMORY_TYPE[array.dtype], self.frame.at(array, point), itemsize(array.dtype))
+            total = self.f.add(total, self._scaled(axis, _place(self.f, index, self._size(axis), array.dtype)))
+        return total
+
+    def offsets(self, point: Sequence[Int], lanes: int, mask: Value | None) -> Value:
+        """Of neighbours along the last axis of the indices, from a point on."""
+        f = self.f
+        total = constant(vector(I64, lanes), 0)
+        last = len(self.indices.shape) - 1
+        for axis, along in self.indices.along.items():
+            counter = f.splat(f.i64(point[along]), lanes)
+            counter = f.binary("add", counter, f.counter(lanes)) if along == last else counter
+            total = f.binary("add", total, self._scaled(axis, counter))
+        for axis, array in self.indices.arrays.items():
+            step = self.frame.size(array.strides[-1])
+            index = load_lanes(f, array.dtype, self.frame.at(array, point), step, lanes, mask)
+            place = _place(f, index, self._size(axis), array.dtype)
+            total = f.binary("add", total, self._scaled(axis, place))
+        return total
+
+    def _size(self, axis: int) -> Int:
+        return self.frame.size(self.shape[axis])
+
+    def _scaled(self, axis: int, place: Value) -> Value:
+        stride = self.frame.size(self.x.strides[axis])
+        return self.f.binary("mul", place, self.f.splat(self.f.i64(stride), lanes_of(place.type)))
+
+
+# ---------------------------------------------------------------------------------------------- gather
+
+
+def _gather(code: KernelCode) -> bool:
+    """Rows of the data are copied as vectors where the last axis isn't indexed; else each lane has its own index."""
+    core = code.kernel.core
+    assert core is not None
+    indices, x, y = _indices(code, core, 1), regions.operand(code, 0), regions.result(code, 0)
+    _check_all(code, core, indices)
+    shape = core.shape
+    before, after = indices.result_axes(core.inputs[0].ndim)
+    frame = code.phase(product(shape[:-1]), product(shape) // (8 if after else 1) + 1)
+    f, places = frame.f, _Places(frame, x, core.inputs[0].shape, indices)
+    memory, align = MEMORY_TYPE[x.dtype], itemsize(x.dtype)
+    lanes = fitting(shape[-1] if shape else 1, code.host.lanes(align if after else max(4, align)))
+    rank = len(indices.shape)
+
+    def unit(index: list[Int]) -> None:
+        index = [*index, 0] if shape else []
+        start = frame.size(x.offset)
+        kept = [*zip(before, index, strict=False), *zip(after, index[len(before) + rank :], strict=True)]
+        for axis, i in kept:
+            start = f.add(start, f.mul(i, frame.size(x.strides[axis])))
+        base, point = frame.base(x), index[len(before) : len(before) + rank]
+        row = frame.at(y, index)
+        if after:
+            base = f.address(base, f.add(start, places.offset(point)), memory)
+            step = frame.size(x.strides[after[-1]])
+        else:
+            base = f.address(base, start, memory)
+
+        def copy(column: Int, mask: Value | None) -> None:
+            if after:
+                value = load_lanes(f, x.dtype, f.address(base, f.mul(column, step), memory), step, lanes, mask)
+            elif lanes == 1:
+                at = f.address(base, places.offset([*point[:-1], column] if point else []), memory)
+                value = f.load(memory, at, align)
+            else:
+                offsets = places.offsets([*point[:-1], column], lanes, mask)
+                value = f.gather(vector(memory, lanes), f.addresses(base, offsets, memory), align, mask)
+            f.store(value, f.address(row, column, memory), align, mask)
+
+        columns(f, frame.size(shape[-1]) if shape else 1, lanes, copy)
+
+    units(frame, shape[:-1], unit)
+    frame.done()
+    regions.finish(code, 0)
+    return True
+
+
+# ---------------------------------------------------------------------------------------------- scatter_add
+
+
+def _scatter_add(code: KernelCode) -> bool:
+    """A unit copies the part of the data that it owns, and adds to it: whole slices, or columns of a last axis."""
+    core = code.kernel.core
+    assert core is not None
+    indices, start = _indices(code, core, 2), _start(code)
+    updates, y = regions.operand(code, 1), regions.result(code, 0)
+    total = y
+    shape = core.shape
+    if y.dtype in HALVES:  # are added in float32, and rounded once
+        total = regions.in_workspace(code, shape, "float32")
+    _check_all(code, core, indices)
+    before, after = indices.result_axes(core.ndim)
+    own = [*before, *after, *sorted(indices.along)]  # axes along which units own slices
+    by_columns = bool(after) and after[-1] == core.ndim - 1
+    lanes = fitting(shape[-1], code.host.lanes(max(4, itemsize(y.dtype)))) if by_columns else 1
+    block = lanes * FLIGHT
+    counts = [ceil_div(shape[k], block) if by_columns and k == core.ndim - 1 else shape[k] for k in own]
+    cost = (product(shape) + product(core.inputs[1].shape) * (1 if by_columns else 8)) // 8 + 1
+    frame = code.phase(product(counts), cost)
+    work = _Adding(frame, core, indices, updates, total, lanes)
+    f = frame.f
+
+    def unit(numbers: list[Int]) -> None:
+        at = dict(zip(own, numbers, strict=True))
+        width: Int = 1
+        if by_columns:
+            last = core.ndim - 1
+            at[last] = f.mul(at[last], block)
+            width = f.min(f.sub(frame.size(shape[-1]), at[last]), block)
+        work.copy(start, total, at, width)
+        work.add(at, width, before, after)
+        if total is not y:
+            work.copy(total, y, at, width)
+
+    units(frame, counts, unit)
+    frame.done()
+    regions.finish(code, 0)
+    return True
+
+
+def _start(code: KernelCode) -> Strided | Number:
+    """What the updates are added to: where it lies, or the number that all of it is."""
+    region = code.kernel.operands[0]
+    number = splat_value(region.body.outputs[0])
+    return regions.operand(code, 0) if number is None else number
+
+
+class _Adding:
+    """What the units of a scatter do to what they own: `at` says where that begins on the axes that it is fixed on."""
+
+    def __init__(
+        self,
+        frame: Frame,
+        core: Node,
+        indices: _Indices,
+        updates: Strided,
+        total: Strided,
+        lanes: int,
+    ) -> None:
+        self.frame, self.f, self.core, self.indices = frame, frame.f, core, indices
+        self.updates, self.total, self.lanes = updates, total, lanes
+        self.places = _Places(frame, total, core.shape, indices)
+
+    def copy(self, source: Strided | Number, target: Strided, at: Mapping[int, Int], width: Int) -> None:
+        """Copy what the unit owns, or fill it with a number."""
+        frame, f = self.frame, self.f
+        shape = self.core.shape
+        free = [axis for axis in range(len(shape)) if axis not in at]
+        is_row = bool(free) and free[-1] == len(shape) - 1  # the last axis is indexed: go along it in vectors
+        row = free.pop() if is_row else len(shape) - 1
+        lanes = self.frame.host.lanes(max(4, itemsize(self.total.dtype))) if is_row else self.lanes
+        extent = frame.size(shape[row]) if is_row else width
+
+        def line(index: list[Int], carried: list[Value]) -> list[Value]:
+            whole = {**at, **dict(zip(free, index, strict=True)), **({row: 0} if is_row else {})}
+            place = [whole[axis] for axis in range(len(shape))]
+            write = frame.at(target, place)
+
+            def move(column: Int, mask: Value | None) -> None:
+                if isinstance(source, Strided):
+                    value = self._loaded(source, frame.at(source, place), row, column, lanes, mask)
+                else:
+                    value = constant(vector(register_type(target.dtype), lanes), source)
+                where = f.address(write, column, MEMORY_TYPE[target.dtype])
+                f.store(to_memory(f, value, target.dtype), where, itemsize(target.dtype), mask)
+
+            columns(f, extent, lanes, move)
+            return carried
+
+        nest(f, [(0, frame.size(shape[axis])) for axis in free], line)
+
+    def _loaded(self, source: Strided, row: Value, axis: int, column: Int, lanes: int, mask: Value | None) -> Value:
+        f, step = self.f, self.frame.size(source.strides[axis]) if source.strides else 0
+        where = f.address(row, f.mul(column, step), MEMORY_TYPE[source.dtype])
+        return from_memory(f, load_lanes(f, source.dtype, where, step, lanes, mask), source.dtype)
+
+    def add(self, at: Mapping[int, Int], width: Int, before: Sequence[int], after: Sequence[int]) -> None:
+        """Add the updates that belong to what the unit owns, in their order."""
+        frame, f = self.frame, self.f
+        fixed = {along: at[axis] for axis, along in self.indices.along.items()}
+        free = [k for k in range(len(self.indices.shape)) if k not in fixed]
+        memory, align = MEMORY_TYPE[self.total.dtype], itemsize(self.total.dtype)
+        start = frame.size(self.total.offset)
+        for axis in (*before, *after):
+            start = f.add(start, f.mul(at[axis], frame.size(self.total.strides[axis])))
+
+        def point(index: list[Int], carried: list[Value]) -> list[Value]:
+            whole = {**fixed, **dict(zip(free, index, strict=True))}
+            where = [whole[k] for k in range(len(self.indices.shape))]
+            source = frame.at(self.updates, [*[at[k] for k in before], *where, *[at[k] for k in after]])
+            target = f.address(frame.base(self.total), f.add(start, self.places.offset(where)), memory)
+
+            def add_to(column: Int, mask: Value | None) -> None:
+                here = f.address(target, column, memory)
+                more = self._loaded(self.updates, source, -1, column, self.lanes, mask)
+                old = f.load(vector(memory, self.lanes), here, align, mask)
+                add = "fadd" if element_of(old.type) in ("float", "double") else "add"
+                f.store(f.binary(add, old, more), here, align, mask)
+
+            columns(f, width, self.lanes, add_to)
+            return carried
+
+        nest(f, [(0, frame.size(self.indices.shape[k])) for k in free], point)
+
+
+CORES: Mapping[Op, Callable[[KernelCode], bool]] = {gather_op: _gather, scatter_add_op: _scatter_add}

@@ -1,0 +1,489 @@
+"""Pooling: rows of windows as vectors, for any number of spatial axes.
+
+Each lane has a window of its own; along the last axis it meets elements that lie `stride` apart. Blocks of windows that
+lie inside the data read without asking; at the edges every lane asks whether its element is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from graphc.dims import Dim, product
+from graphc.op import Op
+from graphc.ops import pooling
+from graphc.ops.reduce import reduce_max
+from graphc.ops.windows import span
+from graphc.runtime.cpu import lanes as regions
+from graphc.runtime.cpu.builder import (
+    I64,
+    MEMORY_TYPE,
+    Function,
+    Int,
+    Value,
+    constant,
+    element_of,
+    lanes_of,
+    vector,
+    with_element,
+)
+from graphc.runtime.cpu.nest import HALVES, is_signed, to_memory
+from graphc.runtime.cpu.phases import Frame, KernelCode, itemsize
+from graphc.runtime.cpu.reductions import REDUCTIONS
+from graphc.runtime.cpu.rows import columns, fitting, load_lanes, nest, store_lanes, units
+
+WRITTEN = 8  # elements of a window along the last axis that are written one after the other
+TAPS_PER_NS = 8  # elements of windows that are met in a nanosecond
+MAX_I32 = 1 << 30  # elements up to which positions are counted in 32 bits
+
+
+class _Axis(NamedTuple):
+    """The windows along one spatial axis.
+
+    Attributes:
+        windows: how many there are.
+        inside, padded: whether no window ever reaches beyond the data, or beyond its padding.
+    """
+
+    size: Int
+    kernel: Int
+    stride: Int
+    before: int
+    after: int
+    dilation: int
+    windows: Int
+    inside: bool
+    padded: bool
+
+    def start(self, f: Function, window: Int) -> Int:
+        """Where a window begins."""
+        return f.sub(f.mul(window, self.stride), self.before)
+
+    def reach(self, f: Function) -> Int:
+        """From the first element of a window to its last."""
+        return f.mul(f.sub(self.kernel, 1), self.dilation)
+
+    def taps(self, f: Function, start: Int, low: Int, high: Int) -> tuple[Int, Int]:
+        """First and last (exclusive) position in a window from `start` on that lies in [low, high)."""
+        first, last = [_ceil_div(f, f.max(f.sub(end, start), 0), self.dilation) for end in (low, high)]
+        return first, f.min(last, self.kernel)
+
+    def met(self, f: Function, start: Int) -> tuple[Int, Int]:
+        """Those that lie in the data."""
+        return (0, self.kernel) if self.inside else self.taps(f, start, 0, self.size)
+
+
+def _axes(frame: Frame, spatial: Sequence[Dim], counts: Sequence[Dim], attrs: Mapping[str, Any]) -> list[_Axis]:
+    per_axis = zip(spatial, *[attrs[name] for name in ("kernel", "stride", "padding", "dilation")], counts, strict=True)
+    found = []
+    for size, kernel, stride, (before, after), dilation, count in per_axis:
+        room = size + before - ((count - 1) * stride + span(kernel, dilation))  # what the last window leaves over
+        fits = room >= 0 if isinstance(room, int) else after == 0 and not attrs["ceil_mode"]
+        padded = room + after >= 0 if isinstance(room, int) else not attrs["ceil_mode"]
+        known, windows = [frame.size(dim) for dim in (size, kernel, stride)], frame.size(count)
+        inside = before == 0 and fits
+        found.append(_Axis(known[0], known[1], known[2], before, after, dilation, windows, inside, padded))
+    return found
+
+
+def _ceil_div(f: Function, a: Int, b: Int) -> Int:
+    """a / b rounded up, of what is not negative."""
+    return f.div(f.add(a, f.sub(b, 1)), b)
+
+
+def _computed_type(dtype: str) -> str:
+    """The type that pooling computes in: 16-bit floats as float32, and bools as bytes."""
+    return "float" if dtype in HALVES else MEMORY_TYPE[dtype]
+
+
+# ---------------------------------------------------------------------------------------------- what windows make
+
+
+class _Tap(NamedTuple):
+    """One element of each window of a block.
+
+    Attributes:
+        present: the lanes where it exists; None for all.
+        place: its position in the flattened plane.
+    """
+
+    value: Value
+    present: Value | None
+    place: Callable[[], Value]
+
+
+class _Rule(NamedTuple):
+    """What becomes of the elements of a window.
+
+    Attributes:
+        start: the values that are carried from element to element, of a vector type and a type of positions.
+        join: those values with one element more.
+    """
+
+    start: Callable[[str, str, bool], list[Value]]
+    join: Callable[[Function, list[Value], _Tap, bool], list[Value]]
+
+
+def _lowest(type: str, signed: bool) -> Value:
+    return REDUCTIONS[reduce_max].start(type, signed)
+
+
+def _maximum(f: Function, best: list[Value], tap: _Tap, signed: bool) -> list[Value]:
+    value = tap.value
+    if tap.present is not None:
+        value = f.select(tap.present, value, _lowest(value.type, signed))
+    return REDUCTIONS[reduce_max].join(f, best, [value], signed)
+
+
+def _first_maximum(f: Function, best: list[Value], tap: _Tap, signed: bool) -> list[Value]:
+    """The greater of two and its place; of equal ones the first, and a nan before all."""
+    value, place = best
+    if element_of(value.type) in ("float", "double"):
+        better = f.compare("fcmp ogt", tap.value, value)
+        better = f.binary("or", better, f.compare("fcmp uno", tap.value, tap.value))
+    else:
+        better = f.compare("icmp sgt" if signed else "icmp ugt", tap.value, value)
+    better = f.binary("or", better, f.compare("icmp slt", place, constant(place.type, 0)))
+    if tap.present is not None:
+        better = f.binary("and", better, tap.present)
+    return [f.select(better, tap.value, value), f.select(better, tap.place(), place)]
+
+
+def _sum(f: Function, total: list[Value], tap: _Tap, signed: bool) -> list[Value]:
+    value = tap.value
+    if tap.present is not None:
+        value = f.select(tap.present, value, constant(value.type, 0))
+    return [f.binary("fadd", total[0], value)]
+
+
+_RULES: Mapping[Op, _Rule] = {
+    pooling.max_pool_op: _Rule(lambda type, place, signed: [_lowest(type, signed)], _maximum),
+    pooling.max_pool_indices: _Rule(
+        lambda type, place, signed: [_lowest(type, signed), constant(place, -1)], _first_maximum
+    ),
+    pooling.avg_pool_op: _Rule(lambda type, place, signed: [constant(type, 0)], _sum),
+}
+
+
+# ---------------------------------------------------------------------------------------------- elements of windows
+
+
+def positions(f: Function, first: Int, stride: Int, type: str, lanes: int) -> Value:
+    """`first` and what follows at a stride, one a lane."""
+    steps = f.binary("mul", f.counter(lanes, type), splat(f, stride, type, lanes))
+    return f.binary("add", splat(f, first, type, lanes), steps)
+
+
+def splat(f: Function, number: Int, type: str, lanes: int) -> Value:
+    """An integer in every lane, as another type of integers."""
+    if isinstance(number, int):
+        return constant(vector(type, lanes), number)
+    return f.splat(f.convert("trunc", number, type), lanes)
+
+
+class _Row(NamedTuple):
+    """Where a row of the data lies.
+
+    Attributes:
+        address: of its first element.
+        step: from an element to the next.
+        place: of its first element in the flattened plane.
+    """
+
+    address: Value
+    step: Int
+    place: Int
+
+
+class _Taps:
+    """The elements that neighbouring windows meet in one row of the data.
+
+    Args:
+        first: the first of the windows along the axis.
+        edge: whether some may not exist, or reach beyond the data.
+        place: the type of positions.
+    """
+
+    def __init__(
+        self, f: Function, axis: _Axis, row: _Row, dtype: str, first: Int, lanes: int, edge: bool, place: str
+    ) -> None:
+        self.f, self.axis, self.row, self.dtype, self.lanes = f, axis, row, dtype, lanes
+        self.start, self.edge, self.place_type = axis.start(f, first), edge, place
+        self._halves: dict[int, Value] = {}
+
+    def __call__(self, j: Int) -> _Tap:
+        """The j-th element of each window."""
+        f, axis, step = self.f, self.axis, self.row.step
+        column = f.add(self.start, f.mul(j, axis.dilation))
+        present = self._present(column, axis.stride)
+        if isinstance(j, int) and axis.stride == 2 and step == 1:
+            value = self._second(j)
+        else:
+            value = self._load(column, f.mul(axis.stride, step), present)
+        return _Tap(value, present, lambda: self._positions(f.add(self.row.place, column), axis.stride))
+
+    def _positions(self, first: Int, stride: Int) -> Value:
+        return positions(self.f, first, stride, self.place_type, self.lanes)
+
+    def _present(self, column: Int, stride: Int) -> Value | None:
+        if not self.edge:
+            return None
+        size = splat(self.f, self.axis.size, self.place_type, self.lanes)
+        return self.f.compare("icmp ult", self._positions(column, stride), size)
+
+    def _load(self, column: Int, stride: Int, mask: Value | None) -> Value:
+        f = self.f
+        at = f.address(self.row.address, f.mul(column, self.row.step), MEMORY_TYPE[self.dtype])
+        value = load_lanes(f, self.dtype, at, stride, self.lanes, mask)
+        return f.convert("fpext", value, with_element(value.type, "float")) if self.dtype in HALVES else value
+
+    def _second(self, j: int) -> Value:
+        """The j-th element at stride 2: every second one of two vectors, which hold the next element, too."""
+        kernel, dilation = self.axis.kernel, self.axis.dilation
+        odd = j % 2 if dilation == 1 else 0
+        has_next = dilation == 1 and (isinstance(kernel, Value) or j - odd + 1 < kernel)
+        low, high = [self._half((j - odd) * dilation + k * self.lanes, has_next or k == 0) for k in range(2)]
+        return self.f.shuffle(low, high, range(odd, 2 * self.lanes, 2))
+
+    def _half(self, offset: int, whole: bool) -> Value:
+        """A vector of neighbours; unless it is `whole`, its last lane may not be there."""
+        if offset not in self._halves:
+            column = self.f.add(self.start, offset)
+            mask = self._present(column, 1)
+            if mask is None and not whole:
+                mask = self.f.mask(self.lanes - 1, self.lanes)
+            self._halves[offset] = self._load(column, 1, mask)
+        return self._halves[offset]
+
+
+def _pool(code: KernelCode) -> bool:
+    """Pooling of x[N, C, *spatial]: one unit of work is one row of windows."""
+    core = code.kernel.core
+    assert core is not None
+    x, y = regions.operand(code, 0), regions.result(code, 0)
+    spatial, shape, attrs = core.inputs[0].shape[2:], core.shape, core.attrs
+    lanes = fitting(shape[-1], code.host.lanes(max(4, itemsize(x.dtype))), least=2)
+    frame = code.phase(product(shape[:-1]), pooling_cost(shape, attrs["kernel"]))
+    f, rule, signed = frame.f, _RULES[core.op], is_signed(x.dtype)
+    axes = _axes(frame, spatial, shape[2:], attrs)
+    *outer, last = axes
+    plane = product(spatial)
+    place = "i32" if isinstance(plane, int) and plane < MAX_I32 else I64
+    type = vector(_computed_type(x.dtype), lanes)
+    sizes = frame.sizes(spatial)
+    mean = _Mean(f, axes, attrs["count_include_pad"], type, place) if core.op is pooling.avg_pool_op else None
+
+    def row_of(lead: Sequence[Int], index: Sequence[Int]) -> _Row:
+        flat: Int = 0
+        for i, size in zip(index, sizes, strict=False):
+            flat = f.add(f.mul(flat, size), i)
+        return _Row(frame.at(x, [*lead, *index]), frame.size(x.strides[-1]), f.mul(flat, sizes[-1]))
+
+    def block(lead: list[Int], windows: list[Int], first: Int, edge: bool) -> None:
+        starts = [axis.start(f, window) for axis, window in zip(outer, windows, strict=True)]
+
+        def row(taps: list[Int], carried: list[Value]) -> Sequence[Value]:
+            index = [f.add(start, f.mul(j, axis.dilation)) for axis, start, j in zip(outer, starts, taps, strict=True)]
+            met = _Taps(f, last, row_of(lead, index), x.dtype, first, lanes, edge, place)
+            return nest(f, [(0, last.kernel)], lambda j, now: rule.join(f, now, met(*j), signed), carried, WRITTEN)
+
+        bounds = [axis.met(f, start) for axis, start in zip(outer, starts, strict=True)]
+        found = nest(f, bounds, row, rule.start(type, vector(place, lanes), signed))[-1]
+        if mean is not None:
+            found = mean(found, starts, first)
+        if core.op is pooling.max_pool_indices:
+            found = f.intrinsic("smax", found, constant(found.type, 0))
+            found = f.convert("sext", found, vector(I64, lanes))
+        mask = f.mask(f.min(f.sub(last.windows, first), lanes), lanes) if edge else None
+        value = found if y.dtype == "bool" else to_memory(f, found, y.dtype)
+        f.store(value, frame.at(y, [*lead, *windows, first]), itemsize(y.dtype), mask)
+
+    def unit(index: list[Int]) -> None:
+        lead, windows = index[:2], index[2:]
+        _blocks(f, last, lanes, lambda first, edge: block(lead, windows, first, edge))
+
+    units(frame, shape[:-1], unit)
+    frame.done()
+    regions.finish(code, 0)
+    return True
+
+
+def _blocks(f: Function, axis: _Axis, lanes: int, body: Callable[[Int, bool], None]) -> None:
+    """Go along the windows of a row in blocks, and tell of each whether all of it exists and lies in the data."""
+    if axis.inside:
+        columns(f, axis.windows, lanes, lambda first, mask: body(first, mask is not None))
+        return
+    reach = f.add(f.mul(lanes - 1, axis.stride), axis.reach(f))
+
+    def block(first: Int) -> None:
+        start = axis.start(f, first)
+        inner = f.binary(
+            "and",
+            f.is_less(f.add(first, lanes - 1), axis.windows),
+            f.binary("and", f.is_less(-1, start), f.is_less(f.add(start, reach), axis.size)),
+        )
+        f.if_(inner, lambda: body(first, False), lambda: body(first, True))
+
+    f.loop(0, axis.windows, lanes, lambda first, _: block(first))
+
+
+# ---------------------------------------------------------------------------------------------- means
+
+
+class _Mean:
+    """Divides the sums of neighbouring windows by how many elements they count.
+
+    Args:
+        type: of the sums.
+        place: the type of positions.
+    """
+
+    def __init__(self, f: Function, axes: Sequence[_Axis], include_pad: bool, type: str, place: str) -> None:
+        self.f, self.axes, self.type, self.place = f, axes, type, place
+        self.include_pad = include_pad
+        self.same = all(axis.inside or (include_pad and axis.padded) for axis in axes)
+
+    def counted(self, axis: _Axis) -> tuple[Int, Int]:
+        """The first and last (exclusive) position that counts."""
+        return (-axis.before, self.f.add(axis.size, axis.after)) if self.include_pad else (0, axis.size)
+
+    def along(self, axis: _Axis, start: Int) -> Value:
+        """How many elements along an axis the window counts that begins at `start`, as a float."""
+        f = self.f
+        first, last = axis.taps(f, start, *self.counted(axis))
+        return self._float(f.max(f.sub(last, first), 0))
+
+    def _float(self, number: Int) -> Value:
+        element = element_of(self.type)
+        return constant(element, number) if isinstance(number, int) else self.f.convert("sitofp", number, element)
+
+    def beside(self, axis: _Axis, first: Int) -> Value:
+        """As `along` for the last axis, of neighbouring windows from `first` on."""
+        f, lanes = self.f, lanes_of(self.type)
+        low, high = self.counted(axis)
+        room = splat(f, f.sub(high, low), self.place, lanes)
+
+        def count(index: list[Int], carried: list[Value]) -> list[Value]:
+            at = f.sub(f.add(axis.start(f, first), f.mul(index[0], axis.dilation)), low)
+            met = f.compare("icmp ult", positions(f, at, axis.stride, self.place, lanes), room)
+            return [f.binary("add", carried[0], f.convert("zext", met, room.type))]
+
+        counts = nest(f, [(0, axis.kernel)], count, [constant(room.type, 0)], WRITTEN)
+        return f.convert("sitofp", counts[0], self.type)
+
+    def whole(self) -> Value:
+        """How many elements every window counts, where it is the same for all."""
+        number: Int = 1
+        for axis in self.axes:
+            number = self.f.mul(number, axis.kernel)
+        return self._float(number)
+
+    def __call__(self, total: Value, starts: Sequence[Int], first: Int) -> Value:
+        """The means of the windows that begin at `starts` on the outer axes, from window `first` on the last one."""
+        f, lanes = self.f, lanes_of(self.type)
+        if self.same:
+            return f.binary("fdiv", total, f.splat(self.whole(), lanes))
+        for axis, start in zip(self.axes, starts, strict=False):
+            total = f.binary("fdiv", total, f.splat(self.along(axis, start), lanes))
+        return f.binary("fdiv", total, self.beside(self.axes[-1], first))
+
+
+def pooling_cost(shape: Sequence[Dim], kernel: Sequence[Dim]) -> Dim:
+    """Nanoseconds that one core needs to meet every element of every window, roughly."""
+    return product(shape) * product(kernel) // TAPS_PER_NS + 1
+
+
+# ---------------------------------------------------------------------------------------------- the adjoint of the mean
+
+
+def _spread(code: KernelCode) -> bool:
+    """The adjoint of the mean: each element adds up what the windows that meet it send; a unit of work is one row.
+
+    First the windows above each other, which lie in rows of g; the sums go into scratch, as far apart as the windows
+    are, with zeros between them. Then each element adds the sums that lie behind it at the distances of a window.
+    """
+    core = code.kernel.core
+    assert core is not None
+    g, x = regions.operand(code, 0), regions.result(code, 0)
+    shape, attrs = core.shape, core.attrs
+    spatial, counts = shape[2:], core.inputs[0].shape[2:]
+    wide = code.host.lanes(max(4, itemsize(x.dtype)))
+    size, kernel, stride, dilation = spatial[-1], attrs["kernel"][-1], attrs["stride"][-1], attrs["dilation"][-1]
+    margin = attrs["padding"][-1][0] + span(kernel, dilation)
+    room = margin + (counts[-1] - 1) * stride + 1 + size + wide
+    frame = code.phase(product(shape[:-1]), pooling_cost(shape, attrs["kernel"]), room * max(4, itemsize(x.dtype)))
+    f = frame.f
+    *outer, last = axes = _axes(frame, spatial, counts, attrs)
+    element = _computed_type(x.dtype)
+    plane = product(spatial)
+    place = "i32" if isinstance(plane, int) and plane < MAX_I32 else I64
+    sums = fitting(counts[-1], wide, least=2)
+    mean = _Mean(f, axes, attrs["count_include_pad"], vector(element, sums), place)
+    align = itemsize(x.dtype) if element != "float" else 4
+
+    def clear(at: Int, mask: Value | None) -> None:
+        f.store(constant(vector(element, wide), 0), f.address(frame.scratch, at, element), align, mask)
+
+    columns(f, frame.size(room), wide, clear)
+
+    def gather(lead: list[Int], index: list[Int], first: Int, mask: Value | None) -> None:
+        def window(windows: list[Int], carried: list[Value]) -> list[Value]:
+            at = frame.at(g, [*lead, *windows, first])
+            value = load_lanes(f, g.dtype, at, frame.size(g.strides[-1]), sums, mask)
+            value = f.convert("fpext", value, carried[0].type) if g.dtype in HALVES else value
+            starts = [axis.start(f, w) for axis, w in zip(outer, windows, strict=True)]
+            if not mean.same:
+                for axis, start in zip(outer, starts, strict=True):
+                    value = f.binary("fdiv", value, f.splat(mean.along(axis, start), sums))
+            offsets = [f.sub(i, start) for i, start in zip(index, starts, strict=True)]
+            return _if_met(f, outer, offsets, value, carried)
+
+        bounds = [_windows_over(f, axis, i) for axis, i in zip(outer, index, strict=True)]
+        total = nest(f, bounds, window, [constant(vector(element, sums), 0)])[0]
+        divisor = f.splat(mean.whole(), sums) if mean.same else mean.beside(last, first)
+        at = f.address(frame.scratch, f.add(last.start(f, first), frame.size(margin)), element)
+        store_lanes(f, f.binary("fdiv", total, divisor), at, last.stride, align, mask)
+
+    def add(row: Value, first: Int, mask: Value | None) -> None:
+        def tap(j: list[Int], carried: list[Value]) -> list[Value]:
+            behind = f.sub(f.add(first, frame.size(margin)), f.mul(j[0], last.dilation))
+            value = f.load(carried[0].type, f.address(frame.scratch, behind, element), align)
+            return [f.binary("fadd", carried[0], value)]
+
+        total = nest(f, [(0, last.kernel)], tap, [constant(vector(element, wide), 0)], WRITTEN)[0]
+        f.store(to_memory(f, total, x.dtype), f.address(row, first, MEMORY_TYPE[x.dtype]), itemsize(x.dtype), mask)
+
+    def unit(at: list[Int]) -> None:
+        lead, index = at[:2], at[2:]
+        columns(f, last.windows, sums, lambda first, mask: gather(lead, index, first, mask))
+        row = frame.at(x, at)
+        columns(f, last.size, wide, lambda first, mask: add(row, first, mask))
+
+    units(frame, shape[:-1], unit)
+    frame.done()
+    regions.finish(code, 0)
+    return True
+
+
+def _windows_over(f: Function, axis: _Axis, i: Int) -> tuple[Int, Int]:
+    """First and last (exclusive) window along an axis that may meet element i."""
+    past = f.add(i, axis.before)
+    first = _ceil_div(f, f.max(f.sub(past, axis.reach(f)), 0), axis.stride)
+    return first, f.min(f.add(f.div(past, axis.stride), 1), axis.windows)
+
+
+def _if_met(
+    f: Function, axes: Sequence[_Axis], offsets: Sequence[Int], value: Value, carried: list[Value]
+) -> list[Value]:
+    """The sum with `value`, if the element at these offsets into a window isn't skipped by a dilation."""
+    for axis, offset in zip(axes, offsets, strict=True):
+        if axis.dilation != 1:
+            met = f.compare("icmp eq", f.i64(f.rem(offset, axis.dilation)), constant(I64, 0))
+            value = f.select(f.splat(met, lanes_of(value.type)), value, constant(value.type, 0))
+    return [f.binary("fadd", carried[0], value)]
+
+
+CORES: Mapping[Op, Callable[[KernelCode], bool]] = {
+    **dict.fromkeys(_RULES, _pool),
+    pooling.avg_pool_input_grad: _spread,
+}
