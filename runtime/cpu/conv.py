@@ -1,0 +1,115 @@
+"""Convolutions and their gradients, of all dtypes and geometries: which algorithm computes which, and the plain one.
+
+The plain one computes each element of the result by itself, in one order for all sizes. It serves what nothing faster
+does: dtypes but float32, three spatial axes and more, symbolic sizes but the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from graphc.dims import product
+from graphc.op import Op
+from graphc.ops.conv import conv_input_grad, conv_op, conv_weight_grad
+from graphc.runtime.cpu import conv_direct, conv_weight, lanes
+from graphc.runtime.cpu.builder import MEMORY_TYPE, Function, Int, Value, constant
+from graphc.runtime.cpu.conv_geometry import Axis, Convolution, described
+from graphc.runtime.cpu.conv_tiles import counters
+from graphc.runtime.cpu.phases import KernelCode, itemsize
+
+
+def convolve(code: KernelCode) -> bool:
+    """Emit a convolution, or its gradient in x or w, exact up to the order of its sums."""
+    core = code.kernel.core
+    assert core is not None
+    convolution = described(core)
+    if core.dtype != "float32":
+        plain(code, convolution)
+    elif convolution.roles[2] == "w" and conv_weight.is_served(convolution):
+        conv_weight.weight_gradient(code, convolution)
+    elif convolution.roles[2] != "w" and conv_direct.is_served(code, convolution):
+        conv_direct.direct(code, convolution)
+    else:
+        plain(code, convolution)
+    return True
+
+
+EXACT_CORES: Mapping[Op, Callable[[KernelCode], bool]] = dict.fromkeys(
+    (conv_op, conv_input_grad, conv_weight_grad), convolve
+)
+CORES = EXACT_CORES
+
+
+# --------------------------------------------------------------------------------------------- plain
+
+# The counters of a place in the three operands: "n" image, "G" group, "c" and "o" channels in the group, and along
+# axis k "i{k}" the element, "p{k}" the window, "t{k}" the tap.
+_OUTER = {"x": "nGc", "g": "nGo", "w": "Goc"}
+_SPATIAL = {"x": "i", "g": "p", "w": "t"}
+
+Place = dict[str, Int]
+
+
+def plain(code: KernelCode, convolution: Convolution) -> None:
+    """Emit each element of the result as a sum over all that meets there."""
+    first, second, target = convolution.roles
+    arrays = {role: lanes.operand(code, k) for k, role in enumerate((first, second))}
+    result = arrays[target] = lanes.result(code, 0)
+    frame = code.phase(product(convolution.extents(target)), convolution.products * 2 + 1)
+    f = frame.f
+    extents = {"n": frame.size(convolution.batch), "G": convolution.groups}
+    extents |= {"c": frame.size(convolution.inputs), "o": frame.size(convolution.outputs)}
+    for k, axis in enumerate(convolution.axes):
+        sizes = {"i": axis.size, "p": axis.windows, "t": axis.kernel}
+        extents |= {f"{letter}{k}": frame.size(size) for letter, size in sizes.items()}
+    outer = [*_OUTER[target], *(f"{_SPATIAL[target]}{k}" for k in range(len(convolution.axes)))]
+    derived = "p" if target == "x" else "i"
+    inner = [name for name in extents if name not in outer and name[0] != derived]
+    memory = MEMORY_TYPE[result.dtype]
+    register = "double" if memory == "double" else "float"
+
+    def address(role: str, place: Place) -> Value:
+        channels = {"x": ("n", "G", "c"), "g": ("n", "G", "o"), "w": ("G", "o", "c")}[role]
+        a, b, c = (place[name] for name in channels)
+        lead = (a, f.add(f.mul(b, extents[channels[2]]), c)) if role != "w" else (f.add(f.mul(a, extents["o"]), b), c)
+        return frame.at(arrays[role], (*lead, *(place[f"{_SPATIAL[role]}{k}"] for k in range(len(convolution.axes)))))
+
+    def load(role: str, place: Place) -> Value:
+        return f.convert("fpext", f.load(memory, address(role, place), itemsize(result.dtype)), register)
+
+    def summed(names: Sequence[str], place: Place, total: Value) -> Value:
+        if names:
+            name, *rest = names
+            (total,) = f.loop(0, extents[name], 1, lambda i, sums: [summed(rest, {**place, name: i}, sums[0])], [total])
+            return total
+        met, exists = _met(f, convolution.axes, place, derived, extents)
+        (total,) = f.if_(exists, lambda: [f.fma(load(first, met), load(second, met), total)], lambda: [total])
+        return total
+
+    def element(unit: Value, _: list[Value]) -> None:
+        place = dict(zip(outer, counters(f, unit, [extents[name] for name in outer]), strict=True))
+        total = summed(inner, place, constant(register, 0))
+        f.store(f.convert("fptrunc", total, memory), address(target, place), itemsize(result.dtype))
+
+    f.loop(frame.low, frame.high, 1, element)
+    frame.done()
+    lanes.finish(code, 0)
+
+
+def _met(
+    f: Function, axes: Sequence[Axis], place: Place, derived: str, extents: Mapping[str, Int]
+) -> tuple[Place, Value]:
+    """The place with the counter along each axis that follows from the two others, and whether it exists."""
+    found, exists = dict(place), constant("i1", True)
+    for k, axis in enumerate(axes):
+        tap = f.mul(place[f"t{k}"], axis.dilation)
+        if derived == "i":
+            at = f.i64(f.sub(f.add(f.mul(place[f"p{k}"], axis.stride), tap), axis.before))
+        else:
+            reached = f.i64(f.sub(f.add(place[f"i{k}"], axis.before), tap))
+            at = f.binary("sdiv", reached, f.i64(axis.stride))
+            rest = f.binary("srem", reached, f.i64(axis.stride))
+            exists = f.binary("and", exists, f.compare("icmp eq", rest, f.i64(0)))
+        exists = f.binary("and", exists, f.compare("icmp ult", at, f.i64(extents[f"{derived}{k}"])))
+        found[f"{derived}{k}"] = at
+    return found, exists

@@ -1,0 +1,386 @@
+"""Convolutions and their gradients in x, in float32, as matrix products that no matrix is made for.
+
+The results of a block (some images, or some rows of one) are columns, in whose direction they are vectors; the taps of
+some channels are rows, which a copy of shifted parts of the source lays into the worker's scratch, a few channels at a
+time, so that they are still in the cache when tiles multiply them by the weights. The weights are read in place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from graphc.dims import Dim, ceil_div
+from graphc.runtime.cpu import lanes
+from graphc.runtime.cpu.builder import I64, Function, Int, Value, constant, vector
+from graphc.runtime.cpu.conv_geometry import Convolution, Sweep, Taps, sweep, two_dimensional
+from graphc.runtime.cpu.conv_source import padded
+from graphc.runtime.cpu.conv_tiles import (
+    BYTES,
+    FLOAT,
+    PRODUCTS_PER_NS,
+    Tile,
+    choose_tile,
+    copy_row,
+    copy_run,
+    counters,
+    even_part,
+    nested,
+    product_tile,
+    rows_of_tiles,
+    some_lanes,
+    zero_fill,
+)
+from graphc.runtime.cpu.host import Host
+from graphc.runtime.cpu.nest import Element
+from graphc.runtime.cpu.phases import KernelCode, Strided, aligned
+
+COLUMNS = 16  # vectors of a block's columns, about
+DEPTH = 160  # rows that are multiplied at a time, about: a tile's part of them shall fit the first cache
+ROWS = 128  # of weights, at most, in one unit of work
+CLASSES = 9  # classes of results (see `Sweep`) that are worth their code
+
+
+class Direct(NamedTuple):
+    """What a convolution computes, as matrix products.
+
+    Attributes:
+        rows: channels of the result in a group; `channels`: of the source.
+        sweeps: along height and width.
+        row_step, channel_step, taps_step, group_step: distances in the weights.
+    """
+
+    batch: Dim
+    groups: int
+    rows: int
+    channels: int
+    sweeps: tuple[Sweep, Sweep]
+    row_step: int
+    channel_step: int
+    taps_step: tuple[int, int]
+    group_step: int
+
+
+class Blocking(NamedTuple):
+    """How it is divided.
+
+    Attributes:
+        images, height: of a block: some whole images, or some rows of one.
+        depth: channels of the source that are multiplied at a time.
+        chunk: rows of weights in a unit of work.
+        row: distance of rows in scratch, in elements.
+    """
+
+    images: int
+    height: int
+    depth: int
+    chunk: int
+    tile: Tile
+    row: int
+
+
+def direct(code: KernelCode, convolution: Convolution) -> None:
+    """Emit a convolution that `is_served`."""
+    source, weight = lanes.operand(code, 0), lanes.operand(code, 1)
+    convolution, (source, weight) = two_dimensional(convolution, source, weight)
+    height, width = (sweep(axis, convolution.roles[2]) for axis in convolution.axes)
+    o_step, i_step, *taps_step = (int(step) for step in weight.strides)
+    rows, channels, row_step, channel_step = convolution.outputs, convolution.inputs, o_step, i_step
+    if convolution.roles[2] == "x":
+        rows, channels, row_step, channel_step = channels, rows, i_step, o_step
+    what = Direct(
+        convolution.batch,
+        convolution.groups,
+        int(rows),
+        int(channels),
+        (height, width),
+        row_step,
+        channel_step,
+        (taps_step[0], taps_step[1]),
+        int(convolution.outputs) * o_step,
+    )
+    sizes, spans = (height.size, width.size), (height.reach, width.reach)
+    source = padded(code, source, convolution.batch, what.groups * what.channels, sizes, spans)
+    _Direct(code, what, source, weight, convolution.products // PRODUCTS_PER_NS + 1).emit()
+
+
+def is_served(code: KernelCode, convolution: Convolution) -> bool:
+    """Whether `direct` can emit it: sizes are known, and what it computes falls into few classes."""
+    (weight,) = [code.kernel.operands[k] for k, role in enumerate(convolution.roles[:2]) if role == "w"]
+    known = not weight.is_view or all(isinstance(step, int) for step in weight.loads[0].access.strides)
+    classes = math.prod(axis.stride for axis in convolution.axes) if convolution.roles[2] == "x" else 1
+    return known and convolution.is_static and len(convolution.axes) <= 2 and classes <= CLASSES
+
+
+# --------------------------------------------------------------------------------------------- the product
+
+
+def blocking(what: Direct, host: Host) -> Blocking:
+    """Blocks of about `COLUMNS` vectors, and what is multiplied at a time."""
+    wide = host.lanes(BYTES)
+    points, width = (each.points for each in what.sweeps)
+    plane = points * width
+    if plane <= COLUMNS * wide:
+        images, height = even_part(what.batch, COLUMNS * wide // max(1, plane)), points
+    else:
+        images, height = 1, even_part(points, max(1, COLUMNS * wide // width))
+    vectors = -(-images * height * width // wide)
+    tile = choose_tile(host, min(what.rows, ROWS), vectors)
+    vectors = -(-vectors // tile.vectors) * tile.vectors
+    taps = _most_taps(what.sweeps)
+    chunk = even_part(what.rows, ROWS)
+    return Blocking(
+        images,
+        height,
+        even_part(what.channels, max(1, DEPTH // max(1, taps))),
+        -(-chunk // tile.rows) * tile.rows,
+        tile,
+        (vectors | 1) * wide,  # an odd number of cache lines: the rows of a tile fall into all sets of the cache
+    )
+
+
+def _most_taps(sweeps: tuple[Sweep, Sweep]) -> int:
+    return math.prod(max(taps.met for taps in each.classes) for each in sweeps)
+
+
+class _Direct:
+    """The phase in the making."""
+
+    def __init__(self, code: KernelCode, what: Direct, source: Strided, weight: Strided, cost: Dim) -> None:
+        self.code, self.host, self.what, self.source, self.weight = code, code.host, what, source, weight
+        self.blocking = blocks = blocking(what, code.host)
+        self.height, self.width = what.sweeps
+        self.plane = blocks.height * self.width.points  # columns of an image in a block
+        self.spread = (self.height.spread, self.width.spread)
+        rows = blocks.chunk
+        taps = _most_taps(what.sweeps)
+        sizes = [rows * blocks.row, blocks.depth * taps * blocks.row + self.host.lanes(BYTES)]
+        if self.is_spread:  # the classes' results, joined
+            sizes.append(rows * blocks.images * self.plane * math.prod(self.spread) + self.host.lanes(BYTES))
+        places = [0]
+        for size in sizes:
+            places.append(places[-1] + int(aligned(size * BYTES)))
+        self.places = places
+        self.image_blocks = ceil_div(what.batch, blocks.images)
+        self.row_blocks = -(-self.height.points // blocks.height) if self.height.points else 0
+        self.chunks = -(-what.rows // blocks.chunk)
+        self.loops = self._weight_loops()
+        units = what.groups * self.chunks * self.image_blocks * self.row_blocks
+        self.frame = code.phase(units, cost, places[-1])
+        self.f = self.frame.f
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether the results fall into several classes."""
+        return self.spread != (1, 1)
+
+    def _weight_loops(self) -> list[tuple[int, tuple[int, ...]]]:
+        """The loops over channels and taps, with their step in the weights; those that can run as one are one.
+
+        Each has the numbers of the counts (channels, taps along height and width) whose product is how often it runs.
+        """
+        what = self.what
+        counts = [0, *(each.classes[0].met for each in what.sweeps)]
+        apart = [max(taps.weight_step for taps in each.classes) for each in what.sweeps]
+        steps = [what.channel_step, *(a * step for a, step in zip(apart, what.taps_step, strict=True))]
+        loops: list[tuple[int, tuple[int, ...]]] = []
+        for k in (2, 1, 0):
+            if self.is_spread or not loops:
+                loops.insert(0, (steps[k], (k,)))
+                continue
+            step, inside = loops[0]
+            if math.prod(counts[i] for i in inside) == 1:
+                loops[0] = (steps[k], (k,))
+            elif steps[k] == step * math.prod(counts[i] for i in inside):
+                loops[0] = (step, (k, *inside))
+            elif k == 0 or counts[k] != 1:
+                loops.insert(0, (steps[k], (k,)))
+        return loops
+
+    def emit(self) -> None:
+        """The whole phase."""
+        f, frame, what, blocks = self.f, self.frame, self.what, self.blocking
+        image_blocks, batch = frame.size(self.image_blocks), frame.size(what.batch)
+
+        def unit(number: Value, _: list[Value]) -> None:
+            group, chunk, images, rows = counters(f, number, [what.groups, self.chunks, image_blocks, self.row_blocks])
+            n, p, r = (f.mul(images, blocks.images), f.mul(rows, blocks.height), f.mul(chunk, blocks.chunk))
+            n_count = f.min(blocks.images, f.sub(batch, n))
+            p_count = f.min(blocks.height, f.sub(self.height.points, p))
+            r_count = f.min(blocks.chunk, f.sub(what.rows, r))
+            self.block(group, (n, r, p), (n_count, r_count, p_count))
+
+        f.loop(frame.low, frame.high, 1, unit)
+        frame.done()
+
+    def block(self, group: Int, first: Sequence[Int], counts: Sequence[Int]) -> None:
+        """A unit of work: `first` image, row of weights and row of points, and how many of each."""
+        f = self.f
+        (n, r, p), (n_count, r_count, p_count) = first, counts
+        for tall in self.height.classes:
+            for wide in self.width.classes:
+                zero_fill(f, self.host, self.scratch(0), f.mul(r_count, self.blocking.row))
+                if tall.met and wide.met:
+                    self.multiply(group, first, counts, (tall, wide))
+                if self.is_spread:
+                    self.join(counts, (tall, wide))
+        o = f.add(f.mul(group, self.what.rows), r)
+        h, spread = f.mul(p, self.spread[0]), self.spread[0]
+        bounds = [
+            (n, f.add(n, n_count)),
+            (o, f.add(o, r_count)),
+            (h, f.min(f.add(h, f.mul(p_count, spread)), self.height.results)),
+            (0, self.width.results),
+        ]
+
+        def element(index: Sequence[Int]) -> Value:
+            i, j, k, m = self.full(index)
+            return self.result(f.sub(j, o), f.sub(i, n), f.sub(k, h), m)
+
+        lanes.block(self.frame, 0, self.narrow(bounds), Element(element, "float32"))
+
+    def full(self, index: Sequence[Int]) -> Sequence[Int]:
+        """An index of the result, with its height."""
+        return index if len(index) == 4 else (*index[:2], 0, *index[2:])
+
+    def narrow(self, bounds: list[tuple[Int, Int]]) -> list[tuple[Int, Int]]:
+        """The bounds along the result's axes, which may have no height."""
+        axes = len(self.code.kernel.results[0].loops)
+        return bounds if axes == 4 else [*bounds[:2], *bounds[3:]]
+
+    def scratch(self, part: int, offset: Int = 0) -> Value:
+        """An address in scratch: in the results (0), the copied rows (1), the joined results (2)."""
+        return self.f.address(self.f.address(self.frame.scratch, self.places[part], "i8"), offset, FLOAT)
+
+    def result(self, row: Int, image: Int, h: Int, w: Int) -> Value:
+        """Where a result lies when the block is computed."""
+        f = self.f
+        width, part, row_size = self.width.points * self.spread[1], 0, self.blocking.row
+        plane = self.plane * math.prod(self.spread)
+        if self.is_spread:
+            part, row_size = 2, self.blocking.images * plane
+        column = f.add(f.mul(image, plane), f.add(f.mul(h, width), w))
+        return self.scratch(part, f.add(f.mul(row, row_size), column))
+
+    def multiply(self, group: Int, first: Sequence[Int], counts: Sequence[Int], taps: tuple[Taps, Taps]) -> None:
+        """Multiply the weights by the rows that a class of results meets, a few channels at a time."""
+        f, frame, what, blocks = self.f, self.frame, self.what, self.blocking
+        (n, r, p), (n_count, r_count, p_count) = first, counts
+        tall, wide = taps
+        tile, columns = blocks.tile, f.mul(f.mul(n_count, p_count), self.width.points)
+        width = tile.vectors * self.host.lanes(BYTES)
+        weights = self.weight._replace(
+            offset=self.weight.offset + tall.weight * what.taps_step[0] + wide.weight * what.taps_step[1]
+        )
+        base = f.add(f.mul(group, what.group_step), f.mul(r, what.row_step))
+
+        def some(c: Value, _: list[Value]) -> None:
+            depth = f.min(blocks.depth, f.sub(what.channels, c))
+            h = f.add(f.mul(p, self.height.stride), tall.start)
+            source = frame.at(self.source, (n, f.add(f.mul(group, what.channels), c), h, wide.start))
+            args = [depth, tall.met, wide.met, n_count, p_count, frame.size(self.source.strides[0])]
+            f.call(self.copier(), "void", source, self.scratch(1), *map(f.i64, args))
+            a = f.address(frame.at(weights), f.add(base, f.mul(c, what.channel_step)), FLOAT)
+            every = (depth, tall.met, wide.met)
+            runs = [_product(f, [every[k] for k in inside]) for _, inside in self.loops]
+
+            def columns_at(j: Value, _: list[Value]) -> None:
+                def tile_at(row: Int, rows: int) -> None:
+                    name = self.tile(rows)
+                    c_at = self.scratch(0, f.add(f.mul(row, blocks.row), j))
+                    a_at = f.address(a, f.mul(row, what.row_step), FLOAT)
+                    f.call(name, "void", a_at, self.scratch(1, j), c_at, *map(f.i64, runs))
+
+                rows_of_tiles(f, r_count, tile, what.rows % tile.rows, tile_at)
+
+            f.loop(0, columns, width, columns_at)
+
+        f.loop(0, what.channels, blocks.depth, some)
+
+    def tile(self, rows: int) -> str:
+        """The function of a tile of so many rows."""
+        shape = self.blocking.tile._replace(rows=rows)
+        steps = [step for step, _ in self.loops]
+        return product_tile(self.code.module, self.host, shape, steps, self.what.row_step, self.blocking.row)
+
+    def copier(self) -> str:
+        """The function that lays out the rows that the taps of some channels meet.
+
+        Its parameters: the source at the first tap, where the rows go, how many channels, taps along height and width,
+        images, rows of points, and the distance of images.
+        """
+        name, module = "copy_taps", self.code.module
+        if module.has(name):
+            return name
+        counts = [(I64, f"count{k}") for k in range(6)]
+        f = module.function(name, [("ptr noalias", "source"), ("ptr noalias", "target"), *counts], internal=True)
+        source, target, *sizes, image_step = (f.parameter(k) for k in range(8))
+        channel, line = (int(step) for step in self.source.strides[1:3])
+        apart = [max((taps.step for taps in each.classes), key=abs) for each in self.what.sweeps]
+        points, width = self.height, self.width
+        is_one_run = points.stride == 1 and width.stride == 1 and line == width.points
+
+        def at_tap(offsets: Sequence[Int], carried: list[Value]) -> list[Value]:
+            (row,) = carried
+
+            def at_image(n: Value, _: list[Value]) -> None:
+                start = f.address(source, f.add(offsets[0], f.mul(n, image_step)), FLOAT)
+                into = f.address(row, f.mul(n, self.plane), FLOAT)
+                if is_one_run:
+                    copy_run(f, self.host, start, into, f.mul(sizes[4], width.points))
+                    return
+
+                def at_point(p: Value, _: list[Value]) -> None:
+                    begin = f.address(start, f.mul(p, line * points.stride), FLOAT)
+                    copy_row(
+                        f, self.host, begin, f.address(into, f.mul(p, width.points), FLOAT), width.points, width.stride
+                    )
+
+                f.loop(0, sizes[4], 1, at_point)
+
+            f.loop(0, sizes[3], 1, at_image)
+            return [f.address(row, self.blocking.row, FLOAT)]
+
+        steps = ((channel,), (apart[0] * line,), (apart[1],))
+        nested(f, list(zip(sizes[:3], steps, strict=True)), (0,), [target], at_tap)
+        f.ret()
+        return name
+
+    def join(self, counts: Sequence[Int], taps: tuple[Taps, Taps]) -> None:
+        """Put the results of a class between those of the others."""
+        f, (n_count, r_count, p_count), (tall, wide) = self.f, counts, taps
+        count = self.host.lanes(BYTES)
+        type = vector(FLOAT, count)
+        steps = f.binary("mul", f.counter(count), constant(vector(I64, count), self.spread[1]))
+
+        def at_row(r: Value, _: list[Value]) -> None:
+            def at_image(n: Value, _: list[Value]) -> None:
+                def at_point(p: Value, _: list[Value]) -> None:
+                    h = f.add(f.mul(p, self.spread[0]), tall.first)
+                    column = f.add(f.mul(n, self.plane), f.mul(p, self.width.points))
+                    source = self.scratch(0, f.add(f.mul(r, self.blocking.row), column))
+                    target = self.result(r, n, h, wide.first)
+
+                    def at_vector(i: Int, left: int) -> None:
+                        value = f.load(type, f.address(source, i, FLOAT), BYTES, some_lanes(left, count))
+                        start = f.address(target, f.mul(i, self.spread[1]), FLOAT)
+                        f.scatter(value, f.addresses(start, steps, FLOAT), BYTES, some_lanes(left, count))
+
+                    whole = self.width.points // count * count
+                    f.loop(0, whole, count, lambda i, _: at_vector(i, count))
+                    if whole < self.width.points:
+                        at_vector(whole, self.width.points - whole)
+
+                f.loop(0, p_count, 1, at_point)
+
+            f.loop(0, n_count, 1, at_image)
+
+        f.loop(0, r_count, 1, at_row)
+
+
+def _product(f: Function, numbers: Sequence[Int]) -> Int:
+    found: Int = 1
+    for number in numbers:
+        found = f.mul(found, number)
+    return found

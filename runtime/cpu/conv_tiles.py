@@ -1,0 +1,214 @@
+"""The inner loops of convolutions, in float32: tiles of matrix products, and copies that give them rows to read.
+
+A *tile* of C, some rows by a few vectors, stays in registers while a nest of loops adds outer products to it. What
+it reads from A lies wherever the nest leads, so that weights are read in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from graphc.dims import Dim
+from graphc.runtime.cpu.builder import I64, Function, Int, Module, Value, constant, vector
+from graphc.runtime.cpu.host import Host
+
+FLOAT = "float"
+BYTES = 4
+VECTORS = 4  # of a row of a tile, at most
+PRODUCTS_PER_NS = 50
+LATENCY = 8  # products that must be in flight to hide how long each takes
+
+
+class Tile(NamedTuple):
+    """Rows by vectors that stay in registers."""
+
+    rows: int
+    vectors: int
+
+
+def choose_tile(host: Host, rows: int, vectors: int) -> Tile:
+    """The tile that covers a matrix of `rows` by `vectors` in the fewest cycles.
+
+    A cycle has two products, or two reads.
+    """
+
+    def cost(tile: Tile) -> tuple[int, int]:
+        def cycles(rows: int) -> int:
+            return max(rows * tile.vectors, rows + tile.vectors, LATENCY)
+
+        whole, rest = divmod(rows, tile.rows)
+        return -(-vectors // tile.vectors) * (whole * cycles(tile.rows) + (cycles(rest) if rest else 0)), -tile.vectors
+
+    shapes = []
+    for wide in range(1, min(VECTORS, vectors) + 1):
+        most = (host.registers - 1 - wide) // wide
+        count = -(-rows // most)
+        shapes.append(Tile(-(-rows // count), wide))
+    return min(shapes, key=cost)
+
+
+def nested(
+    f: Function,
+    loops: Sequence[tuple[Int, Sequence[Int]]],
+    offsets: Sequence[Int],
+    carried: Sequence[Value],
+    body: Callable[[Sequence[Int], list[Value]], Sequence[Value]],
+) -> list[Value]:
+    """Loops in loops, the outermost first.
+
+    Args:
+        loops: how often each runs, and how far a step leads in each of some arrays.
+        offsets: where they begin; `body` gets to where the loops have led.
+    """
+    if not loops:
+        return list(body(offsets, list(carried)))
+    (count, steps), *inner = loops
+
+    def inside(i: Value, values: list[Value]) -> Sequence[Value]:
+        moved = [f.add(offset, f.mul(i, step)) for offset, step in zip(offsets, steps, strict=True)]
+        return nested(f, inner, moved, values, body)
+
+    return f.loop(0, count, 1, inside, carried)
+
+
+def outer_product(
+    f: Function, host: Host, tile: Tile, a: Value, a_row: int, b: Value, align: int, sums: Sequence[Value]
+) -> list[Value]:
+    """The sums of a tile, row by row, plus the products of a column at `a` and a row at `b`."""
+    lanes = host.lanes(BYTES)
+    type = vector(FLOAT, lanes)
+    found = list(sums)
+    right = [f.load(type, f.address(b, v * lanes, FLOAT), align) for v in range(tile.vectors)]
+    for r in range(tile.rows):
+        factor = f.splat(f.load(FLOAT, f.address(a, r * a_row, FLOAT), BYTES), lanes)
+        for v, row in enumerate(right):
+            found[r * tile.vectors + v] = f.fma(factor, row, found[r * tile.vectors + v])
+    return found
+
+
+def add_tile(f: Function, host: Host, tile: Tile, c: Value, row: int, sums: Sequence[Value]) -> None:
+    """Add sums to a tile in memory, whose vectors are aligned. That long sums are made of short ones rounds less."""
+    lanes, align = host.lanes(BYTES), host.vector_bytes
+    for k, value in enumerate(sums):
+        at = f.address(c, k // tile.vectors * row + k % tile.vectors * lanes, FLOAT)
+        f.store(f.binary("fadd", f.load(value.type, at, align), value), at, align)
+
+
+def product_tile(module: Module, host: Host, tile: Tile, steps: Sequence[int], a_row: int, row: int) -> str:
+    """A function that adds a sum of outer products to a tile of C.
+
+    Its parameters: the addresses of A, B and C, and how often each loop runs that leads through A. Each time, the next
+    row of B is taken.
+
+    Args:
+        steps: how far each of the loops leads in A, the outermost first.
+        a_row: distance of A's rows.
+        row: distance of the rows of B and C, whose vectors are aligned.
+    """
+    name = f"tile{tile.rows}x{tile.vectors}"
+    if module.has(name):
+        return name
+    pointers = [("ptr noalias", letter) for letter in "abc"]
+    f = module.function(name, [*pointers, *[(I64, f"count{k}") for k in range(len(steps))]], internal=True)
+    a, b, c, *counts = (f.parameter(k) for k in range(3 + len(steps)))
+
+    def step(offsets: Sequence[Int], carried: list[Value]) -> list[Value]:
+        here, *sums = carried
+        left = f.address(a, offsets[0], FLOAT)
+        sums = outer_product(f, host, tile, left, a_row, here, host.vector_bytes, sums)
+        return [f.address(here, row, FLOAT), *sums]
+
+    loops = [(count, (step,)) for count, step in zip(counts, steps, strict=True)]
+    zeros = [constant(vector(FLOAT, host.lanes(BYTES)), 0)] * (tile.rows * tile.vectors)
+    _, *sums = nested(f, loops, (0,), [b, *zeros], step)
+    add_tile(f, host, tile, c, row, sums)
+    f.ret()
+    return name
+
+
+def even_part(total: Dim, most: int) -> int:
+    """The size of parts, at most `most`, that differ little; `most` if the total isn't known."""
+    if not isinstance(total, int):
+        return most
+    return -(-total // -(-total // most)) if total else 1
+
+
+def rows_of_tiles(f: Function, rows: Int, tile: Tile, rest: int, call: Callable[[Int, int], None]) -> None:
+    """Cover rows with tiles: `call(first row, rows of the tile)`.
+
+    Args:
+        rest: what `rows` may leave over; either that or nothing does.
+    """
+    whole = f.mul(f.div(rows, tile.rows), tile.rows)
+    f.loop(0, whole, tile.rows, lambda r, _: call(r, tile.rows))
+    if rest:
+        f.if_(f.is_less(whole, rows), lambda: call(whole, rest))
+
+
+def some_lanes(count: int, lanes: int) -> Value | None:
+    """The mask of the first `count` lanes, as a constant; None for all."""
+    if count >= lanes:
+        return None
+    return Value(f"<{', '.join(f'i1 {int(k < count)}' for k in range(lanes))}>", vector("i1", lanes))
+
+
+def copy_row(f: Function, host: Host, source: Value, target: Value, count: int, stride: int) -> None:
+    """Copy `count` elements that lie `stride` apart; up to a vector more is written after them."""
+    lanes = min(host.lanes(BYTES), 1 << (count - 1).bit_length())
+    whole = count // lanes * lanes
+
+    def piece(i: Int, left: int) -> None:
+        value = _strided_load(f, f.address(source, f.mul(i, stride), FLOAT), lanes, left, stride)
+        f.store(value, f.address(target, i, FLOAT), BYTES)
+
+    if whole > 8 * lanes:
+        f.loop(0, whole, lanes, lambda i, _: piece(i, lanes))
+    else:
+        for i in range(0, whole, lanes):
+            piece(i, lanes)
+    if whole < count:
+        piece(whole, count - whole)
+
+
+def copy_run(f: Function, host: Host, source: Value, target: Value, count: Int) -> None:
+    """Copy `count` contiguous elements; up to a vector more is written after them."""
+    lanes = host.lanes(BYTES)
+    type = vector(FLOAT, lanes)
+    whole = f.mul(f.div(count, lanes), lanes)
+
+    def piece(i: Int, mask: Value | None) -> None:
+        f.store(f.load(type, f.address(source, i, FLOAT), BYTES, mask), f.address(target, i, FLOAT), BYTES)
+
+    f.loop(0, whole, lanes, lambda i, _: piece(i, None))
+    f.if_(f.is_less(whole, count), lambda: piece(whole, f.mask(f.sub(count, whole), lanes)))
+
+
+def _strided_load(f: Function, at: Value, lanes: int, count: int, stride: int) -> Value:
+    """`count` elements that lie `stride` apart, in the first lanes."""
+    if lanes == 1:
+        return f.load(FLOAT, at, BYTES)
+    type = vector(FLOAT, lanes)
+    if stride == 1:
+        return f.load(type, at, BYTES, some_lanes(count, lanes))
+    if stride == 2:
+        both = f.load(vector(FLOAT, 2 * lanes), at, BYTES, some_lanes(2 * count - 1, 2 * lanes))
+        return f.shuffle(both, None, range(0, 2 * lanes, 2))
+    offsets = Value(f"<{', '.join(f'{I64} {k * stride}' for k in range(lanes))}>", vector(I64, lanes))
+    return f.gather(type, f.addresses(at, offsets, FLOAT), BYTES, some_lanes(count, lanes))
+
+
+def zero_fill(f: Function, host: Host, at: Value, count: Int) -> None:
+    """Zero `count` elements, a multiple of a vector's, at an aligned address."""
+    type = vector(FLOAT, host.lanes(BYTES))
+    zero = constant(type, 0)
+    f.loop(0, count, host.lanes(BYTES), lambda i, _: f.store(zero, f.address(at, i, FLOAT), host.vector_bytes))
+
+
+def counters(f: Function, number: Int, sizes: Sequence[Int]) -> list[Int]:
+    """A number as one counter for each size, the last of which runs fastest; the first takes what is left."""
+    found: list[Int] = []
+    for size in reversed(sizes[1:]):
+        found.append(f.rem(number, size))
+        number = f.div(number, size)
+    return [number, *reversed(found)]

@@ -1,0 +1,243 @@
+"""Gradients of convolutions in their weights, in float32: matrix products whose sums run over the windows.
+
+The source is laid out with its channels last, so that what a window's row of taps meets is one run of elements: it is
+added, multiplied by the gradient at this window, to the run of results of every channel of the gradient. The images are
+split into a fixed number of parts, each with sums of its own, which a last phase adds up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from graphc.runtime.cpu import lanes
+from graphc.runtime.cpu.builder import I64, Int, Value, constant, vector
+from graphc.runtime.cpu.conv_geometry import Convolution, sweep, two_dimensional
+from graphc.runtime.cpu.conv_source import channels_last, padded
+from graphc.runtime.cpu.conv_tiles import (
+    BYTES,
+    FLOAT,
+    PRODUCTS_PER_NS,
+    Tile,
+    add_tile,
+    choose_tile,
+    counters,
+    even_part,
+    nested,
+    outer_product,
+    rows_of_tiles,
+    some_lanes,
+    zero_fill,
+)
+from graphc.runtime.cpu.phases import KernelCode, Strided
+
+BLOCK_BYTES = 1 << 18  # of the source, that all tiles go over before the next
+ROWS = 64  # channels of the gradient, at most, in one unit of work
+UNITS = 16  # of work, about, that are made by splitting the images
+
+
+class Runs(NamedTuple):
+    """How the taps of a window fall into runs of elements of the source.
+
+    Attributes:
+        shape: how many runs a window has along height and width.
+        length: elements of one.
+        padded: distance of the runs' sums in memory.
+        tile: which part of the sums stays in registers.
+        parts: into which the images are split.
+        chunk: channels of the gradient in one unit of work.
+    """
+
+    shape: tuple[int, int]
+    length: int
+    padded: int
+    tile: Tile
+    parts: int
+    chunk: int
+
+
+def is_served(convolution: Convolution) -> bool:
+    """Whether `weight_gradient` can emit it: all sizes but the batch are known."""
+    return convolution.is_static and len(convolution.axes) <= 2
+
+
+def weight_gradient(code: KernelCode, convolution: Convolution) -> None:
+    """Emit a gradient that `is_served`."""
+    x, g = lanes.operand(code, 0), lanes.operand(code, 1)
+    result = lanes.result(code, 0)
+    convolution, (x, g, result) = two_dimensional(convolution, x, g, result)
+    _WeightGradient(code, convolution, x, g, result).emit()
+    lanes.finish(code, 0)
+
+
+class _WeightGradient:
+    """The phases in the making."""
+
+    def __init__(self, code: KernelCode, convolution: Convolution, x: Strided, g: Strided, result: Strided) -> None:
+        self.code, self.host, self.result = code, code.host, result
+        self.convolution = convolution
+        self.batch, self.groups = convolution.batch, convolution.groups
+        self.inputs, self.outputs = int(convolution.inputs), int(convolution.outputs)
+        tall, wide = (sweep(axis, "g") for axis in convolution.axes)
+        self.height, self.width = tall, wide
+        sizes, spans = (tall.size, wide.size), (tall.reach, wide.reach)
+        inputs, outputs = self.groups * self.inputs, self.groups * self.outputs
+        self.source = channels_last(code, x, self.batch, inputs, sizes, spans)
+        windows = (tall.results, wide.results)
+        self.gradient = padded(code, g, self.batch, outputs, windows, ((0, windows[0]), (0, windows[1])))
+        self.runs = self._runs()
+        shape = (self.runs.parts, self.groups, *self.runs.shape, self.outputs, self.runs.padded)
+        self.sums = lanes.in_workspace(code, shape, "float32")
+        self.blocks = self._blocks()
+
+    def _runs(self) -> Runs:
+        taps_height, taps_width = (each.classes[0].met for each in (self.height, self.width))
+        joined = self.groups == 1 and self.width.classes[0].step == 1
+        count = (taps_height, 1 if joined else taps_width)
+        length = self.inputs * (taps_width if joined else 1)
+        wide = self.host.lanes(BYTES)
+        tile = choose_tile(self.host, min(self.outputs, ROWS), -(-length // wide))
+        width = tile.vectors * wide
+        chunk = -(-even_part(self.outputs, ROWS) // tile.rows) * tile.rows
+        units = self.groups * count[0] * count[1] * -(-self.outputs // chunk)
+        parts = max(1, -(-UNITS // units))
+        if isinstance(self.batch, int):
+            parts = max(1, min(parts, self.batch))
+        return Runs(count, length, -(-length // width) * width, tile, parts, chunk)
+
+    def _blocks(self) -> tuple[int, int]:
+        """Images and rows of windows that all tiles go over before the next."""
+        image = int(self.source.strides[0]) * BYTES
+        line = int(self.source.strides[2]) * BYTES * self.height.stride
+        if image <= BLOCK_BYTES:
+            return BLOCK_BYTES // max(1, image), max(1, self.height.points)
+        return 1, even_part(self.height.points, max(1, BLOCK_BYTES // line))
+
+    def emit(self) -> None:
+        """Both phases."""
+        runs, outputs = self.runs, self.outputs
+        sizes = [runs.parts, self.groups, -(-outputs // runs.chunk), *runs.shape]
+        frame = self.frame = self.code.phase(math.prod(sizes), self.convolution.products // PRODUCTS_PER_NS + 1)
+        f = frame.f
+        batch = frame.size(self.batch)
+
+        def unit(number: Value, _: list[Value]) -> None:
+            part, group, chunk, i, j = counters(f, number, sizes)
+            low, high = (f.div(f.mul(f.add(part, k), batch), runs.parts) for k in (0, 1))
+            row = f.mul(chunk, runs.chunk)
+            rows = f.min(runs.chunk, f.sub(outputs, row))
+            sums = frame.at(self.sums, (part, group, i, j, row))
+            zero_fill(f, self.host, sums, f.mul(rows, runs.padded))
+            self.unit((group, i, j), (row, rows), (low, high), sums)
+
+        f.loop(frame.low, frame.high, 1, unit)
+        frame.done()
+        self.add_up()
+
+    def unit(self, run: tuple[Int, Int, Int], channels: tuple[Int, Int], images: tuple[Int, Int], sums: Value) -> None:
+        """Add to the sums of one run (group, and which along height and width) what some images give.
+
+        Args:
+            channels: the first of the gradient in the group, and how many.
+            images: the first and the last (exclusive).
+        """
+        f, frame, runs, blocks = self.frame.f, self.frame, self.runs, self.blocks
+        (group, i, j), (row, rows), (low, high) = run, channels, images
+        width = runs.tile.vectors * self.host.lanes(BYTES)
+        tall, wide = (each.classes[0] for each in (self.height, self.width))
+        left = f.add(f.mul(j, wide.step), wide.start)
+
+        def block(n: Value, p: Value) -> None:
+            counts = f.min(blocks[0], f.sub(high, n)), f.min(blocks[1], f.sub(self.height.points, p))
+            top = f.add(f.add(f.mul(p, self.height.stride), f.mul(i, tall.step)), tall.start)
+            x = frame.at(self.source, (n, f.mul(group, self.inputs), top, left))
+            g = frame.at(self.gradient, (n, f.add(f.mul(group, self.outputs), row), p, 0))
+            steps = [frame.size(array.strides[0]) for array in (self.gradient, self.source)]
+
+            def columns(c: Value, _: list[Value]) -> None:
+                def tile(r: Int, count: int) -> None:
+                    into = f.address(sums, f.add(f.mul(r, runs.padded), c), FLOAT)
+                    a = f.address(g, f.mul(r, int(self.gradient.strides[1])), FLOAT)
+                    f.call(self.tile(count), "void", a, f.address(x, c, FLOAT), into, *map(f.i64, (*counts, *steps)))
+
+                rows_of_tiles(f, rows, runs.tile, self.outputs % runs.tile.rows, tile)
+
+            f.loop(0, runs.padded, width, columns)
+
+        def image(n: Value, _: list[Value]) -> None:
+            f.loop(0, self.height.points, blocks[1], lambda p, _: block(n, p))
+
+        f.loop(low, high, blocks[0], image)
+
+    def tile(self, rows: int) -> str:
+        """The function that adds the outer products at some windows to a tile of the sums.
+
+        Its parameters: where the gradient, the source and the sums begin, how many images and rows of windows, and the
+        distances of images in the gradient and in the source.
+        """
+        shape, module = self.runs.tile._replace(rows=rows), self.code.module
+        name = f"windows{rows}x{shape.vectors}"
+        if module.has(name):
+            return name
+        counts = [(I64, f"count{k}") for k in range(4)]
+        f = module.function(name, [*(("ptr noalias", letter) for letter in "abc"), *counts], internal=True)
+        a, b, c, images, height, a_image, b_image = (f.parameter(k) for k in range(7))
+        _, a_row, a_line, a_step = self.gradient.strides
+        line, pixel = (int(step) for step in self.source.strides[2:])
+        b_line, b_step = line * self.height.stride, pixel * self.width.stride
+        type = vector(FLOAT, self.host.lanes(BYTES))
+
+        def at_window(offsets: Sequence[Int], sums: list[Value]) -> list[Value]:
+            left, right = f.address(a, offsets[0], FLOAT), f.address(b, offsets[1], FLOAT)
+            return outer_product(f, self.host, shape, left, int(a_row), right, BYTES, sums)
+
+        loops: list[tuple[Int, tuple[Int, Int]]] = [
+            (images, (a_image, b_image)),
+            (height, (int(a_line), b_line)),
+            (self.width.points, (int(a_step), b_step)),
+        ]
+        sums = nested(f, loops, (0, 0), [constant(type, 0)] * (rows * shape.vectors), at_window)
+        add_tile(f, self.host, shape, c, self.runs.padded, sums)
+        f.ret()
+        return name
+
+    def add_up(self) -> None:
+        """The last phase: the parts' sums, laid out as weights."""
+        runs, code = self.runs, self.code
+        taps = [each.classes[0].met for each in (self.height, self.width)]
+        units = self.groups * self.outputs
+        frame = code.phase(units, units * (self.inputs * math.prod(taps) * (1 + runs.parts // 8) + 1))
+        f = frame.f
+        wide = self.host.lanes(BYTES)
+        whole = self.inputs // wide * wide
+        type = vector(FLOAT, wide)
+
+        def some(unit: Value, i: Int, j: Int, c: Int, count: int) -> None:
+            group, row = f.div(unit, self.outputs), f.rem(unit, self.outputs)
+            run, at = (j, 0) if runs.shape[1] == taps[1] else (0, f.mul(j, self.inputs))
+            mask = some_lanes(count, wide)
+
+            def part(k: Value, total: list[Value]) -> list[Value]:
+                here = frame.at(self.sums, (k, group, i, run, row, f.add(at, c)))
+                return [f.binary("fadd", total[0], f.load(type, here, BYTES, mask))]
+
+            (total,) = f.loop(0, runs.parts, 1, part, [constant(type, 0)])
+            into = frame.at(self.result, (unit, c, i, j))
+            if math.prod(taps) == 1:
+                f.store(total, into, BYTES, mask)
+                return
+            steps = f.binary("mul", f.counter(wide), constant(vector(I64, wide), math.prod(taps)))
+            f.scatter(total, f.addresses(into, steps, FLOAT), BYTES, mask)
+
+        def row(unit: Value, _: list[Value]) -> None:
+            def tap(number: Value, _: list[Value]) -> None:
+                i, j = f.div(number, taps[1]), f.rem(number, taps[1])
+                f.loop(0, whole, wide, lambda c, _: some(unit, i, j, c, wide))
+                if whole < self.inputs:
+                    some(unit, i, j, whole, self.inputs - whole)
+
+            f.loop(0, math.prod(taps), 1, tap)
+
+        f.loop(frame.low, frame.high, 1, row)
+        frame.done()

@@ -1,0 +1,165 @@
+"""Convolutions and their gradients as native code: they are NumPy's, for every geometry, dtype and width of vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from cpu_cores import WIDTHS, assemble, host_of, run
+
+import graphc as gc
+from graphc.dims import Dim, evaluate, symbol
+from graphc.ir import Node
+from graphc.ops.conv import conv_input_grad, conv_op, conv_weight_grad
+from graphc.ops.windows import window_counts
+from graphc.types import np_dtype
+
+# (x, w, stride, padding, dilation, groups)
+GEOMETRIES: Mapping[str, tuple[Any, ...]] = {
+    "plain": ((2, 3, 5, 7), (4, 3, 3, 3), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
+    "padded": ((2, 3, 5, 7), (4, 3, 3, 3), (1, 1), ((1, 1), (2, 0)), (1, 1), 1),
+    "padded by more than the kernel": ((1, 2, 5, 4), (3, 2, 2, 2), (1, 1), ((4, 4), (0, 3)), (1, 1), 1),
+    "stride 2": ((2, 3, 9, 7), (5, 3, 3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), 1),
+    "stride above the kernel": ((1, 7, 9, 9), (5, 7, 1, 1), (2, 3), ((0, 0), (0, 0)), (1, 1), 1),
+    "stride and dilation": ((1, 3, 12, 11), (2, 3, 2, 2), (3, 2), ((1, 1), (0, 1)), (2, 3), 1),
+    "stride of many classes": ((1, 2, 9, 9), (3, 2, 4, 4), (4, 4), ((0, 0), (0, 0)), (1, 1), 1),
+    "groups": ((2, 4, 9, 8), (6, 2, 3, 2), (3, 2), ((2, 0), (0, 1)), (1, 2), 2),
+    "depthwise": ((3, 6, 4, 4), (6, 1, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 6),
+    "1x1": ((1, 40, 5, 21), (35, 40, 1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
+    "small planes": ((20, 16, 2, 2), (33, 16, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    "many channels": ((1, 70, 4, 4), (140, 70, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    "wide rows": ((1, 2, 4, 300), (3, 2, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    "one axis": ((2, 20, 13), (17, 20, 5), (2,), ((2, 2),), (1,), 1),
+    "three axes": ((1, 2, 3, 5, 2), (2, 2, 2, 1, 2), (1, 1, 2), ((0, 1), (0, 0), (1, 1)), (1, 1, 1), 1),
+    "no images": ((0, 2, 5, 5), (3, 2, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+}
+EACH_GEOMETRY = pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=list(GEOMETRIES))
+EACH_OP = pytest.mark.parametrize("op", [conv_op, conv_input_grad, conv_weight_grad], ids=lambda op: op.name)
+OPERANDS = {"conv": "xw", "conv_input_grad": "gw", "conv_weight_grad": "xg"}
+TOLERANCE = {"float32": 2e-5, "float64": 1e-12, "float16": 2e-3, "bfloat16": 1.6e-2}
+
+
+class Case:
+    """One primitive in one geometry: the node, what to feed, and what NumPy finds in double precision."""
+
+    def __init__(self, op: Any, geometry: tuple[Any, ...], dtype: str = "float32", batch: Dim | None = None) -> None:
+        x, w, stride, padding, dilation, groups = geometry
+        counts = window_counts(x[2:], w[2:], stride, padding, dilation)
+        shapes = {"x": x, "w": w, "g": (x[0], w[0], *counts)}
+        attrs = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        attrs |= {"conv_input_grad": {"spatial": x[2:]}, "conv_weight_grad": {"kernel": w[2:]}}.get(op.name, {})
+        rng = np.random.default_rng(0)
+        rounded = [rng.standard_normal(shapes[name]).astype(np_dtype(dtype)) for name in OPERANDS[op.name]]
+        numbers = [array.astype(np.float64) for array in rounded]
+        self.places = []
+        for name in OPERANDS[op.name]:
+            shape = shapes[name] if batch is None or name == "w" else (batch, *shapes[name][1:])
+            self.places.append(gc.placeholder(name, shape, dtype))
+        self.node: Node = op(*self.places, **attrs)
+        self.feeds = dict(zip(self.places, numbers, strict=True))
+        self.wanted = op.ref(*numbers, **attrs)
+        self.dtype = dtype
+
+    def check(self, found: Any) -> None:
+        """The result is right up to rounding, relative to how large results are."""
+        scale = float(np.sqrt((self.wanted**2).mean())) if self.wanted.size else 1.0
+        assert found.shape == self.wanted.shape
+        assert np.abs(found.astype(np.float64) - self.wanted).max(initial=0) <= TOLERANCE[self.dtype] * (scale or 1.0)
+
+
+@EACH_GEOMETRY
+@EACH_OP
+def test_all_geometries_are_served(op: Any, geometry: tuple[Any, ...]) -> None:
+    case = Case(op, geometry)
+    case.check(run([case.node], case.feeds)[0])
+
+
+@pytest.mark.parametrize("name", ["padded", "stride 2", "groups", "depthwise", "one axis", "wide rows"])
+@pytest.mark.parametrize("width", WIDTHS)
+@EACH_OP
+def test_every_width_of_vectors_gives_the_same(op: Any, width: int, name: str) -> None:
+    case = Case(op, GEOMETRIES[name])
+    case.check(run([case.node], case.feeds, host=host_of(width))[0])
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("name", ["padded", "stride and dilation", "groups", "one axis", "three axes"])
+@EACH_OP
+def test_all_float_dtypes_are_served(op: Any, name: str, dtype: str) -> None:
+    case = Case(op, GEOMETRIES[name], dtype)
+    case.check(run([case.node], case.feeds)[0])
+
+
+@pytest.mark.parametrize("name", ["padded", "stride 2", "small planes", "no images"])
+@EACH_OP
+def test_the_batch_may_be_a_symbol(op: Any, name: str) -> None:
+    geometry = GEOMETRIES[name]
+    case = Case(op, geometry, batch=symbol("n"))
+    case.check(run([case.node], case.feeds, n=geometry[0][0])[0])
+
+
+@EACH_OP
+def test_every_size_may_be_a_symbol(op: Any) -> None:
+    n, c, h, w, o = (symbol(name) for name in "nchwo")
+    shapes = {"x": (n, c, h, w), "w": (o, c, 3, 2), "g": (n, o, h - 2, w - 1)}
+    attrs = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": 1}
+    extra = {"conv_input_grad": {"spatial": (h, w)}, "conv_weight_grad": {"kernel": (3, 2)}}.get(op.name, {})
+    places = [gc.placeholder(name, shapes[name]) for name in OPERANDS[op.name]]
+    sizes = {"n": 2, "c": 3, "h": 5, "w": 7, "o": 4}
+    rng = np.random.default_rng(1)
+    numbers = [rng.standard_normal([evaluate(dim, sizes) for dim in place.shape]) for place in places]
+    (found,) = run([op(*places, **attrs, **extra)], dict(zip(places, numbers, strict=True)), **sizes)
+    bound = {"conv_input_grad": {"spatial": (5, 7)}}.get(op.name, extra)
+    np.testing.assert_allclose(found, op.ref(*numbers, **attrs, **bound), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["padded", "stride 2", "groups", "small planes", "many channels", "three axes"])
+@EACH_OP
+def test_units_of_work_may_be_divided_at_will(op: Any, name: str) -> None:
+    case = Case(op, GEOMETRIES[name])
+    whole, divided = (run([case.node], case.feeds, parts=parts)[0] for parts in (1, 7))
+    assert np.array_equal(whole, divided)
+
+
+@pytest.mark.parametrize("name", ["padded", "stride 2", "small planes", "one axis", "1x1"])
+@pytest.mark.parametrize("op", [conv_op, conv_input_grad], ids=lambda op: op.name)
+def test_pointwise_ops_that_follow_are_computed_in_the_same_kernel(op: Any, name: str) -> None:
+    case = Case(op, GEOMETRIES[name])
+    bias = gc.placeholder("bias", (case.node.shape[1], *[1] * (case.node.ndim - 2)))
+    rest = gc.placeholder("rest", case.node.shape)
+    rng = np.random.default_rng(2)
+    feeds = {**case.feeds, bias: rng.standard_normal(bias.shape), rest: rng.standard_normal(rest.shape)}
+    case.wanted = np.maximum(case.wanted + feeds[bias], 0) + feeds[rest]
+    case.check(run([gc.relu(case.node + bias) + rest], feeds)[0])
+
+
+@EACH_OP
+def test_operands_may_be_strided_views_or_computed_on_the_way(op: Any) -> None:
+    case = Case(op, GEOMETRIES["padded"])
+    attrs = dict(case.node.attrs)
+    first, second = case.places
+    turned = gc.placeholder("turned", tuple(reversed(first.shape)))
+    wider = gc.placeholder("wider", (*second.shape[:-1], 2 * second.shape[-1]))
+    one, two = case.feeds.values()
+    feeds = {turned: one.T, wider: np.repeat(two, 2, axis=-1)}
+    case.check(run([op(gc.transpose(turned, (3, 2, 1, 0)), wider[..., ::2], **attrs)], feeds)[0])
+    case.check(run([op(first * 2.0, second * 0.5, **attrs)], case.feeds)[0])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["padded", "stride 2", "small planes"])
+def test_what_is_not_finite_reaches_the_windows_that_meet_it_alone(name: str, value: float) -> None:
+    case = Case(conv_op, GEOMETRIES[name])
+    x, w = case.feeds.values()
+    x[0, 0, 1, 1] = value
+    wanted = conv_op.ref(x, w, **dict(case.node.attrs))
+    (found,) = run([case.node], case.feeds)
+    assert np.array_equal(np.isfinite(found), np.isfinite(wanted))
+
+
+@pytest.mark.parametrize("name", ["padded", "stride 2", "three axes"])
+@EACH_OP
+def test_code_for_other_machines_can_be_made(op: Any, name: str) -> None:
+    assert assemble(Case(op, GEOMETRIES[name]).node) >= 1
