@@ -15,6 +15,7 @@ from graphc.runtime.cpu import pointwise
 from graphc.runtime.cpu.builder import MEMORY_TYPE, Module, vector
 from graphc.runtime.cpu.host import Host, this_host
 from graphc.runtime.cpu.jit import Code, compiled
+from graphc.runtime.cpu.nest import from_memory, to_memory
 from graphc.types import np_dtype
 
 Array = np.ndarray[Any, Any]
@@ -38,10 +39,10 @@ def loop(node: Node, lanes: int) -> str:
     def body(i: Any, carried: Any) -> None:
         places = [f.address(f.parameter(k), i, MEMORY_TYPE[dtype]) for k, dtype in enumerate(dtypes)]
         args = [
-            pointwise.from_memory(f, f.load(vector(MEMORY_TYPE[dtype], lanes), at, 1), dtype)
+            from_memory(f, f.load(vector(MEMORY_TYPE[dtype], lanes), at, 1), dtype)
             for at, dtype in zip(places[:-1], dtypes, strict=False)
         ]
-        f.store(pointwise.to_memory(f, pointwise.emit(f, node, args), node.dtype), places[-1], 1)
+        f.store(to_memory(f, pointwise.emit(f, node, args), node.dtype), places[-1], 1)
 
     f.loop(0, f.parameter(arity + 1), lanes, body)
     f.ret()

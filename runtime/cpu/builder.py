@@ -206,7 +206,23 @@ class Function:
 
     def convert(self, operation: str, a: Value, type: str) -> Value:
         """`sitofp`, `fpext`, `trunc`, `bitcast`, ...; the value itself if it has the type."""
-        return a if a.type == type else self.pure(type, f"{operation} {a.type} {a.text} to {type}")
+        if a.type == type:
+            return a
+        if operation == "fptrunc" and element_of(type) == "bfloat":
+            return self._to_bfloat(self.convert("fptrunc", a, with_element(type, "float")), type)
+        return self.pure(type, f"{operation} {a.type} {a.text} to {type}")
+
+    def _to_bfloat(self, a: Value, type: str) -> Value:
+        """Half to even, by integers: LLVM calls a library that may lack it, and x86's instruction loses subnormals."""
+        wide = with_element(type, "i32")
+        bits = self.convert("bitcast", a, wide)
+        head = self.binary("lshr", bits, constant(wide, 16))
+        odd = self.binary("and", head, constant(wide, 1))
+        up = self.binary("add", bits, self.binary("add", odd, constant(wide, 0x7FFF)))
+        quiet = self.binary("or", head, constant(wide, 0x40))
+        nan = self.compare("fcmp uno", a, a)
+        found = self.select(nan, quiet, self.binary("lshr", up, constant(wide, 16)))
+        return self.convert("bitcast", self.convert("trunc", found, with_element(type, "i16")), type)
 
     def negate(self, a: Value) -> Value:
         """-a, of floats."""

@@ -26,6 +26,7 @@ Emit = Callable[[Function, Node, Sequence[Value]], Value]
 # How an element of a dtype is in registers.
 REGISTER_TYPE = {**MEMORY_TYPE, "bool": "i1", "float16": "float", "bfloat16": "float"}
 FLOATS = ("float", "double")
+HALVES = ("float16", "bfloat16")
 UNSIGNED = ("bool", "uint8")
 
 
@@ -38,51 +39,10 @@ def emit(f: Function, node: Node, args: Sequence[Value]) -> Value:
     return TABLE[node.op](f, node, args)
 
 
-# --------------------------------------------------------------------------------------------- memory
-
-
-def to_memory(f: Function, value: Value, dtype: str) -> Value:
-    """A value in registers as it is stored: 16-bit floats are rounded, half to even, and bools are bytes."""
-    type = with_element(value.type, MEMORY_TYPE[dtype])
-    if dtype == "bool":
-        return f.convert("zext", value, type)
-    if dtype == "float16":
-        return f.convert("fptrunc", value, type)
-    if dtype == "bfloat16":
-        return _to_bfloat16(f, value, type)
-    return value
-
-
-def from_memory(f: Function, value: Value, dtype: str) -> Value:
-    """What `to_memory` stored, in registers."""
-    if dtype == "bool":
-        return f.compare("icmp ne", value, constant(value.type, 0))
-    if dtype == "float16":
-        return f.convert("fpext", value, with_element(value.type, "float"))
-    if dtype == "bfloat16":
-        short = f.convert("bitcast", value, with_element(value.type, "i16"))
-        wide = f.convert("zext", short, with_element(value.type, "i32"))
-        moved = f.binary("shl", wide, constant(wide.type, 16))
-        return f.convert("bitcast", moved, with_element(value.type, "float"))
-    return value
-
-
 def rounded(f: Function, value: Value, dtype: str) -> Value:
-    """A value in registers, rounded to what the dtype holds."""
-    return from_memory(f, to_memory(f, value, dtype), dtype)
-
-
-def _to_bfloat16(f: Function, value: Value, type: str) -> Value:
-    """By integers: LLVM calls a library that may be missing, and the instruction of x86 loses subnormal numbers."""
-    wide = with_element(type, "i32")
-    bits = f.convert("bitcast", value, wide)
-    head = f.binary("lshr", bits, constant(wide, 16))
-    odd = f.binary("and", head, constant(wide, 1))
-    up = f.binary("add", bits, f.binary("add", odd, constant(wide, 0x7FFF)))
-    nan = f.compare("fcmp uno", value, value)
-    quiet = f.binary("or", head, constant(wide, 0x40))
-    found = f.select(nan, quiet, f.binary("lshr", up, constant(wide, 16)))
-    return f.convert("bitcast", f.convert("trunc", found, with_element(type, "i16")), type)
+    """A value in registers, rounded to what the dtype holds; half to even."""
+    memory = with_element(value.type, MEMORY_TYPE[dtype])
+    return value if dtype not in HALVES else f.convert("fpext", f.convert("fptrunc", value, memory), value.type)
 
 
 # --------------------------------------------------------------------------------------------- by the kind of dtype
