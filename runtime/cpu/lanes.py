@@ -6,19 +6,22 @@ block.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
-from graphc.dims import Dim, ceil_div, product
+from graphc.dims import Dim, ceil_div, evaluate, product
 from graphc.kernel import Region
 from graphc.passes.index_maps import row_major
 from graphc.runtime.cpu import pointwise
 from graphc.runtime.cpu.builder import Int, Value
-from graphc.runtime.cpu.nest import COLUMNS, Element, Nest, Port, loading, shape_of, stored_in
+from graphc.runtime.cpu.nest import Element, Nest, Port, layout_of, loading, stored_in
 from graphc.runtime.cpu.phases import Frame, KernelCode, Strided, itemsize
+from graphc.runtime.cpu.reductions import REDUCTIONS
 from graphc.runtime.cpu.row_passes import kept_bytes, passes_of
 from graphc.types import TupleType
 
-BLOCK = 4096  # elements of a parallel vector loop in one unit of work
+LONG = 1 << 15  # elements of a row that are reduced in one unit, if there are few rows
+FEW = 16  # rows, or vectors of rows side by side, that are few
 MEMORY_NS = 0.1  # nanoseconds to read or write an element
 
 
@@ -29,38 +32,128 @@ def region_phase(code: KernelCode, region: Region, element: Strided | None = Non
         element: where the elements of the core's result lie, for a region that begins with one.
         into: where the one output of a region without stores goes.
     """
-    ports = [loading(load, "float32") for load in region.loads] + [Port(array) for array in stored_in(region)]
-    ports += [Port(into)] if into else []
-    axis, lanes = shape_of(region, code.host, ports, by_element=element is not None)
-    parallel = [k for k, loop in enumerate(region.loops) if not loop.reduce]
-    reduces = len(parallel) < len(region.loops)
-    kept = sum(len(current.kept) for current in passes_of(region))
-    block = lanes * (1 if kept else COLUMNS) if reduces else BLOCK
-    counts: list[Dim] = [
-        ceil_div(region.loops[k].extent, block) if k == axis else region.loops[k].extent for k in parallel
-    ]
-    scratch = kept_bytes(region, lanes, by_row=axis is not None and region.loops[axis].reduce) * kept
-    frame = code.phase(product(counts), region_cost(region), scratch)
-    f = frame.f
-    address = None if element is None else Element(lambda index: frame.at(element, index), element.dtype)
-    nest = Nest(frame, region, address, into)
-    sizes = frame.sizes(counts)
+    work = _Work(code, region, element, into)
+    split = work.split()
+    if split is None:
+        work.whole()
+    else:
+        work.in_parts(*split)
 
-    def unit(u: Value, _: list[Value]) -> None:
+
+class _Work:
+    """The phases of a region: how its points are numbered as units of work."""
+
+    def __init__(self, code: KernelCode, region: Region, element: Strided | None, into: Strided | None) -> None:
+        self.code, self.region, self.element, self.into = code, region, element, into
+        ports = [loading(load, "float32") for load in region.loads] + [Port(array) for array in stored_in(region)]
+        ports += [Port(into)] if into else []
+        self.layout = layout_of(region, code.host, ports, by_element=element is not None)
+        self.passes = passes_of(region)
+        self.parallel = [k for k, loop in enumerate(region.loops) if not loop.reduce]
+        self.steps = {self.layout.axis: self.layout.block, self.layout.across: self.layout.tile}  # in one unit
+        self.cost = region_cost(region)
+
+    @property
+    def counts(self) -> list[Dim]:
+        """Of each parallel loop, how many units it is divided into."""
+        return [ceil_div(self.region.loops[k].extent, self.steps.get(k, 1)) for k in self.parallel]
+
+    def begin(self, units: Dim, cost: Dim) -> Nest:
+        """A phase, and the nest in it."""
+        layout, element = self.layout, self.element
+        by_row = layout.axis is not None and self.region.loops[layout.axis].reduce
+        kept = sum(len(current.kept) for current in self.passes)
+        frame = self.code.phase(units, cost, kept_bytes(self.region, layout.lanes, by_row=by_row) * kept)
+        address = None if element is None else Element(lambda index: frame.at(element, index), element.dtype)
+        return Nest(frame, self.region, address, self.into)
+
+    def place(self, nest: Nest, unit: Int) -> tuple[dict[int, Int], dict[int | None, tuple[Int, Int]]]:
+        """Where a unit is: the index of the loops of which it has one step, and the bounds of the others."""
+        f = nest.f
         index: dict[int, Int] = {}
-        left: Int = u
-        for k, size in reversed(list(zip(parallel, sizes, strict=True))):
-            is_first = k == parallel[0]
-            index[k] = left if is_first else f.rem(left, size)
-            left = left if is_first else f.div(left, size)
-        if axis in index:
-            low = f.mul(index.pop(axis), block)
-            nest.run(index, low, f.min(f.add(low, block), nest.extents[axis]))
-        else:
-            nest.run(index, 0, 0)
+        bounds: dict[int | None, tuple[Int, Int]] = {}
+        for k, size in reversed(list(zip(self.parallel, nest.frame.sizes(self.counts), strict=True))):
+            is_first = k == self.parallel[0]
+            at = unit if is_first else f.rem(unit, size)
+            unit = unit if is_first else f.div(unit, size)
+            if k in self.steps:
+                low = f.mul(at, self.steps[k])
+                bounds[k] = low, f.min(f.add(low, self.steps[k]), nest.extents[k])
+            else:
+                index[k] = at
+        return index, bounds
 
-    f.loop(frame.low, frame.high, 1, unit)
-    frame.done()
+    def whole(self) -> None:
+        """One phase, in which a unit is done with its points."""
+        axis, across = self.layout.axis, self.layout.across
+        nest = self.begin(product(self.counts), self.cost)
+
+        def unit(number: Value, _: list[Value]) -> None:
+            index, bounds = self.place(nest, number)
+            nest.run(index, *bounds.get(axis, (0, 0)), tile=bounds.get(across, (0, 0)))
+
+        nest.f.loop(nest.frame.low, nest.frame.high, 1, unit)
+        nest.frame.done()
+
+    # ------------------------------------------------------------------------------------ long rows
+
+    def split(self) -> tuple[int, int] | None:
+        """If rows are long and few: their outermost loop, and how many of its steps are one unit of work."""
+        (first, *more), loops = self.passes, self.region.loops
+        if not first.reductions or more or first.stored:
+            return None
+        outermost, *inner = [k for k, loop in enumerate(loops) if loop.reduce]
+        side_by_side = self.layout.lanes if self.layout.axis in self.parallel else 1
+        inside = side_by_side * nominal(product([loops[k].extent for k in inner]))
+        rows = nominal(product([loops[k].extent for k in self.parallel])) // side_by_side
+        length = max(1, LONG // max(1, inside))
+        if outermost == self.layout.axis:
+            length = -(-length // (self.layout.lanes * self.layout.flight)) * self.layout.lanes * self.layout.flight
+        extent = loops[outermost].extent
+        is_long = not isinstance(extent, int) or extent > length
+        return (outermost, length) if is_long and rows <= FEW else None
+
+    def in_parts(self, loop: int, length: int) -> None:
+        """Two phases: one reduces parts of the rows, the other joins them."""
+        if self.layout.axis in self.parallel:
+            self.steps[self.layout.axis] = self.layout.lanes  # a unit has one vector of rows side by side
+        rows, extent = product(self.counts), self.region.loops[loop].extent
+        parts = ceil_div(extent, length)
+        slots = sum(1 + REDUCTIONS[node.op].positions for node in self.passes[0].reductions)
+        each = slots * 8 * self.layout.lanes
+        offset = self.code.workspace(rows * parts * each)
+
+        nest = self.begin(rows * parts, self.cost)
+        count = nest.frame.size(parts)
+
+        def reduce(number: Value, _: list[Value]) -> None:
+            f = nest.f
+            index, bounds = self.place(nest, f.div(number, count))
+            low = f.mul(f.rem(number, count), length)
+            part = low, f.min(f.add(low, length), nest.extents[loop])
+            at = f.address(nest.frame.workspace(offset), f.mul(number, each), "i8")
+            nest.reduce_part(nest.row_at(index, *bounds.get(self.layout.axis, (0, 0))), part, at)
+
+        nest.f.loop(nest.frame.low, nest.frame.high, 1, reduce)
+        nest.frame.done()
+
+        joining = self.begin(rows, rows * parts // 8 + 1)
+        total = joining.frame.size(parts)
+
+        def join(row: Value, _: list[Value]) -> None:
+            f = joining.f
+            index, bounds = self.place(joining, row)
+            base = f.address(joining.frame.workspace(offset), f.mul(f.mul(row, total), each), "i8")
+            point = joining.row_at(index, *bounds.get(self.layout.axis, (0, 0)))
+            joining.join_parts(point, total, lambda i: f.address(base, f.mul(i, each), "i8"))
+
+        joining.f.loop(joining.frame.low, joining.frame.high, 1, join)
+        joining.frame.done()
+
+
+def nominal(dim: Dim) -> int:
+    """A likely value of a dimension."""
+    return evaluate(dim, defaultdict(lambda: 64))
 
 
 def region_cost(region: Region) -> Dim:

@@ -26,6 +26,7 @@ from graphc.runtime.cpu.builder import (
     Int,
     Value,
     constant,
+    element_of,
     lanes_of,
     vector,
     with_element,
@@ -35,6 +36,7 @@ from graphc.runtime.cpu.phases import Frame, Strided, itemsize
 from graphc.runtime.cpu.reductions import REDUCTIONS, Accumulator, across, horizontal, starting
 from graphc.runtime.cpu.row_passes import Pass, kept_bytes, passes_of
 
+BLOCK = 4096  # elements of a parallel vector loop in one unit of work
 COLUMNS = 8  # vectors whose rows are reduced side by side
 ACCUMULATORS = 4  # vectors of one row that are reduced side by side
 FLIGHT = 2  # vectors of a loop without reductions
@@ -112,12 +114,14 @@ class Nest:
         self.ports = [loading(load, n.dtype) for n, load in zip(formals, region.loads, strict=True)]
         self.first_store = len(self.ports)
         self.ports += [Port(array) for array in ([into] if into else stored_in(region))]
-        self.axis, self.lanes = shape_of(region, frame.host, self.ports, by_element=has_core)
+        self.layout = layout_of(region, frame.host, self.ports, by_element=has_core)
+        self.axis, self.lanes = self.layout.axis, self.layout.lanes
         self.extents = [frame.size(loop.extent) for loop in region.loops]
         self.strides = [frame.sizes(port.array.strides) for port in self.ports]
         self.reduced = [k for k, loop in enumerate(region.loops) if loop.reduce]
         self.passes = passes_of(region)
         self.kept = [node for current in self.passes for node in current.kept]
+        self.part: tuple[Int, Int] | None = None
         self._slots = {node: k for k, node in enumerate(self.kept)}
 
     # ------------------------------------------------------------------------------------ where
@@ -144,14 +148,17 @@ class Nest:
             row = f.add(row, f.mul(by, self.frame.size(product([self.region.loops[k].extent for k in inner]))))
         return _Point(offsets, index, mask or point.mask, row, point.known)
 
+    def bounds(self, loop: int) -> tuple[Int, Int]:
+        """First and last (exclusive) of a reduce loop: all of it, but for the outermost when only a part is reduced."""
+        return self.part if self.part and loop == self.reduced[0] else (0, self.extents[loop])
+
     def over(self, loops: Sequence[int], point: _Point, carried: list[Value], body: _Body) -> list[Value]:
         """Run `body` at every point of some loops, outermost first, carrying values along."""
         if not loops:
             return body(point, carried)
         loop, *inner = loops
         return self.f.loop(
-            0,
-            self.extents[loop],
+            *self.bounds(loop),
             1,
             lambda i, values: self.over(inner, self.moved(point, loop, i), values, body),
             carried,
@@ -159,12 +166,13 @@ class Nest:
 
     # ------------------------------------------------------------------------------------ blocks of points
 
-    def run(self, index: Mapping[int, Int], low: Int, high: Int) -> None:
+    def run(self, index: Mapping[int, Int], low: Int, high: Int, tile: tuple[Int, Int] = (0, 0)) -> None:
         """Compute and store the region at one index of its other parallel loops.
 
         Args:
-            index: of the parallel loops that aren't the vector loop.
+            index: of the parallel loops that aren't the vector loop, nor walked across it.
             low, high: of the vector loop, if it is parallel.
+            tile: first and last (exclusive) of the loop that is walked across it, if there is one.
         """
         point = self.start(index)
         self.fill(point, self.invariant(), 0)
@@ -173,23 +181,24 @@ class Nest:
         elif self.axis in self.reduced:
             self.long_row(point)
         else:
-            flight = 1 if self.kept else COLUMNS if self.reduced else FLIGHT
-            self.blocked(point, low, high, flight)
+            self.blocked(point, low, high, tile)
 
-    def blocked(self, point: _Point, low: Int, high: Int, flight: int) -> None:
-        """Go along a parallel vector loop, `flight` vectors at a time, then vector by vector."""
-        f, step = self.f, self.lanes * flight
-        axis = self.axis
+    def blocked(self, point: _Point, low: Int, high: Int, tile: tuple[Int, Int]) -> None:
+        """Go along a parallel vector loop, a few vectors at a time, then vector by vector."""
+        f, axis, across, flight = self.f, self.axis, self.layout.across, self.layout.flight
         assert axis is not None
-        count = f.sub(high, low)
-        middle = f.add(low, f.sub(count, f.rem(count, step))) if flight > 1 else low
+        step = self.lanes * flight
+        middle = f.add(low, f.sub(f.sub(high, low), f.rem(f.sub(high, low), step))) if flight > 1 else low
         if flight > 1 and not _known(middle, low):
             f.loop(low, middle, step, lambda i, _: self.rows_at(self.beside(point, axis, i, flight)))
 
         def rest(i: Value, _: list[Value]) -> None:
-            left = f.sub(high, i)
-            mask = f.mask(left, self.lanes) if self.lanes > 1 else None
-            self.rows_at([self.branched(self.moved(point, axis, i, mask))])
+            mask = f.mask(f.sub(high, i), self.lanes) if self.lanes > 1 else None
+            vector = self.moved(point, axis, i, mask)
+            if across is None:
+                self.rows_at([self.branched(vector)])
+            else:
+                f.loop(*tile, 1, lambda j, _: self.rows_at([self.branched(self.moved(vector, across, j))]))
 
         if not _known(middle, high):
             f.loop(middle, high, self.lanes, rest)
@@ -207,25 +216,28 @@ class Nest:
         """All passes over the row, which no lane shares with another, at several points at once."""
         for point in points:
             self.fill(point, self.passes[0].before, 0)
-        for number, current in enumerate(self.passes):
-            starts = [self.starting(node) for node in current.reductions for _ in points]
-            carried = [value for accumulator in starts for value in accumulator]
-
-            def body(
-                at: _Point, values: list[Value], number: int = number, starts: list[Accumulator] = starts
-            ) -> list[Value]:
-                inside = [self.branched(point) for point in self.shifted(points, at)]
-                return self.step(inside, _grouped(values, starts), number)
-
-            values = self.over(self.reduced, self.origin(points), carried, body)
-            whole = _grouped(values, starts)
-            for k, node in enumerate(current.reductions):
-                for p, point in enumerate(points):
-                    point.known[node] = whole[k * len(points) + p][-1]
-            for point in points:
-                self.fill(point, current.after, number + 1)
+        for number in range(len(self.passes)):
+            self.settle(points, self.reduced_at(points, number), number)
         for point in points:
             self.store(point, self.at_end())
+
+    def reduced_at(self, points: Sequence[_Point], number: int) -> list[Accumulator]:
+        """One pass over the row at several points: of each reduction, an accumulator for each point."""
+        starts = [self.starting(node) for node in self.passes[number].reductions for _ in points]
+
+        def body(at: _Point, values: list[Value]) -> list[Value]:
+            inside = [self.branched(point) for point in self.shifted(points, at)]
+            return self.step(inside, _grouped(values, starts), number)
+
+        return _grouped(self.over(self.reduced, self.origin(points), _flat(starts), body), starts)
+
+    def settle(self, points: Sequence[_Point], accumulators: Sequence[Accumulator], number: int) -> None:
+        """Make known at several points what follows from the reductions of a pass."""
+        for k, node in enumerate(self.passes[number].reductions):
+            for p, point in enumerate(points):
+                point.known[node] = accumulators[k * len(points) + p][-1]
+        for point in points:
+            self.fill(point, self.passes[number].after, number + 1)
 
     def origin(self, points: Sequence[_Point]) -> _Point:
         """A point that only counts how far the reduce loops have come."""
@@ -247,47 +259,43 @@ class Nest:
 
     def long_row(self, point: _Point) -> None:
         """All passes over one row, whose parts lie in the lanes."""
-        f, axis = self.f, self.axis
-        assert axis is not None
-        outer = [k for k in self.reduced if k != axis]
         self.fill(point, self.passes[0].before, 0)
-        for number, current in enumerate(self.passes):
-            flight = 1 if self.kept and number else ACCUMULATORS
-            starts = [self.starting(node) for node in current.reductions for _ in range(flight)]
-            carried = [value for accumulator in starts for value in accumulator]
-
-            def body(
-                at: _Point, values: list[Value], number: int = number, starts: list[Accumulator] = starts
-            ) -> list[Value]:
-                return self.along(at, values, starts, number)
-
-            values = self.over(outer, point, carried, body)
-            whole = _grouped(values, starts)
-            for k, node in enumerate(current.reductions):
-                reduction, signed = REDUCTIONS[node.op], is_signed(node.inputs[0].dtype)
-                joined = across(f, reduction, whole[k * flight : (k + 1) * flight], signed)
-                point.known[node] = horizontal(f, reduction, joined, self.lanes, signed)[-1]
-            self.fill(point, current.after, number + 1)
+        for number in range(len(self.passes)):
+            self.settle([point], self.reduced_along(point, number), number)
         self.store(point, self.at_end())
+
+    def reduced_along(self, point: _Point, number: int) -> list[Accumulator]:
+        """One pass over a row whose parts lie in the lanes: an accumulator of each reduction, as scalars."""
+        flight, reductions = self.layout.flight, self.passes[number].reductions
+        starts = [self.starting(node) for node in reductions for _ in range(flight)]
+        outer = [k for k in self.reduced if k != self.axis]
+        values = self.over(outer, point, _flat(starts), lambda at, carried: self.along(at, carried, starts, number))
+        whole = _grouped(values, starts)
+        found = []
+        for k, node in enumerate(reductions):
+            reduction, signed = REDUCTIONS[node.op], is_signed(node.inputs[0].dtype)
+            joined = across(self.f, reduction, whole[k * flight : (k + 1) * flight], signed)
+            found.append(horizontal(self.f, reduction, joined, self.lanes, signed))
+        return found
 
     def along(self, point: _Point, values: list[Value], starts: list[Accumulator], number: int) -> list[Value]:
         """One pass over the vector loop of a row."""
-        f, axis = self.f, self.axis
+        f, axis, flight = self.f, self.axis, self.layout.flight
         assert axis is not None
-        flight = max(1, len(starts) // max(1, len(self.passes[number].reductions)))
-        extent, step = self.extents[axis], self.lanes * flight
-        middle = f.sub(extent, f.rem(extent, step)) if flight > 1 else 0
+        low, high = self.bounds(axis)
+        step = self.lanes * flight
+        middle = f.add(low, f.sub(f.sub(high, low), f.rem(f.sub(high, low), step))) if flight > 1 else low
 
         def main(i: Value, carried: list[Value]) -> list[Value]:
             return self.step(self.beside(point, axis, i, flight), _grouped(carried, starts), number)
 
         def rest(i: Value, carried: list[Value]) -> list[Value]:
-            mask = f.mask(f.sub(extent, i), self.lanes)
+            mask = f.mask(f.sub(high, i), self.lanes)
             return self.step([self.branched(self.moved(point, axis, i, mask))], _grouped(carried, starts), number)
 
-        if not _known(middle, 0):
-            values = f.loop(0, middle, step, main, values)
-        return values if _known(middle, extent) else f.loop(middle, extent, self.lanes, rest, values)
+        if not _known(middle, low):
+            values = f.loop(low, middle, step, main, values)
+        return values if _known(middle, high) else f.loop(middle, high, self.lanes, rest, values)
 
     def step(self, points: Sequence[_Point], accumulators: list[Accumulator], number: int) -> list[Value]:
         """One pass at some points: the accumulators after it, the others unchanged."""
@@ -301,13 +309,59 @@ class Nest:
         for point in points:
             self.keep(point, current)
             self.store(point, current.stored)
-        return [value for accumulator in accumulators for value in accumulator]
+        return _flat(accumulators)
+
+    # ------------------------------------------------------------------------------------ rows in parts
+
+    def row_at(self, index: Mapping[int, Int], low: Int, high: Int) -> _Point:
+        """The point of one row, or of a vector of rows side by side, with what is known before the first pass."""
+        point = self.start(index)
+        self.fill(point, self.invariant(), 0)
+        if self.axis is not None and self.axis not in self.reduced:
+            mask = self.f.mask(self.f.sub(high, low), self.lanes) if self.lanes > 1 else None
+            point = self.moved(point, self.axis, low, mask)
+        self.fill(point, self.passes[0].before, 0)
+        return point
+
+    def reduce_part(self, point: _Point, part: tuple[Int, Int], at: Value) -> None:
+        """Reduce a part of a row, and store the accumulators in slots from an address on."""
+        self.part = part
+        by_row = self.axis in self.reduced
+        found = self.reduced_along(point, 0) if by_row else self.reduced_at([point], 0)
+        for k, value in enumerate(_flat(found)):
+            self.f.store(_stored_bool(self.f, value), self.f.address(at, k * self.slot_bytes, "i8"), 4)
+
+    def join_parts(self, point: _Point, count: Int, at: Callable[[Value], Value]) -> None:
+        """Join what `reduce_part` stored for `count` parts, first to last, and store what follows from it."""
+        f, reductions = self.f, self.passes[0].reductions
+        lanes = 1 if self.axis in self.reduced else self.lanes
+        starts = [self.starting(node, lanes) for node in reductions]
+
+        def body(i: Value, carried: list[Value]) -> list[Value]:
+            base, known = at(i), _grouped(carried, starts)
+            types = [value.type for value in carried]
+            loaded = [_loaded_bool(f, type, f.address(base, k * self.slot_bytes, "i8")) for k, type in enumerate(types)]
+            more = _grouped(loaded, starts)
+            return _flat(
+                [
+                    REDUCTIONS[node.op].join(f, old, new, is_signed(node.inputs[0].dtype))
+                    for node, old, new in zip(reductions, known, more, strict=True)
+                ]
+            )
+
+        self.settle([point], _grouped(f.loop(0, count, 1, body, _flat(starts)), starts), 0)
+        self.store(point, self.at_end())
+
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes between the slots of `reduce_part`."""
+        return 8 * self.lanes
 
     # ------------------------------------------------------------------------------------ values
 
     def invariant(self) -> list[Node]:
         """Values that are the same at every point of the vector loop and the reduce loops."""
-        inner = {*self.reduced, *([] if self.axis is None else [self.axis])}
+        inner = {*self.reduced, self.axis, self.layout.across} - {None}
         found: set[Node] = set()
         for node in self.region.values:
             if node is self.core or node.op.kind == "reduce":
@@ -406,10 +460,10 @@ class Nest:
 
     # ------------------------------------------------------------------------------------ reductions
 
-    def starting(self, node: Node) -> Accumulator:
+    def starting(self, node: Node, lanes: int | None = None) -> Accumulator:
         """The accumulator that a reduction starts from, in every lane."""
         operand = node.inputs[0].dtype
-        type = vector(register_type(operand), self.lanes)
+        type = vector(register_type(operand), self.lanes if lanes is None else lanes)
         return starting(REDUCTIONS[node.op], type, is_signed(operand))
 
     def joined(self, node: Node, accumulator: Accumulator, point: _Point) -> Accumulator:
@@ -467,6 +521,20 @@ def _grouped(values: Sequence[Value], like: Sequence[Accumulator]) -> list[Accum
     return [[next(rest) for _ in accumulator] for accumulator in like]
 
 
+def _flat(accumulators: Iterable[Accumulator]) -> list[Value]:
+    return [value for accumulator in accumulators for value in accumulator]
+
+
+def _stored_bool(f: Function, value: Value) -> Value:
+    return to_memory(f, value, "bool") if element_of(value.type) == "i1" else value
+
+
+def _loaded_bool(f: Function, type: str, at: Value) -> Value:
+    if element_of(type) == "i1":
+        return from_memory(f, f.load(with_element(type, "i8"), at, 4), "bool")
+    return f.load(type, at, 4)
+
+
 def loading(load: Load, dtype: str) -> Port:
     """The port of a load."""
     number = 0 if load.read is None else load.read
@@ -496,33 +564,71 @@ def to_memory(f: Function, value: Value, dtype: str) -> Value:
     return f.convert("fptrunc", value, memory) if dtype in HALVES else value
 
 
-def shape_of(region: Region, host: Host, ports: Sequence[Port], *, by_element: bool) -> tuple[int | None, int]:
-    """The vector loop of a region, if it has loops, and its lanes: the loop that takes the fewest instructions an element."""
+class Layout(NamedTuple):
+    """How a nest is walked.
+
+    Attributes:
+        axis: the vector loop; None without loops.
+        lanes: of its vectors.
+        flight: vectors that are computed side by side.
+        across: a parallel loop that is walked inside a parallel vector loop, vector by vector, because what lies
+            scattered along the vector loop is contiguous along it: then each line that is fetched is used up.
+        block, tile: steps of a parallel vector loop, and of `across`, in one unit of work.
+    """
+
+    axis: int | None
+    lanes: int
+    flight: int
+    across: int | None
+    block: int
+    tile: int = 64
+
+
+def layout_of(region: Region, host: Host, ports: Sequence[Port], *, by_element: bool) -> Layout:
+    """How a region is walked: along the loop of the fewest instructions an element."""
     if not region.loops:
-        return None, 1
-    widest = max([register_bytes(node.dtype) for node in region.values])
-    lanes = host.lanes(widest)
-    reductions = sum(node.op.kind == "reduce" for node in region.values)
-
-    def cost(loop: int) -> float:
-        extent = region.loops[loop].extent
-        size = extent if isinstance(extent, int) else 64
-        if size <= 1:
-            return math.inf
-        used = size / (-(-size // lanes) * lanes)
-        strides = [port.array.strides[loop] for port in ports if not port.counter]
-        each = sum(0 if stride == 0 else 1 / lanes if stride == 1 else 1 for stride in strides)
-        each += len(region.values) / lanes / used
-        if region.loops[loop].reduce:
-            each += reductions * 3 * lanes.bit_length() / size
-        return each
-
+        return Layout(None, 1, 1, None, 1)
+    lanes = host.lanes(max([register_bytes(node.dtype) for node in region.values]))
     order = range(len(region.loops))[::-1]
-    best = next((k for k in order if region.loops[k].extent != 1), order[0]) if by_element else min(order, key=cost)
-    extent = region.loops[best].extent
+    if by_element:
+        axis = next((k for k in order if region.loops[k].extent != 1), order[0])
+    else:
+        axis = min(order, key=lambda loop: _instructions(region, ports, loop, lanes))
+    extent = region.loops[axis].extent
     if isinstance(extent, int):
         lanes = min(lanes, 1 << max(extent - 1, 0).bit_length())
-    return best, lanes
+    passes = passes_of(region)
+    if not region.rows:
+        across = None if by_element else _across(region, ports, axis, lanes)
+        return Layout(axis, lanes, FLIGHT if across is None else 1, across, BLOCK if across is None else lanes * 16)
+    if region.loops[axis].reduce:
+        return Layout(axis, lanes, ACCUMULATORS, None, 1)
+    most = max([len(current.reductions) for current in passes])
+    flight = 1 if any(current.kept for current in passes) else max(1, COLUMNS // max(1, most))
+    return Layout(axis, lanes, flight, None, lanes * flight)
+
+
+def _instructions(region: Region, ports: Sequence[Port], loop: int, lanes: int) -> float:
+    """Instructions an element, roughly, if a loop is the vector loop."""
+    extent = region.loops[loop].extent
+    size = extent if isinstance(extent, int) else 64
+    if size <= 1:
+        return math.inf
+    used = size / (-(-size // lanes) * lanes)
+    strides = [port.array.strides[loop] for port in ports if not port.counter]
+    each = sum(0 if stride == 0 else 1 / lanes if stride == 1 else 1 for stride in strides)
+    each += len(region.values) / lanes / used
+    if region.loops[loop].reduce:
+        reductions = sum(node.op.kind == "reduce" for node in region.values)
+        each += reductions * 3 * lanes.bit_length() / size
+    return each
+
+
+def _across(region: Region, ports: Sequence[Port], axis: int, lanes: int) -> int | None:
+    """The loop along which some port is contiguous that is scattered along the vector loop."""
+    scattered = [port.array.strides for port in ports if port.array.strides[axis] not in (0, 1) and not port.counter]
+    found = [k for k in range(len(region.loops)) if k != axis and any(strides[k] == 1 for strides in scattered)]
+    return found[-1] if found and lanes > 1 else None
 
 
 def register_bytes(dtype: str) -> int:
