@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from graphc.kernel import Kernel
 from graphc.op import Array
 from graphc.passes.plan import bind_plan, plan_kernels
 from graphc.plan import Buffer, Plan, Step, SymbolicPlan
+from graphc.runtime.cpu import gemm
 from graphc.runtime.cpu.driver import Command, CommandList, Scratch, aligned_memory, run
 from graphc.runtime.cpu.host import Host, this_host
 from graphc.runtime.cpu.jit import Code, load
@@ -93,7 +95,8 @@ class CpuExecutable:
         kernels = dict.fromkeys(step.kernel for step in symbolic.steps)
         self.natives = {k: native for k in kernels if (native := target.native(k)) is not None}
         natives = self.natives.values()
-        loaded = load([n.assembly for n in natives], [[phase.symbol for phase in n.phases] for n in natives])
+        symbols = [[phase.symbol for phase in native.phases] for native in natives]
+        loaded = load([native.assembly for native in natives], symbols, partial(gemm.library, target.host))
         self.code = dict(zip(self.natives, loaded, strict=True))
         self._bound: OrderedDict[Sizes, Bound] = OrderedDict()
 
@@ -193,7 +196,7 @@ class Run:
         self._keys = keys  # alive while the code runs
 
     def _take(self, values: Mapping[Node, Any]) -> None:
-        """The arrays of all buffers outside of the arena, and their addresses; what is given first, as others take it."""
+        """The arrays of all buffers outside of the arena; first what is given, which others may take over."""
         buffers = self.bound.plan.buffers
         overwritten = {buffer.takes for buffer in buffers if buffer.role == "update"}
         outside = [k for k, buffer in enumerate(buffers) if buffer.role != "arena"]
