@@ -1,17 +1,14 @@
-"""Elementary functions on vectors of float32 and float64, as polynomials: `exp(f, x)` emits the code of exp(x).
+"""Elementary functions on vectors of float32 and float64: `exp(f, x)` emits the code of exp(x).
 
-All are right on their whole domain: at zeros of both signs, infinities, nan, and subnormal arguments and results.
-
-The coefficients are minimax fits, made by the Remez exchange in 60 digits and then rounded; beside each stands the
-range, what the polynomial approximates, and the greatest relative error of the function that it leaves. The schemes
-are the classical ones: arguments are reduced with a constant that is split in two (Cody and Waite, "Software Manual
-for the Elementary Functions", 1980), exponents are read and written as bits.
+All are right on their whole domain: at zeros of both signs, infinities, nan, and subnormal arguments and results. The
+results of a lane don't depend on the other lanes. The schemes are the classical ones: arguments are reduced with a
+constant that is split in parts (W. Cody and W. Waite, "Software Manual for the Elementary Functions", 1980), exponents
+are read and written as bits, and the rest is a polynomial of `polynomials.py`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from fractions import Fraction
@@ -19,9 +16,20 @@ from fractions import Fraction
 import numpy as np
 
 from graphc.runtime.cpu.builder import Function, Value, constant, element_of, lanes_of, with_element
+from graphc.runtime.cpu.polynomials import (
+    COS,
+    ERF,
+    ERF_TAIL,
+    EXP,
+    EXP2_SHORT,
+    LOG,
+    LOG2_SHORT,
+    SIN,
+    TANH,
+    Coefficients,
+)
 
 Operand = Value | float
-Coefficients = tuple[float, ...]  # of a polynomial, the constant term first
 
 with localcontext() as _context:
     _context.prec = 60
@@ -54,6 +62,12 @@ class Format:
     def rounder(self) -> float:
         """Added to a number, it leaves the nearest integer in the low bits of the sum."""
         return 1.5 * 2.0**self.fraction
+
+    @property
+    def whole(self) -> float:
+        """Its low bits are those of an integer added to it: so integers become floats without an instruction that
+        AVX2 lacks for 64 bits."""
+        return 2.0**self.fraction
 
     @property
     def tiny(self) -> float:
@@ -170,22 +184,6 @@ class Math:
 
 # --------------------------------------------------------------------------------------------- exponentials
 
-# (exp(r) - 1 - r) / r² on |r| <= ln(2)/2: 2^-27.7 of exp in float32, 2^-57 in float64
-EXP: dict[str, Coefficients] = {
-    "float": (0.49999997, 0.166665435, 0.0416672006, 0.00836652052, 0.00138825271),
-    "double": (
-        0.5000000000000006,
-        0.16666666666666588,
-        0.04166666666657676,
-        0.00833333333338955,
-        0.0013888888931564746,
-        0.00019841269719003584,
-        2.4801505273912227e-05,
-        2.7557407550287494e-06,
-        2.762603785147879e-07,
-        2.5053771231209988e-08,
-    ),
-}
 # Beyond these, exp(x) is 0 or infinite
 EXP_RANGE = {"float": (-104.0, 89.0), "double": (-746.0, 710.0)}
 # Where expm1(x) is -1 within half a unit
@@ -233,64 +231,29 @@ def expm1(f: Function, x: Value) -> Value:
 
 # --------------------------------------------------------------------------------------------- logarithms
 
-# (log(1 + f) - f + f²/2) / f³ on √½ <= 1 + f <= √2: 2^-30 of log in float32, 2^-57 in float64
-LOG: dict[str, Coefficients] = {
-    "float": (
-        0.333333135,
-        -0.250000089,
-        0.200021192,
-        -0.166679963,
-        0.142195523,
-        -0.124055885,
-        0.118881643,
-        -0.116756544,
-        0.0674663857,
-    ),
-    "double": (
-        0.3333333333333314,
-        -0.24999999999987976,
-        0.20000000000066614,
-        -0.16666666669825692,
-        0.14285714280092685,
-        -0.12499999691458588,
-        0.11111111147504386,
-        -0.10000015205661728,
-        0.09090923930209602,
-        -0.08332913552282625,
-        0.07691529858140896,
-        -0.07149439403738173,
-        0.06684588618097352,
-        -0.06196678682484064,
-        0.05668380836050563,
-        -0.056777867956422555,
-        0.06503484004207134,
-        -0.059816889918536044,
-        0.0261508659374436,
-    ),
-}
 
+def _decomposed(m: Math, x: Value, shift: Operand) -> tuple[Value, Value, Value]:
+    """A normal x > 0 as 2ᵉ·(1 + g) with √½ <= 1 + g < √2: e, g, and the bits of 2ᵉ.
 
-def _decomposed(m: Math, x: Value, exponent: float | Value = 0.0) -> tuple[Value, Value, Value]:
-    """A normal x > 0 as 2ᵉ·(1 + g) with √½ <= 1 + g < √2: e less `exponent`, g, and the bits of 2ᵉ."""
+    Args:
+        shift: `m.format.whole` with the bias of the exponent.
+    """
     f, format = m.f, m.format
     root = format.bits(math.sqrt(0.5))
-    one = format.bias << format.fraction
-    moved = f.binary("add", m.bits(x), m.integer(one - root))
+    moved = f.binary("add", m.bits(x), m.integer((format.bias << format.fraction) - root))
     biased = f.binary("lshr", moved, m.integer(format.fraction))
-    # As the low bits of 2 ** fraction, integers are floats without a conversion, which AVX2 lacks for 64 bits.
-    base = 2.0**format.fraction
-    shift = m.add(exponent, base + format.bias) if isinstance(exponent, Value) else base + format.bias + exponent
-    e = m.sub(m.of_bits(f.binary("or", biased, m.integer(format.bits(base)))), shift)
+    e = m.sub(m.of_bits(f.binary("or", biased, m.integer(format.bits(format.whole)))), shift)
     low = f.binary("and", moved, m.integer((1 << format.fraction) - 1))
     g = m.sub(m.of_bits(f.binary("add", low, m.integer(root))), 1.0)
     return e, g, f.binary("sub", moved, low)
 
 
-def _normal(m: Math, x: Value) -> tuple[Value, Value]:
-    """x with what is subnormal scaled to be normal, and the exponent of the scale."""
+def _parts(m: Math, x: Value) -> tuple[Value, Value]:
+    """e and g as `_decomposed` gives them, of any x > 0: what is subnormal is scaled first."""
+    scale, shift = m.format.fraction + 1, m.format.whole + m.format.bias
     subnormal = m.less(x, m.format.tiny)
-    scale = m.format.fraction + 1
-    return m.select(subnormal, m.mul(x, 2.0**scale), x), m.select(subnormal, float(scale), 0.0)
+    normal = m.select(subnormal, m.mul(x, 2.0**scale), x)
+    return _decomposed(m, normal, m.select(subnormal, shift + scale, shift))[:2]
 
 
 def _at_ends(m: Math, x: Value, result: Value, zero: float = 0.0) -> Value:
@@ -315,8 +278,7 @@ def _log_of(m: Math, e: Value, g: Value) -> Value:
 def log(f: Function, x: Value) -> Value:
     """The natural logarithm."""
     m = Math(f, x.type)
-    normal, scale = _normal(m, x)
-    e, g, _ = _decomposed(m, normal, scale)
+    e, g = _parts(m, x)
     return _at_ends(m, x, _log_of(m, e, g))
 
 
@@ -325,7 +287,7 @@ def log1p(f: Function, x: Value) -> Value:
     m = Math(f, x.type)
     u = m.add(x, 1.0)
     lost = m.sub(x, m.sub(u, 1.0))
-    e, g, power = _decomposed(m, u)
+    e, g, power = _decomposed(m, u, m.format.whole + m.format.bias)
     inverse = m.of_bits(f.binary("sub", m.integer(2 * m.format.bias << m.format.fraction), power))
     scaled = m.select(m.less(x, 2.0**m.format.fraction * 4), m.mul(lost, inverse), 0.0)
     return m.copysign(_at_ends(m, x, _log_of(m, e, m.add(g, scaled)), -1.0), x)  # of -0.0 too
@@ -345,8 +307,7 @@ def _log_to_base(f: Function, x: Value, base: int) -> Value:
     """e·log(2) + log(1 + g), to the base: what rounding takes from both terms and their sum is added at last."""
     m = Math(f, x.type)
     natural = LN2 if base == 2 else LN10
-    normal, scale = _normal(m, x)
-    e, g, _ = _decomposed(m, normal, scale)
+    e, g = _parts(m, x)
     high, low = m.format.split(LN2 / natural, 2, m.format.head)
     factor = m.format.rounded(1 / natural)
     rest = m.mul(m.mul(m.mul(g, g), _log_near(m, g)), factor)
@@ -359,24 +320,6 @@ def _log_to_base(f: Function, x: Value, base: int) -> Value:
 
 # --------------------------------------------------------------------------------------------- tanh
 
-# (tanh(x) - x) / x³ in x², on |x| < TANH_SMALL: 2^-30 of tanh in float32, 2^-61 in float64
-TANH: dict[str, Coefficients] = {
-    "float": (-0.333333164, 0.13332586, -0.0538523085, 0.0210716799, -0.00627424149),
-    "double": (
-        -0.33333333333333315,
-        0.13333333333329744,
-        -0.053968253966059074,
-        0.0218694884687197,
-        -0.008863234312643048,
-        0.0035921140004849146,
-        -0.0014557259518495384,
-        0.0005894518146126203,
-        -0.00023701177293176799,
-        9.155848567646047e-05,
-        -3.0187293688197975e-05,
-        6.042499974658517e-06,
-    ),
-}
 TANH_SMALL = {"float": 0.55, "double": 0.625}
 TANH_ONE = {"float": 9.5, "double": 20.0}  # from here on tanh is 1 within half a unit
 
@@ -394,35 +337,6 @@ def tanh(f: Function, x: Value) -> Value:
 
 
 # --------------------------------------------------------------------------------------------- powers
-
-# (log(1 + f) / ln(2)) / f on √½ <= 1 + f <= √2, and 2 ** r on |r| <= ½: 2^-41 and 2^-34, for powers of float32
-LOG2_SHORT = (
-    1.4426950408893546,
-    -0.7213475204249636,
-    0.48089834658555686,
-    -0.3606737659015786,
-    0.28853907067559126,
-    -0.24044872716336016,
-    0.2060952666306396,
-    -0.180350407364168,
-    0.16042523425824168,
-    -0.14412612852544077,
-    0.12914406497753814,
-    -0.11962598767071247,
-    0.1261239793293183,
-    -0.12351959092414086,
-    0.06318020331680946,
-)
-EXP2_SHORT = (
-    0.9999999999616778,
-    0.6931471807284003,
-    0.24022651198178951,
-    0.05550410353652235,
-    0.009618027250859305,
-    0.0013333922402105744,
-    0.0001546929198587719,
-    1.52019567196463e-05,
-)
 
 
 def power(f: Function, x: Value, y: Value) -> Value:
@@ -447,7 +361,7 @@ def _power_of(f: Function, x: Value, y: Value) -> Value:
     wide = with_element(x.type, "double")
     m = Math(f, wide)
     base, exponent = f.convert("fpext", x, wide), f.convert("fpext", y, wide)
-    e, g, _ = _decomposed(m, base)
+    e, g, _ = _decomposed(m, base, m.format.whole + m.format.bias)
     logarithm = m.fma(g, m.horner(g, LOG2_SHORT), e)
     logarithm = m.select(m.equal(base, 0.0), -math.inf, logarithm)
     logarithm = m.select(m.less(base, math.inf), logarithm, base)  # nan too
@@ -460,30 +374,6 @@ def _power_of(f: Function, x: Value, y: Value) -> Value:
 
 # --------------------------------------------------------------------------------------------- sine and cosine
 
-# (sin(r) - r) / r³ in r², on |r| < 1.01·π/4: 2^-28 and 2^-58 of sin
-SIN: dict[str, Coefficients] = {
-    "float": (-0.166666538, 0.0083321128, -0.000195087414),
-    "double": (
-        -0.16666666666666627,
-        0.00833333333332094,
-        -0.00019841269828619037,
-        2.7557313276086965e-06,
-        -2.5050692483412918e-08,
-        1.5892962082510237e-10,
-    ),
-}
-# (cos(r) - 1 + r²/2) / r⁴ in r², on |r| < 1.01·π/4: 2^-33 and 2^-64 of cos
-COS: dict[str, Coefficients] = {
-    "float": (0.0416666456, -0.00138872513, 2.44256807e-05),
-    "double": (
-        0.04166666666666658,
-        -0.0013888888888871375,
-        2.4801587287782508e-05,
-        -2.755731386540222e-07,
-        2.0875657551046e-09,
-        -1.1356265450702077e-11,
-    ),
-}
 ANGLES = {"float": 1e5, "double": 1e8}  # beyond, the reduction by π/2 isn't good enough
 
 
@@ -519,84 +409,6 @@ def _sinusoid(f: Function, x: Value, name: str, quarters: int) -> Value:
 
 # --------------------------------------------------------------------------------------------- the error function
 
-# erf(x)/x - 1 in x², on |x| < 1: 2^-30 and 2^-63 of erf
-ERF: dict[str, Coefficients] = {
-    "float": (0.128379166, -0.37612626, 0.112835854, -0.0268538129, 0.00518832775, -0.000801019371, 7.85386073e-05),
-    "double": (
-        0.1283791670955126,
-        -0.3761263890318375,
-        0.11283791670954857,
-        -0.026866170645072903,
-        0.005223977624780938,
-        -0.000854832697874625,
-        0.00012055331037042933,
-        -1.4925593510203918e-05,
-        1.6460972867792408e-06,
-        -1.635002573354726e-07,
-        1.4657883087466361e-08,
-        -1.1365677755618263e-09,
-        5.945280432038e-11,
-    ),
-}
-# 1 - erf(x) in x - ERF_CENTRE, on 1 <= x <= ERF_ONE: 2^-27 and 2^-58 of erf
-ERF_TAIL: dict[str, Coefficients] = {
-    "float": (
-        0.000406952982,
-        -0.00217818655,
-        0.00544566102,
-        -0.00835174788,
-        0.00862280838,
-        -0.00610918039,
-        0.00279699755,
-        -0.000560258923,
-        -0.000258008047,
-        0.000270547142,
-        -8.15794701e-05,
-        -1.77361289e-05,
-        1.58764324e-05,
-        -5.01730256e-07,
-        -9.10353776e-07,
-    ),
-    "double": (
-        7.430983723443969e-07,
-        -5.399426777429268e-06,
-        1.88979937205043e-05,
-        -4.229550975447507e-05,
-        6.7717810839559e-05,
-        -8.211628225891225e-05,
-        7.774424634119876e-05,
-        -5.8192750513898866e-05,
-        3.4259175618898186e-05,
-        -1.533076859003485e-05,
-        4.641017232158757e-06,
-        -4.44703087401942e-07,
-        -4.4377321972228324e-07,
-        3.0166897055636464e-07,
-        -9.231614891701037e-08,
-        5.731728456608986e-09,
-        8.26357647154672e-09,
-        -4.035064228850262e-09,
-        7.044210137488914e-10,
-        1.4174565968509508e-10,
-        -1.1606419787869615e-10,
-        2.5815827654852847e-11,
-        1.7344636873171955e-12,
-        -2.656544327980771e-12,
-        6.640695592296235e-13,
-        1.4520599464551497e-14,
-        -5.874135934060102e-14,
-        1.4745417827627277e-14,
-        1.2827082414217047e-15,
-        -1.3604217380100146e-15,
-        1.2366570848972886e-16,
-        6.336521964180771e-17,
-        -1.1712793355575323e-17,
-        -1.638482402362827e-18,
-        4.362551066889709e-19,
-        1.893862592790674e-20,
-        -6.674891536252351e-21,
-    ),
-}
 ERF_CENTRE = {"float": 2.5, "double": 3.5}
 ERF_ONE = {"float": 4.0, "double": 6.0}  # from here on erf is 1 within half a unit
 
@@ -622,34 +434,23 @@ def any_lane(f: Function, condition: Value) -> Value:
 
 
 def libm(f: Function, name: str, *args: Value) -> Value:
-    """A function of the C library, called for one lane after the other; `name` is its name for double."""
-    type = args[0].type
-    symbol = name if element_of(type) == "double" else f"{name}f"
-    return lane_by_lane(
-        f,
-        f"{symbol}_{lanes_of(type)}",
-        lambda g, lanes: _value(g.call(symbol, element_of(type), *lanes)),
-        *args,
-    )
+    """A function of the C library, called for one lane after the other, out of line and taken to be rarely needed.
 
-
-def lane_by_lane(f: Function, name: str, make: Callable[[Function, Sequence[Value]], Value], *args: Value) -> Value:
-    """What `make` makes of each lane, out of line: in a function of this name, taken to be rarely called."""
-    type = args[0].type
-    if not f.module.has(name):
-        g = f.module.function(name, [(type, f"x{k}") for k in range(len(args))], type, internal=True)
-        parameters = [Value(f"%x{k}", type) for k in range(len(args))]
-        result = parameters[0]
-        if lanes_of(type) == 1:
-            result = make(g, parameters)
-        else:
-            for lane in range(lanes_of(type)):
-                result = g.insert(result, make(g, [g.extract(p, lane) for p in parameters]), lane)
-        g.ret(result)
+    Args:
+        name: its name for double.
+    """
+    type, element, lanes = args[0].type, element_of(args[0].type), lanes_of(args[0].type)
+    symbol = name if element == "double" else f"{name}f"
+    helper = f"{symbol}_{lanes}"
+    if not f.module.has(helper):
+        g = f.module.function(helper, [(type, f"x{k}") for k in range(len(args))], type, internal=True)
+        parameters = [g.parameter(k) for k in range(len(args))]
+        found = parameters[0]
+        for lane in range(lanes):
+            one = [p if lanes == 1 else g.extract(p, lane) for p in parameters]
+            value = g.call(symbol, element, *one)
+            assert value is not None
+            found = value if lanes == 1 else g.insert(found, value, lane)
+        g.ret(found)
     operands = ", ".join(f"{arg.type} {arg.text}" for arg in args)
-    return f.pure(type, f"call {type} @{name}({operands}) cold")
-
-
-def _value(found: Value | None) -> Value:
-    assert found is not None
-    return found
+    return f.pure(type, f"call {type} @{helper}({operands}) cold")
