@@ -47,7 +47,7 @@ KEY_STEPS = (0x9E3779B9, 0xBB67AE85)  # the golden ratio and sqrt(3) - 1, as fra
 
 _MASK32 = 0xFFFFFFFF
 _MASK64 = 0xFFFFFFFFFFFFFFFF
-_GOLDEN64 = 0x9E3779B97F4A7C15
+GOLDEN64 = 0x9E3779B97F4A7C15
 _CHUNK = 1 << 14  # blocks made at once: the working set of the rounds stays in the cache
 
 _NARROW = tuple(map(np.dtype, (np.float16, ml_dtypes.bfloat16, np.float32)))
@@ -67,7 +67,7 @@ def mix(a: int, b: int) -> int:
     never share a key, nor do two seeds of one stream. It also derives further keys, such as that of one
     iteration of a loop: `mix(stream, iteration)`.
     """
-    return _finalise(_finalise(a + _GOLDEN64) + b + _GOLDEN64)
+    return _finalise(_finalise(a + GOLDEN64) + b + GOLDEN64)
 
 
 def _finalise(z: int) -> int:
