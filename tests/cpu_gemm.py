@@ -1,10 +1,11 @@
-"""Products of matrices as native code: kernels of small programs with the library that they call, run phase by phase."""
+"""Products of matrices as native code: kernels of small programs, linked with the library and run phase by phase."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ class Loaded:
         """Run all phases, the units of each divided into calls of which the last is done first."""
         for call, units, scratch in zip(self.calls, self.units, self.scratch, strict=True):
             ends = [units * part // parts for part in range(parts + 1)]
-            for low, high in reversed(list(zip(ends[:-1], ends[1:], strict=True))):
+            for low, high in reversed(list(pairwise(ends))):
                 if low < high:
                     assert call(self.table.ctypes.data, self.args.ctypes.data, low, high, scratch.address) == 0
 

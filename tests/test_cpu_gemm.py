@@ -176,5 +176,5 @@ def test_other_machines(host):
         (step,) = plan_kernels(prepared([a @ b], info=INFO), INFO).steps
         native = native_kernel(step.kernel, HOSTS[host], CORES)
         assert compiled(native.assembly, HOSTS[host])
-        for symbol in called(native.assembly):
-            assert compiled(library(HOSTS[host], symbol), HOSTS[host])
+        for name in called(native.assembly):
+            assert compiled(library(HOSTS[host], name), HOSTS[host])

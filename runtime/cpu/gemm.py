@@ -24,9 +24,11 @@ from graphc.runtime.cpu.packing import compute_dtype
 from graphc.runtime.cpu.phases import Frame, KernelCode, Strided, itemsize
 
 PANEL_BYTES = 32 << 10  # of a panel of B in one block of k: about the first-level cache
-PANELS = 8  # of A in one unit of work
+PANELS = 16  # of A in one unit of work
+PACKED_PANELS, PACKED_K = 8, 256  # what one unit of work packs
 DOT = 32  # rows of A up to which inner products are better than packing a transposed B
 IN_PLACE = 160  # rows of A up to which B is read in place, if it can be
+OFTEN = 384  # columns of B for which A is read often enough to pack it
 UNIT_NS = 8_000, 200_000  # time of a unit of work, at least and at most: a 64th of all between them
 FLOPS, BYTES = 150, 40  # per nanosecond, roughly: of arithmetic, and of what is read from memory
 FLOATS = ("float32", "float64")
@@ -119,7 +121,8 @@ class Problem:
         native = self.dtype == self.compute
         few = self.few[1] if self.few else NEVER
         if which == "a":
-            return few if self.a_lines == "strided" or not native else ALWAYS
+            often = isinstance(self.n, int) and self.n >= OFTEN
+            return few if self.a_lines == "strided" or not native or often else ALWAYS
         return max(few, IN_PLACE if self.b_lines == "rows" and native else NEVER)
 
     @cached_property
@@ -192,6 +195,13 @@ class Panels(NamedTuple):
             number = frame.f.add(frame.f.mul(number, frame.size(batch[axis])), index[axis])
         return number
 
+    def address(self, frame: Frame, problem: Problem, matrix: Int, number: Int, k: Int) -> Value:
+        """The address of a panel of a matrix, from a k on."""
+        f = frame.f
+        first = f.add(f.mul(matrix, frame.size(self.panels)), number)
+        at = f.mul(f.add(f.mul(first, frame.size(problem.k)), k), self.width)
+        return f.address(frame.workspace(self.offset), at, MEMORY_TYPE[problem.compute])
+
 
 def _packed(code: KernelCode, problem: Problem, which: str) -> Panels | None:
     """Emit the phase that packs an operand, if it may need it: a unit is a panel."""
@@ -211,25 +221,27 @@ def _packed(code: KernelCode, problem: Problem, which: str) -> Panels | None:
     axes = tuple(axis for axis, stride in enumerate(source.strides[:-2]) if stride != 0)
     count = ceil_div(extent, width)
     matrices = product([problem.batch[axis] for axis in axes])
-    panel = problem.k * width * itemsize(problem.compute)
-    panels = Panels(code.workspace(matrices * count * panel), axes, count, width)
-    frame = code.phase(matrices * count, matrices * extent * problem.k // 5 + 10)
+    nbytes = matrices * count * problem.k * width * itemsize(problem.compute)
+    panels = Panels(code.workspace(nbytes), axes, count, width)
+    counts = (*(problem.batch[axis] for axis in axes), ceil_div(count, PACKED_PANELS), ceil_div(problem.k, PACKED_K))
+    frame = code.phase(product(counts), matrices * extent * problem.k // 5 + 10)
     f = frame.f
-    size, k, each = frame.size(extent), frame.size(problem.k), frame.size(panel)
+    size, k = frame.size(extent), frame.size(problem.k)
     symbol = f"pack.{lines}.{problem.dtype}"
 
     def unit(u: Value, _: list[Value]) -> None:
-        number = f.rem(u, frame.size(count))
-        index = _split(frame, f.div(u, frame.size(count)), [problem.batch[axis] for axis in axes])
-        x = f.mul(number, width)
-        full: list[Int] = [0] * len(problem.batch)
-        for axis, i in zip(axes, index, strict=True):
-            full[axis] = i
-        at = frame.at(source, [*full, 0, x])
-        to = f.address(frame.workspace(panels.offset), f.mul(u, each), "i8")
+        *varying, group, block = _split(frame, u, counts)
+        index: list[Int] = [0] * len(problem.batch)
+        for axis, i in zip(axes, varying, strict=True):
+            index[axis] = i
+        first, p = f.mul(group, PACKED_PANELS), f.mul(block, PACKED_K)
+        x = f.mul(first, width)
+        matrix = panels.matrix(frame, problem.batch, index)
+        to = panels.address(frame, problem, matrix, first, p)
         stride_k, stride_x = frame.sizes(source.strides[-2:])
-        numbers = [f.min(width, f.sub(size, x)), k, width]
-        f.call(symbol, "void", at, f.i64(stride_x), f.i64(stride_k), to, *map(f.i64, numbers))
+        sizes = [f.mul(k, width), f.min(PACKED_PANELS * width, f.sub(size, x)), f.min(PACKED_K, f.sub(k, p)), width]
+        at = frame.at(source, [*index, p, x])
+        f.call(symbol, "void", at, f.i64(stride_x), f.i64(stride_k), to, *map(f.i64, sizes))
 
     def pack() -> None:
         f.loop(frame.low, frame.high, 1, unit)
@@ -391,11 +403,8 @@ class _Blocks:
 
     def panel(self, panels: Panels, batch: Sequence[Int], number: Int, p: Value) -> Value:
         """The address of a panel of an operand, from a k on."""
-        f = self.f
         matrix = panels.matrix(self.frame, self.problem.batch, batch)
-        first = f.add(f.mul(matrix, self.frame.size(panels.panels)), number)
-        at = f.mul(f.add(f.mul(first, self.k), p), panels.width)
-        return f.address(self.frame.workspace(panels.offset), at, MEMORY_TYPE[self.problem.compute])
+        return panels.address(self.frame, self.problem, matrix, number, p)
 
 
 CORES: Mapping[Op, Callable[[KernelCode], bool]] = {matmul_op: contract}

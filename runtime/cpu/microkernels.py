@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from graphc.runtime.cpu.builder import MEMORY_TYPE, Function, Int, Module, Value, constant, lanes_of, vector
 from graphc.runtime.cpu.host import Host
+from graphc.runtime.cpu.packing import prefetch
 from graphc.types import np_dtype
 
 THIN = 4  # rows of A for which B is streamed
@@ -174,10 +175,21 @@ def _micro(maker: _Maker, layout: str, shape: Tile, masked: bool) -> str:
                 sums[r * vectors + j] = maker.multiply_add(f, factor, row[j], sums[r * vectors + j])
         return [f.address(a, a_k, element), f.address(b, x.b_k, element), *sums]
 
+    _expect(maker, f, x, shape)
     _, _, *sums = f.loop(0, x.k, 1, step, [x.a, x.b, *[constant(type, 0)] * (rows * vectors)])
     _put(maker, f, x, [sums[r * vectors : (r + 1) * vectors] for r in range(rows)], masks)
     f.ret()
     return name
+
+
+def _expect(maker: _Maker, f: Function, x: _Operands, shape: Tile) -> None:
+    """Ask for the lines of C, so that they are in the cache when the sums are done."""
+    lines = max(1, shape.width * maker.align // 64)
+    c = x.c
+    for _ in range(shape.rows):
+        for line in range(lines):
+            prefetch(f, f.address(c, 64 * line, "i8"), write=True)
+        c = f.address(c, x.c_row, maker.element)
 
 
 def _put(

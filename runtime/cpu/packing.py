@@ -12,13 +12,14 @@ from graphc.runtime.cpu.builder import MEMORY_TYPE, Function, Int, Module, Value
 from graphc.runtime.cpu.host import Host
 from graphc.types import np_dtype
 
-# Parameters of `pack.*.<dtype>`, which packs one panel of an array of this dtype.
+# Parameters of `pack.*.<dtype>`, which packs an array of this dtype.
 PACK = (
     ("ptr noalias", "source"),
     ("i64", "source_x"),  # distances; 1 in `lines`
     ("i64", "source_k"),  # 1 in `columns`
-    ("ptr noalias", "panel"),
-    ("i64", "count"),  # of x, at most `width`
+    ("ptr noalias", "panels"),
+    ("i64", "distance"),  # of panels
+    ("i64", "count"),  # of x, in one or several panels
     ("i64", "k"),
     ("i64", "width"),
 )
@@ -34,9 +35,17 @@ NARROW = (
 )
 
 
+AHEAD = 16  # rows of the source that are asked for before they are needed
+
+
 def compute_dtype(dtype: str) -> str:
     """The dtype in which products of this dtype are summed."""
     return "float32" if dtype in ("float16", "bfloat16") else dtype
+
+
+def prefetch(f: Function, at: Value, *, write: bool = False) -> None:
+    """Ask for the line of an address, which need not be memory."""
+    f.call("llvm.prefetch.p0", "void", at, Value(str(int(write)), "i32"), Value("3", "i32"), Value("1", "i32"))
 
 
 def library(host: Host, symbol: str) -> str:
@@ -59,25 +68,40 @@ def _begin(module: Module, symbol: str) -> tuple[Function, list[Value]]:
 
 
 def _lines(module: Module, host: Host, dtype: str, symbol: str) -> None:
-    """Rows of the source are contiguous along x: copy them, one for each k."""
+    """Rows of the source are contiguous along x: copy them, one after the other, into all panels."""
     target = compute_dtype(dtype)
     lanes = host.lanes(np_dtype(target).itemsize)
-    f, (source, _, source_k, panel, count, k, width) = _begin(module, symbol)
-    whole = f.mul(f.div(count, lanes), lanes)
-    left = f.sub(count, whole)
+    f, (source, _, source_k, panels, distance, count, k, width) = _begin(module, symbol)
 
     def copy(at: Value, to: Value, x: Int, mask: Value | None) -> None:
+        prefetch(f, f.address(at, f.add(f.mul(AHEAD, source_k), x), MEMORY_TYPE[dtype]))
         value = _element(f, f.address(at, x, MEMORY_TYPE[dtype]), dtype, target, lanes, mask)
         f.store(value, f.address(to, x, MEMORY_TYPE[target]), np_dtype(target).itemsize, mask)
 
-    def line(number: Value, _: list[Value]) -> None:
-        at = f.address(source, f.mul(number, source_k), MEMORY_TYPE[dtype])
+    def part(number: Value, start: Value, panel: Value) -> Value:
+        at = f.address(source, f.add(f.mul(number, source_k), start), MEMORY_TYPE[dtype])
         to = f.address(panel, f.mul(number, width), MEMORY_TYPE[target])
+        size = f.min(width, f.sub(count, start))
+        whole = f.mul(f.div(size, lanes), lanes)
         f.loop(0, whole, lanes, lambda x, _: copy(at, to, x, None))
+        left = f.sub(size, whole)
         f.if_(f.is_less(0, left), lambda: copy(at, to, whole, f.mask(left, lanes)))
+        return f.address(panel, distance, MEMORY_TYPE[target])
+
+    def line(number: Value, _: list[Value]) -> None:
+        _by_panel(f, count, width, lambda start, panel: part(number, start, panel), panels)
 
     f.loop(0, k, 1, line)
     f.ret()
+
+
+def _by_panel(f: Function, count: Value, width: Value, part: Callable[[Value, Value], Value], first: Value) -> None:
+    """Code for each panel, from its first x and its address; it returns the address of the next."""
+
+    def panel(number: Value, carried: list[Value]) -> Sequence[Value]:
+        return [part(f.i64(f.mul(number, width)), carried[0])]
+
+    f.loop(0, f.div(f.add(count, f.sub(width, 1)), width), 1, panel, [first])
 
 
 def _columns(module: Module, host: Host, dtype: str, symbol: str) -> None:
@@ -85,36 +109,47 @@ def _columns(module: Module, host: Host, dtype: str, symbol: str) -> None:
     target = compute_dtype(dtype)
     lanes = host.lanes(np_dtype(target).itemsize)
     element, align = MEMORY_TYPE[target], np_dtype(target).itemsize
-    f, (source, source_x, _, panel, count, k, width) = _begin(module, symbol)
-
-    def square(x: Int, number: Int) -> None:
-        """k from `number` on for x from `x` on; beyond the panel's end, its last x stands in."""
-        rows = []
-        for lane in range(lanes):
-            at = f.mul(f.min(f.add(x, lane), f.sub(count, 1)), source_x)
-            address = f.address(source, f.add(at, number), MEMORY_TYPE[dtype])
-            rows.append(_element(f, address, dtype, target, lanes))
-        stored = f.mask(f.sub(width, x), lanes)
-        for lane, column in enumerate(_transposed(f, rows)):
-            to = f.address(panel, f.add(f.mul(f.add(number, lane), width), x), element)
-            f.store(column, to, align, stored)
-
-    def last(x: Int, number: Int) -> None:
-        """The k that are left, one by one."""
-
-        def one(n: Value, _: list[Value]) -> None:
-            def move(i: Value, _: list[Value]) -> None:
-                at = f.address(source, f.add(f.mul(i, source_x), n), MEMORY_TYPE[dtype])
-                f.store(_element(f, at, dtype, target), f.address(panel, f.add(f.mul(n, width), i), element), align)
-
-            f.loop(x, count, 1, move)
-
-        f.loop(number, k, 1, one)
-
+    f, (source, source_x, _, panels, distance, count, k, width) = _begin(module, symbol)
     whole = f.mul(f.div(k, lanes), lanes)
-    f.loop(0, count, lanes, lambda x, _: f.loop(0, whole, lanes, lambda n, _: square(x, n)) and None)
-    last(0, whole)
+
+    def part(start: Value, panel: Value) -> Value:
+        size = f.min(width, f.sub(count, start))
+
+        def square(x: Value, number: Value) -> None:
+            """Of some x and k; beyond the panel's end, its last x stands in."""
+            rows = []
+            for lane in range(lanes):
+                at = f.mul(f.add(start, f.min(f.add(x, lane), f.sub(size, 1))), source_x)
+                address = f.address(source, f.add(at, number), MEMORY_TYPE[dtype])
+                rows.append(_element(f, address, dtype, target, lanes))
+            stored = f.mask(f.sub(width, x), lanes)
+            for lane, column in enumerate(_transposed(f, rows)):
+                to = f.address(panel, f.add(f.mul(f.add(number, lane), width), x), element)
+                f.store(column, to, align, stored)
+
+        def single(x: Value, number: Value) -> None:
+            at = f.add(f.mul(f.add(start, x), source_x), number)
+            to = f.address(panel, f.add(f.mul(number, width), x), element)
+            f.store(_element(f, f.address(source, at, MEMORY_TYPE[dtype]), dtype, target), to, align)
+
+        _over(f, (0, size, lanes), (0, whole, lanes), square)
+        _over(f, (0, size, 1), (whole, k, 1), single)
+        return f.address(panel, distance, element)
+
+    _by_panel(f, count, width, part, panels)
     f.ret()
+
+
+Range = tuple[Int, Int, int]  # first, last (exclusive), step
+
+
+def _over(f: Function, outer: Range, inner: Range, body: Callable[[Value, Value], None]) -> None:
+    """Two loops."""
+
+    def loop(i: Value, _: list[Value]) -> None:
+        f.loop(*inner, lambda j, _: body(i, j))
+
+    f.loop(*outer, loop)
 
 
 def _transposed(f: Function, rows: Sequence[Value]) -> list[Value]:
@@ -136,14 +171,19 @@ def _transposed(f: Function, rows: Sequence[Value]) -> list[Value]:
 def _strided(module: Module, host: Host, dtype: str, symbol: str) -> None:
     """Any source: element by element."""
     target = compute_dtype(dtype)
-    f, (source, source_x, source_k, panel, count, k, width) = _begin(module, symbol)
+    f, (source, source_x, source_k, panels, distance, count, k, width) = _begin(module, symbol)
 
-    def move(number: Value, x: Value) -> None:
-        at = f.address(source, f.add(f.mul(number, source_k), f.mul(x, source_x)), MEMORY_TYPE[dtype])
-        to = f.address(panel, f.add(f.mul(number, width), x), MEMORY_TYPE[target])
-        f.store(_element(f, at, dtype, target), to, np_dtype(target).itemsize)
+    def part(start: Value, panel: Value) -> Value:
+        def move(number: Value, x: Value) -> None:
+            at = f.add(f.mul(number, source_k), f.mul(f.add(start, x), source_x))
+            to = f.address(panel, f.add(f.mul(number, width), x), MEMORY_TYPE[target])
+            found = _element(f, f.address(source, at, MEMORY_TYPE[dtype]), dtype, target)
+            f.store(found, to, np_dtype(target).itemsize)
 
-    f.loop(0, k, 1, lambda number, _: f.loop(0, count, 1, lambda x, _: move(number, x)) and None)
+        _over(f, (0, k, 1), (0, f.min(width, f.sub(count, start)), 1), move)
+        return f.address(panel, distance, MEMORY_TYPE[target])
+
+    _by_panel(f, count, width, part, panels)
     f.ret()
 
 
