@@ -14,15 +14,12 @@ from graphc.dims import Dim, ceil_div, product
 from graphc.ir import Node
 from graphc.kernel import Region
 from graphc.op import Op
-from graphc.operands import splat_value
 from graphc.ops.indexing import gather_op, scatter_add_op
 from graphc.runtime.cpu import lanes as regions
 from graphc.runtime.cpu.builder import I64, MEMORY_TYPE, Function, Int, Value, constant, element_of, lanes_of, vector
 from graphc.runtime.cpu.nest import HALVES, from_memory, is_signed, register_type, to_memory
 from graphc.runtime.cpu.phases import Frame, KernelCode, Strided, itemsize
-from graphc.runtime.cpu.rows import columns, fitting, load_lanes, nest, sweep, units
-
-Number = float | int | bool
+from graphc.runtime.cpu.rows import Number, columns, fitting, load_lanes, nest, operand_or_number, sweep, units
 
 CHECKED = 4096  # indices that one unit of work checks
 FLIGHT = 4  # vectors of columns that a unit of a scatter owns
@@ -226,7 +223,7 @@ def _scatter_add(code: KernelCode) -> bool:
     """A unit copies the part of the data that it owns, and adds to it: whole slices, or columns of a last axis."""
     core = code.kernel.core
     assert core is not None
-    indices, start = _indices(code, core, 2), _start(code)
+    indices, start = _indices(code, core, 2), operand_or_number(code, 0)
     updates, y = regions.operand(code, 1), regions.result(code, 0)
     total = y
     shape = core.shape
@@ -260,13 +257,6 @@ def _scatter_add(code: KernelCode) -> bool:
     frame.done()
     regions.finish(code, 0)
     return True
-
-
-def _start(code: KernelCode) -> Strided | Number:
-    """What the updates are added to: where it lies, or the number that all of it is."""
-    region = code.kernel.operands[0]
-    number = splat_value(region.body.outputs[0])
-    return regions.operand(code, 0) if number is None else number
 
 
 class _Adding:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from graphc.dims import Dim
+from graphc.operands import splat_value
+from graphc.runtime.cpu import lanes as regions
 from graphc.runtime.cpu.builder import (
     I64,
     MEMORY_TYPE,
@@ -16,7 +18,9 @@ from graphc.runtime.cpu.builder import (
     lanes_of,
     vector,
 )
-from graphc.runtime.cpu.phases import Frame, itemsize
+from graphc.runtime.cpu.phases import Frame, KernelCode, Strided, itemsize
+
+Number = float | int | bool
 
 UNROLLED = 4  # vectors of a short row, and steps of a short loop, that are written one after the other
 
@@ -136,6 +140,12 @@ def sweep(
 def fitting(count: Dim, lanes: int, least: int = 1) -> int:
     """Lanes for rows of `count` elements: fewer than `lanes` if the rows are short."""
     return max(least, min(lanes, 1 << max(count - 1, 0).bit_length())) if isinstance(count, int) else lanes
+
+
+def operand_or_number(code: KernelCode, k: int) -> Strided | Number:
+    """Where the core's k-th operand lies, or the number that all of it is."""
+    number: Number | None = splat_value(code.kernel.operands[k].body.outputs[0])
+    return regions.operand(code, k) if number is None else number
 
 
 def load_lanes(f: Function, dtype: str, at: Value, stride: Int, lanes: int, mask: Value | None = None) -> Value:
