@@ -122,7 +122,10 @@ class Problem:
         few = self.few[1] if self.few else NEVER
         if which == "a":
             often = isinstance(self.n, int) and self.n >= OFTEN
-            return few if self.a_lines == "strided" or not native or often else ALWAYS
+            # Columns that are a multiple of the page apart fall into the same few lines of the cache.
+            step = self.a.strides[-1]
+            collide = self.a_lines == "columns" and isinstance(step, int) and step * itemsize(self.dtype) % 4096 == 0
+            return few if self.a_lines == "strided" or not native or often or collide else ALWAYS
         return max(few, IN_PLACE if self.b_lines == "rows" and native else NEVER)
 
     @cached_property
@@ -148,7 +151,7 @@ def problem_of(code: KernelCode) -> Problem:
     assert core is not None
     (*batch, m, k), n = core.inputs[0].shape, core.inputs[1].shape[-1]
     a, b = lanes.operand(code, 0), lanes.operand(code, 1)
-    swapped = n == 1 and m != 1
+    swapped = m != 1 and (n == 1 or lanes.is_transposed(code.kernel.results[0]))
     if swapped:
         m, n, a, b = n, m, _transposed(b), _transposed(a)
     return Problem(code.host, core.dtype, tuple(batch), m, n, k, a, b, swapped)
@@ -341,7 +344,7 @@ class _Blocks:
             at = f.add(f.mul(f.sub(row, i), block[1]), f.sub(column, j))
             return f.address(block[0], at, MEMORY_TYPE[problem.dtype])
 
-        lanes.block(self.frame, 0, bounds, Element(address, problem.dtype))
+        lanes.block(self.frame, 0, bounds, Element(address, problem.dtype, -2 if problem.swapped else -1))
 
     def sums(self, batch: Sequence[Int], i: Int, j: Int, m: Int, n: Int, c: Value, c_row: Int) -> None:
         """Sum the products of a block of C."""

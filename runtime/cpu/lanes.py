@@ -47,7 +47,7 @@ class _Work:
         self.code, self.region, self.element, self.into = code, region, element, into
         ports = [loading(load, "float32") for load in region.loads] + [Port(array) for array in stored_in(region)]
         ports += [Port(into)] if into else []
-        self.layout = layout_of(region, code.host, ports, by_element=element is not None)
+        self.layout = layout_of(region, code.host, ports, None if element is None else -1)
         self.passes = passes_of(region)
         self.parallel = [k for k, loop in enumerate(region.loops) if not loop.reduce]
         self.steps = {self.layout.axis: self.layout.block, self.layout.across: self.layout.tile}  # in one unit
@@ -194,6 +194,13 @@ def is_direct(region: Region) -> bool:
     return access.offset == 0 and same
 
 
+def is_transposed(region: Region) -> bool:
+    """Whether what a region loads and stores is rather contiguous along the last axis but one than along the last."""
+    accesses = [port.access for port in (*region.loads, *region.stores)]
+    votes = [(access.strides[-2] == 1) - (access.strides[-1] == 1) for access in accesses if len(access.strides) > 1]
+    return sum(votes) > 0
+
+
 def result(code: KernelCode, k: int) -> Strided:
     """Where the core shall write its k-th result, row-major: the buffer that is wanted, or workspace."""
     region = code.kernel.results[k]
@@ -221,7 +228,7 @@ def block(frame: Frame, k: int, bounds: Sequence[tuple[Int, Int]], element: Elem
 
     Args:
         bounds: first and last (exclusive) index along each axis of the result.
-        element: the core's element at an index, contiguous along the last axis whose extent isn't 1.
+        element: the core's element at an index.
     """
     region = frame.code.kernel.results[k]
     if not region.stores:

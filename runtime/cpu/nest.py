@@ -44,10 +44,11 @@ HALVES = ("float16", "bfloat16")
 
 
 class Element(NamedTuple):
-    """The core's element: its address at an index over the loops, and the dtype that lies there."""
+    """The core's element: its address at an index over the loops, the dtype that lies there, and along which axis."""
 
     address: Callable[[Sequence[Int]], Value]
     dtype: str
+    axis: int = -1  # the one along which elements are contiguous
 
 
 def register_type(dtype: str) -> str:
@@ -114,7 +115,7 @@ class Nest:
         self.ports = [loading(load, n.dtype) for n, load in zip(formals, region.loads, strict=True)]
         self.first_store = len(self.ports)
         self.ports += [Port(array) for array in ([into] if into else stored_in(region))]
-        self.layout = layout_of(region, frame.host, self.ports, by_element=has_core)
+        self.layout = layout_of(region, frame.host, self.ports, element.axis if element and has_core else None)
         self.axis, self.lanes = self.layout.axis, self.layout.lanes
         self.extents = [frame.size(loop.extent) for loop in region.loops]
         self.strides = [frame.sizes(port.array.strides) for port in self.ports]
@@ -584,14 +585,19 @@ class Layout(NamedTuple):
     tile: int = 64
 
 
-def layout_of(region: Region, host: Host, ports: Sequence[Port], *, by_element: bool) -> Layout:
-    """How a region is walked: along the loop of the fewest instructions an element."""
+def layout_of(region: Region, host: Host, ports: Sequence[Port], element: int | None = None) -> Layout:
+    """How a region is walked: along the loop of the fewest instructions an element.
+
+    Args:
+        element: the axis along which the core's elements are contiguous, if the region has one; it is the vector loop.
+    """
     if not region.loops:
         return Layout(None, 1, 1, None, 1)
     lanes = host.lanes(max([register_bytes(node.dtype) for node in region.values]))
     order = range(len(region.loops))[::-1]
-    if by_element:
-        axis = next((k for k in order if region.loops[k].extent != 1), order[0])
+    if element is not None:
+        wanted = range(len(region.loops))[element]
+        axis = next((k for k in (wanted, *order) if region.loops[k].extent != 1), wanted)
     else:
         axis = min(order, key=lambda loop: _instructions(region, ports, loop, lanes))
     extent = region.loops[axis].extent
@@ -599,7 +605,7 @@ def layout_of(region: Region, host: Host, ports: Sequence[Port], *, by_element: 
         lanes = min(lanes, 1 << max(extent - 1, 0).bit_length())
     passes = passes_of(region)
     if not region.rows:
-        across = None if by_element else _across(region, ports, axis, lanes)
+        across = None if element is not None else _across(region, ports, axis, lanes)
         return Layout(axis, lanes, FLIGHT if across is None else 1, across, BLOCK if across is None else lanes * 16)
     if region.loops[axis].reduce:
         return Layout(axis, lanes, ACCUMULATORS, None, 1)
