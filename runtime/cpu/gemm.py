@@ -24,6 +24,7 @@ from graphc.runtime.cpu.packing import compute_dtype
 from graphc.runtime.cpu.phases import Frame, KernelCode, Strided, itemsize
 
 PANEL_BYTES = 32 << 10  # of a panel of B in one block of k: about the first-level cache
+CACHE_BYTES = 1 << 20  # of the second level
 PANELS = 16  # of A in one unit of work
 PACKED_PANELS, PACKED_K = 8, 256  # what one unit of work packs
 DOT = 32  # rows of A up to which inner products are better than packing a transposed B
@@ -108,8 +109,16 @@ class Problem:
     def depth(self) -> int:
         """k of one block, at most."""
         most = PANEL_BYTES // tile(self.host, self.compute).width // itemsize(self.compute)
+        if isinstance(self.m, int) and self.m <= self.limit("b") and self.b_exceeds_cache:
+            most //= 4
         blocks = -(-self.k // most) if isinstance(self.k, int) and self.k else 1
         return -(-self.k // blocks // 8) * 8 or 8 if isinstance(self.k, int) and blocks > 1 else most
+
+    @property
+    def b_exceeds_cache(self) -> bool:
+        """Whether B is known not to fit the cache, of which its rows, read in place, would take single lines."""
+        size = self.k * self.n * itemsize(self.dtype)
+        return isinstance(size, int) and size > CACHE_BYTES
 
     @property
     def cost(self) -> Dim:

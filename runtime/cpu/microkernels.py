@@ -169,6 +169,8 @@ def _micro(maker: _Maker, layout: str, shape: Tile, masked: bool) -> str:
     def step(_: Value, carried: list[Value]) -> Sequence[Value]:
         a, b, *sums = carried
         row = [f.load(type, f.address(b, j * lanes, element), align, masks[j]) for j in range(vectors)]
+        for j in range(0 if masked else vectors):
+            prefetch(f, f.address(f.address(b, x.b_panel, element), j * lanes, element), level=2)
         for r in range(rows):
             factor = f.splat(f.load(element, f.address(a, offsets[r], element), align), lanes)
             for j in range(vectors):
@@ -290,42 +292,44 @@ def _row(layout: str, x: _Operands) -> Int:
 def _thin(maker: _Maker, symbol: str) -> None:
     """Some rows of B at a time, each read from its beginning to its end, as memory likes it; C stays in the cache."""
     f, x = maker.begin(symbol)
-    _choose(f, x.m, 1, THIN, lambda rows: f.call(_streamed(maker, rows), "void", *x) and None)
-    f.ret()
-
-
-def _streamed(maker: _Maker, rows: int) -> str:
-    """A function that computes this many rows of C."""
-    name = f"streamed.{rows}"
-    f, x = maker.begin(name, internal=True)
-    depth = 8 if rows <= 2 and maker.host.registers == 32 else 4
+    depth = 8 if maker.host.registers == 32 else 4
     whole = f.mul(f.div(x.k, depth), depth)
-    f.if_(f.compare("icmp eq", x.add, f.i64(0)), lambda: _updated(maker, f, x, rows, 0, 0))
-    f.loop(0, whole, depth, lambda k, _: _updated(maker, f, x, rows, k, depth))
-    f.loop(whole, x.k, 1, lambda k, _: _updated(maker, f, x, rows, k, 1))
+    pairs = f.mul(f.div(x.m, 2), 2)
+
+    def over_rows(k: Int, depth: int) -> None:
+        f.loop(0, pairs, 2, lambda i, _: _updated(maker, f, x, (i, 2), (k, depth)))
+        f.loop(pairs, x.m, 1, lambda i, _: _updated(maker, f, x, (i, 1), (k, depth)))
+
+    f.if_(f.compare("icmp eq", x.add, f.i64(0)), lambda: over_rows(0, 0))
+    f.loop(0, whole, depth, lambda k, _: over_rows(k, depth))
+    f.loop(whole, x.k, 1, lambda k, _: over_rows(k, 1))
     f.ret()
-    return name
 
 
-def _updated(maker: _Maker, f: Function, x: _Operands, rows: int, k: Int, depth: int) -> None:
-    """Add `depth` columns of A times rows of B to C; for 0, make C zero."""
+def _updated(maker: _Maker, f: Function, x: _Operands, rows: tuple[Int, int], k: tuple[Int, int]) -> None:
+    """Add to rows of C the product of columns of A and rows of B, or, without any, make them zero.
+
+    Args:
+        rows, k: the first of them, and how many.
+    """
     element, lanes = maker.element, maker.lanes
     type = vector(element, lanes)
-    factors = []
-    for r in range(rows):
-        for d in range(depth):
-            at = f.add(f.mul(r, x.a_row), f.mul(f.add(k, d), x.a_k))
-            factors.append(f.splat(f.load(element, f.address(x.a, at, element), maker.align), lanes))
-    lines = [f.address(x.b, f.mul(f.add(k, d), x.b_k), element) for d in range(depth)]
-    c_lines = [f.address(x.c, f.mul(r, x.c_row), element) for r in range(rows)]
+    depth = range(k[1])
+    lines = [f.address(x.b, f.mul(f.add(k[0], d), x.b_k), element) for d in depth]
+    updated = []
+    for r in range(rows[1]):
+        i = f.add(rows[0], r)
+        a = [f.add(f.mul(i, x.a_row), f.mul(f.add(k[0], d), x.a_k)) for d in depth]
+        factors = [f.splat(f.load(element, f.address(x.a, at, element), maker.align), lanes) for at in a]
+        updated.append((f.address(x.c, f.mul(i, x.c_row), element), factors))
 
     def columns(j: Int, mask: Value | None) -> None:
         row = [f.load(type, f.address(line, j, element), maker.align, mask) for line in lines]
-        for r, c in enumerate(c_lines):
+        for c, factors in updated:
             at = f.address(c, j, element)
-            total = f.load(type, at, maker.align, mask) if depth else constant(type, 0)
-            for d in range(depth):
-                total = maker.multiply_add(f, factors[r * depth + d], row[d], total)
+            total = f.load(type, at, maker.align, mask) if row else constant(type, 0)
+            for factor, value in zip(factors, row, strict=True):
+                total = maker.multiply_add(f, factor, value, total)
             f.store(total, at, maker.align, mask)
 
     whole = f.mul(f.div(x.n, lanes), lanes)

@@ -43,9 +43,10 @@ def compute_dtype(dtype: str) -> str:
     return "float32" if dtype in ("float16", "bfloat16") else dtype
 
 
-def prefetch(f: Function, at: Value, *, write: bool = False) -> None:
-    """Ask for the line of an address, which need not be memory."""
-    f.call("llvm.prefetch.p0", "void", at, Value(str(int(write)), "i32"), Value("3", "i32"), Value("1", "i32"))
+def prefetch(f: Function, at: Value, *, write: bool = False, level: int = 1) -> None:
+    """Ask for the line of an address, which need not be memory, to be in a level of the cache."""
+    hints = [Value(str(hint), "i32") for hint in (int(write), 4 - level, 1)]
+    f.call("llvm.prefetch.p0", "void", at, *hints)
 
 
 def library(host: Host, symbol: str) -> str:
