@@ -14,6 +14,7 @@ from graphc.dims import Dim, evaluate, symbol
 from graphc.ir import Node
 from graphc.ops.conv import conv_input_grad, conv_op, conv_weight_grad
 from graphc.ops.windows import window_counts
+from graphc.runtime.cpu.conv import CORES, EXACT_CORES
 from graphc.types import np_dtype
 
 # (x, w, stride, padding, dilation, groups)
@@ -163,3 +164,64 @@ def test_what_is_not_finite_reaches_the_windows_that_meet_it_alone(name: str, va
 @EACH_OP
 def test_code_for_other_machines_can_be_made(op: Any, name: str) -> None:
     assert assemble(Case(op, GEOMETRIES[name]).node) >= 1
+
+
+# Geometries for which transforms are chosen: uneven tiles, blocks of lines or of images, few tiles and many weights.
+TRANSFORMED: Mapping[str, tuple[Any, ...]] = {
+    "whole tiles": ((2, 16, 8, 8), (32, 16, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    "uneven padding": ((20, 16, 4, 4), (33, 16, 3, 3), (1, 1), ((0, 1), (2, 1)), (1, 1), 1),
+    "uneven sizes": ((2, 17, 33, 30), (20, 17, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    "rows of tiles": ((1, 32, 18, 130), (40, 32, 3, 3), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
+    "many weights": ((1, 140, 14, 14), (150, 140, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    "wide padding": ((1, 40, 14, 14), (130, 40, 3, 3), (1, 1), ((3, 3), (4, 4)), (1, 1), 1),
+}
+EACH_TRANSFORMED = pytest.mark.parametrize("geometry", TRANSFORMED.values(), ids=list(TRANSFORMED))
+
+
+@EACH_TRANSFORMED
+@pytest.mark.parametrize("op", [conv_op, conv_input_grad], ids=lambda op: op.name)
+def test_transforms_compute_convolutions_of_stride_1(op: Any, geometry: tuple[Any, ...]) -> None:
+    case = Case(op, geometry)
+    fast, exact = (run([case.node], case.feeds, cores=cores)[0] for cores in (CORES, EXACT_CORES))
+    assert not np.array_equal(fast, exact)  # they were chosen
+    case.check(fast)
+    case.check(exact)
+
+
+@pytest.mark.parametrize("name", ["uneven padding", "many weights"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_transforms_give_the_same_for_every_width(width: int, name: str) -> None:
+    case = Case(conv_op, TRANSFORMED[name])
+    case.check(run([case.node], case.feeds, host=host_of(width))[0])
+
+
+@pytest.mark.parametrize("name", ["whole tiles", "uneven sizes", "many weights"])
+@pytest.mark.parametrize("images", [0, 1, 3, 9])
+def test_transforms_serve_a_symbolic_batch(name: str, images: int) -> None:
+    x, *rest = TRANSFORMED[name]
+    case = Case(conv_op, ((images, *x[1:]), *rest), batch=symbol("n"))
+    case.check(run([case.node], case.feeds, n=images)[0])
+
+
+@pytest.mark.parametrize("name", ["uneven sizes", "many weights"])
+@pytest.mark.parametrize("op", [conv_op, conv_input_grad], ids=lambda op: op.name)
+def test_transforms_may_be_divided_and_followed_by_pointwise_ops(op: Any, name: str) -> None:
+    case = Case(op, TRANSFORMED[name])
+    rest = gc.placeholder("rest", case.node.shape)
+    feeds = {**case.feeds, rest: np.random.default_rng(3).standard_normal(rest.shape)}
+    outputs = [gc.relu(case.node * 2.0) + rest]
+    whole, divided = (run(outputs, feeds, parts=parts)[0] for parts in (1, 5))
+    assert np.array_equal(whole, divided)
+    case.wanted = np.maximum(case.wanted * 2, 0) + feeds[rest]
+    case.check(whole)
+
+
+def test_an_operand_of_a_transform_may_be_a_view() -> None:
+    case = Case(conv_op, TRANSFORMED["whole tiles"])
+    first, second = case.places
+    turned, channels_last = (
+        gc.placeholder(name, tuple(reversed(p.shape))) for name, p in zip("ab", case.places, strict=True)
+    )
+    feeds = {turned: case.feeds[first].T, channels_last: case.feeds[second].T}
+    operands = [gc.transpose(node, (3, 2, 1, 0)) for node in (turned, channels_last)]
+    case.check(run([conv_op(*operands, **dict(case.node.attrs))], feeds)[0])

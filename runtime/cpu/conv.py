@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from graphc.dims import product
 from graphc.op import Op
 from graphc.ops.conv import conv_input_grad, conv_op, conv_weight_grad
-from graphc.runtime.cpu import conv_direct, conv_weight, lanes
+from graphc.runtime.cpu import conv_direct, conv_weight, conv_winograd, lanes
 from graphc.runtime.cpu.builder import MEMORY_TYPE, Function, Int, Value, constant
 from graphc.runtime.cpu.conv_geometry import Axis, Convolution, described
 from graphc.runtime.cpu.conv_tiles import counters
 from graphc.runtime.cpu.phases import KernelCode, itemsize
 
 
-def convolve(code: KernelCode) -> bool:
+def exact(code: KernelCode) -> bool:
     """Emit a convolution, or its gradient in x or w, exact up to the order of its sums."""
     core = code.kernel.core
     assert core is not None
@@ -34,10 +34,22 @@ def convolve(code: KernelCode) -> bool:
     return True
 
 
-EXACT_CORES: Mapping[Op, Callable[[KernelCode], bool]] = dict.fromkeys(
-    (conv_op, conv_input_grad, conv_weight_grad), convolve
-)
-CORES = EXACT_CORES
+def fastest(code: KernelCode) -> bool:
+    """Emit the same by transforms that round more, where they are faster."""
+    core = code.kernel.core
+    assert core is not None
+    convolution = described(core)
+    if core.dtype != "float32" or convolution.roles[2] == "w" or not conv_direct.is_served(code, convolution):
+        return exact(code)
+    if not conv_winograd.is_profitable(convolution, code.host):
+        return exact(code)
+    conv_winograd.winograd(code, convolution)
+    return True
+
+
+_OPS = (conv_op, conv_input_grad, conv_weight_grad)
+CORES: Mapping[Op, Callable[[KernelCode], bool]] = dict.fromkeys(_OPS, fastest)
+EXACT_CORES: Mapping[Op, Callable[[KernelCode], bool]] = dict.fromkeys(_OPS, exact)
 
 
 # --------------------------------------------------------------------------------------------- plain

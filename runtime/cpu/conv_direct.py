@@ -20,6 +20,7 @@ from graphc.runtime.cpu.conv_tiles import (
     BYTES,
     FLOAT,
     PRODUCTS_PER_NS,
+    Strides,
     Tile,
     choose_tile,
     copy_row,
@@ -301,8 +302,9 @@ class _Direct:
     def tile(self, rows: int) -> str:
         """The function of a tile of so many rows."""
         shape = self.blocking.tile._replace(rows=rows)
-        steps = [step for step, _ in self.loops]
-        return product_tile(self.code.module, self.host, shape, steps, self.what.row_step, self.blocking.row)
+        steps = tuple([step for step, _ in self.loops])
+        strides = Strides(steps, self.what.row_step, self.blocking.row, self.blocking.row)
+        return product_tile(self.code.module, self.host, shape, strides)
 
     def copier(self) -> str:
         """The function that lays out the rows that the taps of some channels meet.

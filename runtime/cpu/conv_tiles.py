@@ -87,42 +87,48 @@ def outer_product(
     return found
 
 
-def add_tile(f: Function, host: Host, tile: Tile, c: Value, row: int, sums: Sequence[Value]) -> None:
-    """Add sums to a tile in memory, whose vectors are aligned. That long sums are made of short ones rounds less."""
+def put_tile(
+    f: Function, host: Host, tile: Tile, c: Value, row: int, sums: Sequence[Value], *, adds: bool = True
+) -> None:
+    """Store sums to a tile in memory, whose vectors are aligned, or add them: short sums, added up, round less."""
     lanes, align = host.lanes(BYTES), host.vector_bytes
     for k, value in enumerate(sums):
         at = f.address(c, k // tile.vectors * row + k % tile.vectors * lanes, FLOAT)
-        f.store(f.binary("fadd", f.load(value.type, at, align), value), at, align)
+        f.store(f.binary("fadd", f.load(value.type, at, align), value) if adds else value, at, align)
 
 
-def product_tile(module: Module, host: Host, tile: Tile, steps: Sequence[int], a_row: int, row: int) -> str:
-    """A function that adds a sum of outer products to a tile of C.
+class Strides(NamedTuple):
+    """How a product reads and writes: `a`, how far each loop leads in A, the outermost first; distances of rows."""
+
+    a: tuple[int, ...]
+    a_row: int
+    b_row: int
+    c_row: int
+
+
+def product_tile(module: Module, host: Host, tile: Tile, strides: Strides, *, adds: bool = True) -> str:
+    """A function that computes a sum of outer products, for a tile of C, or adds it there.
 
     Its parameters: the addresses of A, B and C, and how often each loop runs that leads through A. Each time, the next
-    row of B is taken.
-
-    Args:
-        steps: how far each of the loops leads in A, the outermost first.
-        a_row: distance of A's rows.
-        row: distance of the rows of B and C, whose vectors are aligned.
+    row of B is taken. The vectors of B and C are aligned.
     """
     name = f"tile{tile.rows}x{tile.vectors}"
     if module.has(name):
         return name
     pointers = [("ptr noalias", letter) for letter in "abc"]
-    f = module.function(name, [*pointers, *[(I64, f"count{k}") for k in range(len(steps))]], internal=True)
-    a, b, c, *counts = (f.parameter(k) for k in range(3 + len(steps)))
+    f = module.function(name, [*pointers, *[(I64, f"count{k}") for k in range(len(strides.a))]], internal=True)
+    a, b, c, *counts = (f.parameter(k) for k in range(3 + len(strides.a)))
 
     def step(offsets: Sequence[Int], carried: list[Value]) -> list[Value]:
         here, *sums = carried
         left = f.address(a, offsets[0], FLOAT)
-        sums = outer_product(f, host, tile, left, a_row, here, host.vector_bytes, sums)
-        return [f.address(here, row, FLOAT), *sums]
+        sums = outer_product(f, host, tile, left, strides.a_row, here, host.vector_bytes, sums)
+        return [f.address(here, strides.b_row, FLOAT), *sums]
 
-    loops = [(count, (step,)) for count, step in zip(counts, steps, strict=True)]
+    loops = [(count, (step,)) for count, step in zip(counts, strides.a, strict=True)]
     zeros = [constant(vector(FLOAT, host.lanes(BYTES)), 0)] * (tile.rows * tile.vectors)
     _, *sums = nested(f, loops, (0,), [b, *zeros], step)
-    add_tile(f, host, tile, c, row, sums)
+    put_tile(f, host, tile, c, strides.c_row, sums, adds=adds)
     f.ret()
     return name
 
@@ -148,9 +154,12 @@ def rows_of_tiles(f: Function, rows: Int, tile: Tile, rest: int, call: Callable[
 
 def some_lanes(count: int, lanes: int) -> Value | None:
     """The mask of the first `count` lanes, as a constant; None for all."""
-    if count >= lanes:
-        return None
-    return Value(f"<{', '.join(f'i1 {int(k < count)}' for k in range(lanes))}>", vector("i1", lanes))
+    return None if count >= lanes else chosen_lanes([k < count for k in range(lanes)])
+
+
+def chosen_lanes(chosen: Sequence[bool]) -> Value:
+    """The mask of some lanes, as a constant."""
+    return Value(f"<{', '.join(f'i1 {int(lane)}' for lane in chosen)}>", vector("i1", len(chosen)))
 
 
 def copy_row(f: Function, host: Host, source: Value, target: Value, count: int, stride: int) -> None:

@@ -20,12 +20,12 @@ from graphc.runtime.cpu.conv_tiles import (
     FLOAT,
     PRODUCTS_PER_NS,
     Tile,
-    add_tile,
     choose_tile,
     counters,
     even_part,
     nested,
     outer_product,
+    put_tile,
     rows_of_tiles,
     some_lanes,
     zero_fill,
@@ -198,7 +198,7 @@ class _WeightGradient:
             (self.width.points, (int(a_step), b_step)),
         ]
         sums = nested(f, loops, (0, 0), [constant(type, 0)] * (rows * shape.vectors), at_window)
-        add_tile(f, self.host, shape, c, self.runs.padded, sums)
+        put_tile(f, self.host, shape, c, self.runs.padded, sums)
         f.ret()
         return name
 

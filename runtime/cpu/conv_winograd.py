@@ -1,0 +1,494 @@
+"""Convolutions of 3x3 taps and stride 1, and their gradients in x, by the transforms of `winograd`, in float32.
+
+Tiles lie in the lanes of vectors. Of a block of tiles the transformed source is, for each of the 36 places, a matrix of
+channels by tiles, which the transformed weights, rows by channels, are multiplied by. The smaller one of the two is
+transformed once, into workspace; the other in each unit of work, into scratch, where the products find it in the cache:
+units are blocks of tiles where images are large, and chunks of rows where the weights are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from graphc.dims import Dim, ceil_div
+from graphc.runtime.cpu import lanes
+from graphc.runtime.cpu.builder import I64, Function, Int, Value, constant, vector
+from graphc.runtime.cpu.conv_geometry import Convolution, Sweep, sweep
+from graphc.runtime.cpu.conv_source import padded
+from graphc.runtime.cpu.conv_tiles import (
+    BYTES,
+    FLOAT,
+    Strides,
+    Tile,
+    choose_tile,
+    chosen_lanes,
+    counters,
+    even_part,
+    product_tile,
+    rows_of_tiles,
+    zero_fill,
+)
+from graphc.runtime.cpu.host import Host
+from graphc.runtime.cpu.nest import Element
+from graphc.runtime.cpu.phases import Frame, KernelCode, Strided, aligned
+from graphc.runtime.cpu.winograd import (
+    PLACES,
+    RESULTS,
+    SIDE,
+    TAPS,
+    Lines,
+    every_fourth,
+    interleaved,
+    store_column,
+    two_passes,
+)
+
+LEAST = 16  # channels, on both sides
+BATCH = 16  # that is assumed where it isn't known
+CACHED = 1 << 17  # elements of what a unit transforms for itself
+WIDEST = 64  # tiles in a row
+DEPTH = 128  # channels whose products are summed in one go: what rounds less
+CHUNK = 48  # rows whose products are kept at a time, at most
+TRANSFORM = 16  # cycles for each vector of results or of tiles' elements that is transformed, as they are moved as well
+
+
+class Shape(NamedTuple):
+    """What is computed, and how it is divided.
+
+    Attributes:
+        rows, channels: of the result and of the source.
+        height, width: the sweeps of the axes.
+        down, across: tiles of an image.
+        images, lines: of a block: whole images, or lines of tiles of one.
+        row: distance of the rows of matrices whose columns are the tiles of a block.
+        tile: of a product.
+        chunk: rows whose products are kept at a time.
+        by_rows: whether units of work are chunks of rows; else, blocks of tiles.
+    """
+
+    batch: Dim
+    rows: int
+    channels: int
+    height: Sweep
+    width: Sweep
+    down: int
+    across: int
+    images: int
+    lines: int
+    row: int
+    tile: Tile
+    chunk: int
+    by_rows: bool
+
+
+def is_profitable(convolution: Convolution, host: Host) -> bool:
+    """Whether the transforms can compute g or x, and promise to be faster than `direct`."""
+    if not convolution.is_static or len(convolution.axes) != 2 or convolution.groups != 1 or host.lanes(BYTES) < 4:
+        return False
+    if any((axis.kernel, axis.stride, axis.dilation) != (TAPS, 1, 1) for axis in convolution.axes):
+        return False
+    if min(int(convolution.inputs), int(convolution.outputs)) < LEAST:
+        return False
+    height, width = (sweep(axis, convolution.roles[2]).results for axis in convolution.axes)
+    down, across = -(-height // RESULTS), -(-width // RESULTS)
+    batch = convolution.batch if isinstance(convolution.batch, int) else BATCH
+    wide = host.lanes(BYTES)
+    vectors = -(-batch * down * across // wide)
+    both, pairs = int(convolution.inputs + convolution.outputs), int(convolution.inputs * convolution.outputs)
+    products = PLACES * pairs * vectors / 2
+    transforms = TRANSFORM * (both * vectors + pairs / wide) * RESULTS
+    plain = TAPS * TAPS * pairs * batch * height * width / wide / 2
+    return across <= WIDEST and products + transforms < 0.9 * plain
+
+
+def winograd(code: KernelCode, convolution: Convolution) -> None:
+    """Emit a convolution, or its gradient in x, that `is_profitable`."""
+    source, weight = lanes.operand(code, 0), lanes.operand(code, 1)
+    shape = _shape(convolution, code.host)
+    height, width = shape.height.size, shape.width.size
+    source = padded(code, source, shape.batch, shape.channels, (height, width), ((0, height), (0, width)))
+    _Winograd(code, shape, source, weight, convolution.roles[2] == "x", convolution.products // 100 + 1).emit()
+
+
+def _shape(convolution: Convolution, host: Host) -> Shape:
+    wide = host.lanes(BYTES)
+    role = convolution.roles[2]
+    rows, channels = int(convolution.outputs), int(convolution.inputs)
+    if role == "x":
+        rows, channels = channels, rows
+    height, width = (sweep(axis, role) for axis in convolution.axes)
+    down, across = -(-height.results // RESULTS), -(-width.results // RESULTS)
+    batch = convolution.batch
+    tiles = (batch if isinstance(batch, int) else BATCH) * down * across
+    by_rows = tiles < rows
+    most = wide * (4 if by_rows else max(1, min(4, CACHED // (PLACES * channels * wide))))
+    if down * across <= most:
+        images, lines = even_part(batch, most // (down * across)), down
+    else:
+        images, lines = 1, even_part(down, max(1, most // across))
+    vectors = -(-images * lines * across // wide)
+    chunk = max(2 * wide // 4, min(CHUNK, CACHED // (PLACES * channels))) if by_rows else CHUNK
+    tile = choose_tile(host, even_part(rows, chunk), vectors)
+    vectors = -(-vectors // tile.vectors) * tile.vectors
+    chunk = -(-even_part(rows, chunk) // tile.rows) * tile.rows
+    return Shape(
+        batch, rows, channels, height, width, down, across, images, lines, vectors * wide, tile, chunk, by_rows
+    )
+
+
+class _Winograd:
+    """The phases in the making.
+
+    Matrices of different places lie one vector further apart than they need, so that the 36 places that are written at
+    a time fall into different sets of the cache.
+    """
+
+    def __init__(
+        self, code: KernelCode, shape: Shape, source: Strided, weight: Strided, turned: bool, cost: Dim
+    ) -> None:
+        self.code, self.host, self.shape, self.cost = code, code.host, shape, cost
+        self.source, self.weight, self.turned = source, weight, turned
+        self.wide = code.host.lanes(BYTES)
+        self.type = vector(FLOAT, self.wide)
+        self.image_blocks = ceil_div(shape.batch, shape.images)
+        self.line_blocks = -(-shape.down // shape.lines)
+        weights = shape.chunk if shape.by_rows else shape.rows
+        self.weight_place = -(-weights * shape.channels // self.wide) * self.wide + self.wide
+        self.tile_place = shape.channels * shape.row + self.wide
+        self.sum_place = shape.chunk * shape.row + self.wide
+        self.stage_row = shape.row * RESULTS + self.wide
+
+    def emit(self) -> None:
+        """All phases: what is transformed once, and then the products."""
+        shape = self.shape
+        blocks = self.image_blocks * self.line_blocks
+        weights, tiles = PLACES * self.weight_place, PLACES * self.tile_place
+        self.parts = [2 * SIDE * self.stage_row, self.shape.width.size + 2 * self.wide]  # what `tiles` needs
+        once: Dim = blocks * tiles if shape.by_rows else weights
+        self.once = self.code.workspace(once * BYTES)
+        if shape.by_rows:
+            self.tiles_phase(blocks)
+        else:
+            self.weights_phase()
+        own = weights if shape.by_rows else tiles
+        self.parts += [own, PLACES * self.sum_place, RESULTS * RESULTS * shape.row]
+        self.products_phase(-(-shape.rows // shape.chunk) if shape.by_rows else blocks)
+
+    # ------------------------------------------------------------------------------------ memory
+
+    def begin(self, units: Dim, cost: Dim) -> Frame:
+        """A phase, with its scratch divided into `parts`."""
+        self.places = [0]
+        for size in self.parts:
+            self.places.append(self.places[-1] + int(aligned(size * BYTES)))
+        self.frame = self.code.phase(units, cost, self.places[-1])
+        self.f = self.frame.f
+        return self.frame
+
+    def scratch(self, part: int) -> Value:
+        """Where a part of scratch begins."""
+        return self.f.address(self.frame.scratch, self.places[part], "i8")
+
+    def at_once(self, offset: Int) -> Value:
+        """An element of what is transformed once."""
+        return self.f.address(self.frame.workspace(self.once), offset, FLOAT)
+
+    # ------------------------------------------------------------------------------------ phases
+
+    def weights_phase(self) -> None:
+        """Transform all weights, some rows in a unit."""
+        shape = self.shape
+        frame = self.begin(shape.rows, shape.rows * shape.channels * 4)
+        f = frame.f
+
+        def unit(row: Value, _: list[Value]) -> None:
+            f.call(self.weights(), "void", self.weights_at(row), self.at_once(f.mul(row, shape.channels)), f.i64(1))
+
+        f.loop(frame.low, frame.high, 1, unit)
+        frame.done()
+
+    def tiles_phase(self, blocks: Dim) -> None:
+        """Transform all tiles, one channel of a block in a unit."""
+        shape = self.shape
+        frame = self.begin(blocks * shape.channels, blocks * shape.channels * shape.row * 8)
+        f = frame.f
+        zero_fill(f, self.host, self.scratch(1), self.zeros)
+
+        def unit(number: Value, _: list[Value]) -> None:
+            block, channel = f.div(number, shape.channels), f.rem(number, shape.channels)
+            target = f.add(f.mul(block, PLACES * self.tile_place), f.mul(channel, shape.row))
+            self.transform_tiles(block, channel, self.at_once(target))
+
+        f.loop(frame.low, frame.high, 1, unit)
+        frame.done()
+
+    @property
+    def zeros(self) -> int:
+        """Elements of a row of zeros that stands for the rows outside of the source."""
+        return -(-self.shape.width.size // self.wide) * self.wide
+
+    def products_phase(self, units: Dim) -> None:
+        """Multiply, and transform what comes out."""
+        shape = self.shape
+        frame = self.begin(units, self.cost)
+        f = frame.f
+        blocks = f.mul(frame.size(self.image_blocks), self.line_blocks)
+
+        def chunk_of_rows(number: Value, _: list[Value]) -> None:
+            first = f.mul(number, shape.chunk)
+            rows = f.min(shape.chunk, f.sub(shape.rows, first))
+            f.call(self.weights(), "void", self.weights_at(first), self.scratch(2), f.i64(rows))
+
+            def block(b: Value, _: list[Value]) -> None:
+                self.products(b, first, self.scratch(2), self.at_once(f.mul(b, PLACES * self.tile_place)))
+
+            f.loop(0, blocks, 1, block)
+
+        def block_of_tiles(number: Value, _: list[Value]) -> None:
+            def channel(c: Value, _: list[Value]) -> None:
+                self.transform_tiles(number, c, f.address(self.scratch(2), f.mul(c, shape.row), FLOAT))
+
+            def chunk(first: Value, _: list[Value]) -> None:
+                weights = self.at_once(f.mul(first, shape.channels))
+                self.products(number, first, weights, self.scratch(2))
+
+            f.loop(0, shape.channels, 1, channel)
+            f.loop(0, shape.rows, shape.chunk, chunk)
+
+        if not shape.by_rows:
+            zero_fill(f, self.host, self.scratch(1), self.zeros)
+        f.loop(frame.low, frame.high, 1, chunk_of_rows if shape.by_rows else block_of_tiles)
+        frame.done()
+
+    def products(self, block: Int, first: Int, weights: Value, tiles: Value) -> None:
+        """The results of some rows in a block of tiles."""
+        f, shape, wide = self.f, self.shape, self.wide
+        n, n_count, line, lines = self.block(block)
+        rows = f.min(shape.chunk, f.sub(shape.rows, first))
+        vectors = self.vectors(n_count, lines)
+
+        def place(p: Value, _: list[Value]) -> None:
+            a = f.address(weights, f.mul(p, self.weight_place), FLOAT)
+            b = f.address(tiles, f.mul(p, self.tile_place), FLOAT)
+            c = f.address(self.scratch(3), f.mul(p, self.sum_place), FLOAT)
+
+            def columns(j: Value, _: list[Value]) -> None:
+                def tile(r: Int, count: int) -> None:
+                    into = f.address(c, f.add(f.mul(r, shape.row), j), FLOAT)
+                    left = f.address(a, f.mul(r, shape.channels), FLOAT)
+                    right = f.address(b, j, FLOAT)
+
+                    def some(k: Value, _: list[Value]) -> None:
+                        above = f.address(right, f.mul(k, shape.row), FLOAT)
+                        depth = f.i64(f.min(DEPTH, f.sub(shape.channels, k)))
+                        f.call(self.product(count), "void", f.address(left, k, FLOAT), above, into, depth)
+
+                    f.loop(0, shape.channels, DEPTH, some)
+
+                rows_of_tiles(f, rows, shape.tile, shape.rows % shape.tile.rows, tile)
+
+            f.loop(0, f.mul(vectors, wide), shape.tile.vectors * wide, columns)
+
+        def row(r: Value, _: list[Value]) -> None:
+            sums = f.address(self.scratch(3), f.mul(r, shape.row), FLOAT)
+            f.call(self.results(), "void", sums, self.scratch(4), f.i64(vectors))
+            o, top = f.add(first, r), f.mul(line, RESULTS)
+            bottom = f.min(f.add(top, f.mul(lines, RESULTS)), shape.height.results)
+            bounds = [(n, f.add(n, n_count)), (o, f.add(o, 1)), (top, bottom), (0, shape.width.results)]
+
+            def element(index: Sequence[Int]) -> Value:
+                image, _, h, w = index
+                down = f.sub(h, top)
+                tile_line = f.add(f.mul(f.sub(image, n), shape.lines), f.div(down, RESULTS))
+                offset = f.add(
+                    f.mul(f.rem(down, RESULTS), RESULTS * shape.row), f.mul(tile_line, RESULTS * shape.across)
+                )
+                return f.address(self.scratch(4), f.add(offset, w), FLOAT)
+
+            lanes.block(self.frame, 0, bounds, Element(element, "float32"))
+
+        if shape.channels > DEPTH:
+            zero_fill(f, self.host, self.scratch(3), PLACES * self.sum_place)
+        f.loop(0, PLACES, 1, place)
+        f.loop(0, rows, 1, row)
+
+    # ------------------------------------------------------------------------------------ addresses
+
+    def block(self, block: Int) -> tuple[Int, Int, Int, Int]:
+        """The first image of a block and how many, the first line of tiles and how many."""
+        f, shape = self.f, self.shape
+        images, lines = counters(f, block, [0, self.line_blocks])
+        n, line = f.mul(images, shape.images), f.mul(lines, shape.lines)
+        n_count = f.min(shape.images, f.sub(self.frame.size(shape.batch), n))
+        return n, n_count, line, f.min(shape.lines, f.sub(shape.down, line))
+
+    def vectors(self, images: Int, lines: Int) -> Int:
+        """How many vectors the tiles of a block fill."""
+        f, shape = self.f, self.shape
+        tiles = f.mul(f.add(f.mul(f.sub(images, 1), shape.lines), lines), shape.across)
+        return f.div(f.add(tiles, self.wide - 1), self.wide)
+
+    def weights_at(self, row: Int) -> Value:
+        """The weights of a row."""
+        return self.frame.at(self.weight, (0, row) if self.turned else (row, 0))
+
+    def transform_tiles(self, block: Int, channel: Int, target: Value) -> None:
+        """Transform the tiles of one channel of a block."""
+        f, frame = self.f, self.frame
+        n, n_count, line, lines = self.block(block)
+        source = frame.at(self.source, (n, channel))
+        steps = [frame.size(self.source.strides[0]), frame.size(self.source.strides[2])]
+        args = [n_count, line, lines, self.vectors(n_count, lines), *steps]
+        f.call(self.tiles(), "void", source, target, self.scratch(0), self.scratch(1), *map(f.i64, args))
+
+    # ------------------------------------------------------------------------------------ functions
+
+    def product(self, rows: int) -> str:
+        """The function of a tile of so many rows."""
+        strides = Strides((1,), self.shape.channels, self.shape.row, self.shape.row)
+        return product_tile(
+            self.code.module, self.host, self.shape.tile._replace(rows=rows), strides, adds=self.shape.channels > DEPTH
+        )
+
+    def function(self, name: str, pointers: int, numbers: int) -> tuple[Function, list[Value]] | None:
+        """A new function of addresses and numbers, with its parameters; None if it has been begun."""
+        if self.code.module.has(name):
+            return None
+        parameters = [
+            *(("ptr noalias", f"at{k}") for k in range(pointers)),
+            *((I64, f"count{k}") for k in range(numbers)),
+        ]
+        f = self.code.module.function(name, parameters, internal=True)
+        return f, [f.parameter(k) for k in range(pointers + numbers)]
+
+    def weights(self) -> str:
+        """The function that transforms rows of weights: from where, to where, how many."""
+        begun = self.function("weights", 2, 1)
+        if begun is None:
+            return "weights"
+        f, (source, target, count) = begun
+        shape, wide, lines = self.shape, self.wide, Lines(f)
+        o_step, i_step, *taps_step = (int(step) for step in self.weight.strides)
+        row_step, channel_step = (i_step, o_step) if self.turned else (o_step, i_step)
+        down, across = (-taps_step[0], -taps_step[1]) if self.turned else taps_step
+        corner = (TAPS - 1) * sum(taps_step) if self.turned else 0
+        steps = f.binary("mul", f.counter(wide), constant(vector(I64, wide), channel_step))
+
+        def some(r: Int, c: Int) -> None:
+            at = f.address(source, f.add(f.add(f.mul(r, row_step), f.mul(c, channel_step)), corner), FLOAT)
+            into = f.address(target, f.add(f.mul(r, shape.channels), c), FLOAT)
+            mask = f.mask(f.sub(shape.channels, c), wide) if shape.channels % wide else None
+
+            def load(i: Value) -> list[Value]:
+                row = f.address(at, f.mul(i, down), FLOAT)
+                taps = [f.addresses(f.address(row, j * across, FLOAT), steps, FLOAT) for j in range(TAPS)]
+                return [f.gather(self.type, tap, BYTES, mask) for tap in taps]
+
+            def store(j: Value, values: Sequence[Value]) -> None:
+                store_column(f, f.address(into, f.mul(j, self.weight_place), FLOAT), values, self.weight_place, mask)
+
+            two_passes(f, self.type, lines.taps, (TAPS, SIDE), load, store)
+
+        if channel_step < row_step:
+            f.loop(0, count, 1, lambda r, _: f.loop(0, shape.channels, wide, lambda c, _: some(r, c)))
+        else:
+            f.loop(0, shape.channels, wide, lambda c, _: f.loop(0, count, 1, lambda r, _: some(r, c)))
+        f.ret()
+        return "weights"
+
+    def tiles(self) -> str:
+        """The function that transforms the tiles of a channel of a block.
+
+        Its parameters: the channel in the first image, where the transformed tiles go, memory for rows of elements, a
+        row of zeros; how many images, the first line of tiles and how many, how many vectors of tiles, and the
+        distances of images and of rows in the source.
+
+        The rows are copied so that each tile has its first four elements, and, in a second copy, its last two, where
+        every fourth element of one vector after the other belongs to one column of all tiles.
+        """
+        begun = self.function("tiles", 4, 6)
+        if begun is None:
+            return "tiles"
+        f, (source, target, stage, zeros, images, first, count, vectors, image_step, line_step) = begun
+        shape, wide, lines = self.shape, self.wide, Lines(f)
+        top, left = shape.height.reach[0], shape.width.reach[0]
+
+        def line(n: Value, t: Value) -> None:
+            tile_line = f.add(f.mul(n, shape.lines), t)
+
+            def row(r: Value, _: list[Value]) -> None:
+                h = f.i64(f.add(f.add(f.mul(f.add(first, t), RESULTS), r), top))
+                inside = f.compare("icmp ult", h, f.i64(shape.height.size))
+                here = f.address(source, f.add(f.mul(n, image_step), f.mul(h, line_step)), FLOAT)
+                begin = f.select(inside, here, zeros)
+                into = f.add(f.mul(r, self.stage_row), f.mul(tile_line, RESULTS * shape.across))
+                for k in (0, 1):
+                    to = f.address(stage, f.add(into, k * SIDE * self.stage_row), FLOAT)
+                    self.copy_existing(f, begin, left + k * RESULTS, to)
+
+            f.loop(0, SIDE, 1, row)
+
+        def some(v: Value, _: list[Value]) -> None:
+            into = f.address(target, f.mul(v, wide), FLOAT)
+
+            def load(r: Value) -> list[Value]:
+                start = f.add(f.mul(r, self.stage_row), f.mul(v, RESULTS * wide))
+                copies = [f.address(stage, f.add(start, k * SIDE * self.stage_row), FLOAT) for k in (0, 1)]
+                four, two = (
+                    [f.load(self.type, f.address(at, j * wide, FLOAT), BYTES) for j in range(RESULTS)] for at in copies
+                )
+                return [*every_fourth(f, four, 0), *every_fourth(f, four, 2), *every_fourth(f, two, 0)]
+
+            def store(j: Value, values: Sequence[Value]) -> None:
+                store_column(f, f.address(into, f.mul(j, self.tile_place), FLOAT), values, self.tile_place)
+
+            two_passes(f, self.type, lines.source, (SIDE, SIDE), load, store)
+
+        f.loop(0, images, 1, lambda n, _: f.loop(0, count, 1, lambda t, _: line(n, t)))
+        f.loop(0, vectors, 1, some)
+        f.ret()
+        return "tiles"
+
+    def copy_existing(self, f: Function, row: Value, start: int, target: Value) -> None:
+        """Copy a line's part of a row, from element `start` on: zeros where the source has none."""
+        count = self.shape.across * RESULTS
+        wide = min(self.wide, 1 << (count - 1).bit_length())
+        type = vector(FLOAT, wide)
+        for x in range(0, count, wide):
+            exists = [0 <= start + x + k < self.shape.width.size for k in range(wide)]
+            value = constant(type, 0)
+            if any(exists):
+                mask = None if all(exists) else chosen_lanes(exists)
+                value = f.load(type, f.address(row, start + x, FLOAT), BYTES, mask)
+            f.store(value, f.address(target, x, FLOAT), BYTES)
+
+    def results(self) -> str:
+        """The function that transforms the products of one row: from where, to where, and how many vectors of tiles.
+
+        The results lie as four rows, the lines of the tiles one after the other in each.
+        """
+        begun = self.function("results", 2, 1)
+        if begun is None:
+            return "results"
+        f, (source, target, vectors) = begun
+        wide, lines, align = self.wide, Lines(f), self.host.vector_bytes
+
+        def some(v: Value, _: list[Value]) -> None:
+            begin, into = f.address(source, f.mul(v, wide), FLOAT), f.address(target, f.mul(v, RESULTS * wide), FLOAT)
+
+            def load(j: Value) -> list[Value]:
+                column = f.address(begin, f.mul(j, self.sum_place), FLOAT)
+                places = [f.address(column, i * SIDE * self.sum_place, FLOAT) for i in range(SIDE)]
+                return [f.load(self.type, at, align) for at in places]
+
+            def store(i: Value, values: Sequence[Value]) -> None:
+                row = f.address(into, f.mul(i, RESULTS * self.shape.row), FLOAT)
+                for k, value in enumerate(interleaved(f, values)):
+                    f.store(value, f.address(row, k * wide, FLOAT), align)
+
+            two_passes(f, self.type, lines.results, (SIDE, RESULTS), load, store)
+
+        f.loop(0, vectors, 1, some)
+        f.ret()
+        return "results"
