@@ -30,6 +30,10 @@ from __future__ import annotations
 import hashlib
 import math
 import operator
+import os
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import ml_dtypes  # registers bfloat16 with NumPy
@@ -48,6 +52,8 @@ KEY_STEPS = (0x9E3779B9, 0xBB67AE85)  # the golden ratio and sqrt(3) - 1, as fra
 _MASK32 = 0xFFFFFFFF
 _MASK64 = 0xFFFFFFFFFFFFFFFF
 GOLDEN64 = 0x9E3779B97F4A7C15
+_PART = 1 << 16  # elements of a large draw that are made at once
+_THREADED = 16  # parts from which threads are worth starting
 _CHUNK = 1 << 14  # blocks made at once: the working set of the rounds stays in the cache
 
 _NARROW = tuple(map(np.dtype, (np.float16, ml_dtypes.bfloat16, np.float32)))
@@ -144,11 +150,14 @@ def uniform(
         raise ArgumentError(
             f"uniform needs low < high, not infinitely apart in {kind}, got {low!r} and {high!r}"
         )
-    count = math.prod(shape)
     unit = _unit64 if wide is np.float64 else _unit32
-    values = (bottom + unit(seed, stream, counter, count, start) * span).astype(kind)
     largest = np.nextafter(kind.type(high), kind.type(low))
-    return np.asarray(np.minimum(values, largest)).reshape(shape)
+
+    def part(first: int, count: int) -> npt.NDArray[Any]:
+        values = (bottom + unit(seed, stream, counter, count, first) * span).astype(kind)
+        return np.asarray(np.minimum(values, largest))
+
+    return _in_parts(part, start, math.prod(shape), kind).reshape(shape)
 
 
 def normal(
@@ -176,17 +185,42 @@ def normal(
     kind = _float_dtype(dtype)
     if not (math.isfinite(mean) and math.isfinite(std) and std >= 0):
         raise ArgumentError(f"normal needs a finite mean and a finite std >= 0, got {mean!r} and {std!r}")
-    count = math.prod(shape)
-    skipped = start % 2
-    pairs = (count + skipped + 1) // 2
-    first = start - skipped
-    if kind in _NARROW:
-        units = bits32(seed, stream, counter, 2 * pairs, start=first) * np.float64(2.0**-32)
+
+    def part(start: int, count: int) -> npt.NDArray[Any]:
+        skipped = start % 2
+        pairs = (count + skipped + 1) // 2
+        first = start - skipped
+        if kind in _NARROW:
+            units = bits32(seed, stream, counter, 2 * pairs, start=first) * np.float64(2.0**-32)
+        else:
+            units = _unit64(seed, stream, counter, 2 * pairs, first)
+        radius, angle = np.sqrt(-2.0 * np.log(1.0 - units[0::2])), (2.0 * np.pi) * units[1::2]
+        z = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).reshape(-1)[skipped:][:count]
+        found: npt.NDArray[Any] = (mean + std * z).astype(kind)
+        return found
+
+    return _in_parts(part, start, math.prod(shape), kind).reshape(shape)
+
+
+def _in_parts(
+    make: Callable[[int, int], npt.NDArray[Any]], start: int, count: int, dtype: np.dtype[Any]
+) -> npt.NDArray[Any]:
+    """What `make(first, count)` gives for elements in parts that stay in the cache, large draws on several threads."""
+    if count <= _PART:
+        return make(start, count)
+    out = np.empty(count, dtype)
+
+    def fill(at: int) -> None:
+        size = min(_PART, count - at)
+        out[at : at + size] = make(start + at, size)
+
+    parts = range(0, count, _PART)
+    if len(parts) < _THREADED:
+        deque(map(fill, parts), maxlen=0)
     else:
-        units = _unit64(seed, stream, counter, 2 * pairs, first)
-    radius, angle = np.sqrt(-2.0 * np.log(1.0 - units[0::2])), (2.0 * np.pi) * units[1::2]
-    z = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).reshape(-1)[skipped:][:count]
-    return (mean + std * z).astype(kind).reshape(shape)
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
+            deque(threads.map(fill, parts), maxlen=0)
+    return out
 
 
 def bernoulli(
