@@ -5,10 +5,12 @@ BIN := .venv/bin
 DEV := .venv/.stamp-dev
 DEMO := .venv/.stamp-onnx,viz,data
 TORCH := .venv-torch/.stamp
+PEERS := torch==2.13.0 tensorflow-cpu==2.21.0 jax==0.10.2 pytensor==3.0.7 onnxruntime==1.31.1
+PEERS_BIN := .venv-peers/bin
 FLOORS := passes runtime exporters
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-random test-torch lint types smoke bench docs clean
+.PHONY: help demo test test-random test-torch lint types smoke bench bench-peers bench-ops bench-memory docs clean
 .DELETE_ON_ERROR:
 
 help:
@@ -16,7 +18,10 @@ help:
 	@echo "make test    lint, types, the wheel outside the checkout, the tests"
 	@echo "make test-random    50,000 random programs against the reference"
 	@echo "make test-torch     values, gradients and training against PyTorch's"
-	@echo "make bench   the benchmarks"
+	@echo "make bench   the benchmarks, side by side with the peers that are installed"
+	@echo "make bench-peers    install them: 0.6 GB to download, 3.2 GB on disk"
+	@echo "make bench-ops      each op against torch's, the worst first"
+	@echo "make bench-memory   memory of a training step, beside torch's"
 	@echo "make types   mypy alone"
 	@echo "make docs    everything generated in docs/"
 	@echo "make clean   remove .venv and whatever else was built"
@@ -64,9 +69,22 @@ smoke: $(DEV)
 bench: $(DEV)
 	$(BIN)/python -m benchmarks
 
+bench-ops bench-memory: bench-%: $(DEV)
+	$(BIN)/python -m benchmarks $*
+
+# Each peer is optional. They get an environment without graphc: some pin versions of what graphc depends on.
+# torch's wheels for Linux may bring CUDA libraries of several GB; an index of CPU wheels avoids them.
+bench-peers:
+	$(PYTHON) -m venv .venv-peers
+	$(PEERS_BIN)/python -m pip install --quiet --disable-pip-version-check numpy onnx
+	@for peer in $(PEERS); do \
+	    $(PEERS_BIN)/python -m pip install --quiet --disable-pip-version-check $$peer \
+	        && echo "$$peer installed" || echo "$$peer can't be installed here and is left out"; \
+	done
+
 docs: $(DEV)
 	$(BIN)/python docs/build.py
 
 clean:
-	rm -rf .venv .venv-torch .types build dist graphc.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-torch .venv-peers .types build dist graphc.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,55 @@
+"""Memory that training ResNet-18 needs above the idle process, in graphc and in torch, each in a process of its own.
+
+Idle is: the model is built, its weights are materialised, the step is compiled; the optimiser has no slots yet. The
+peak is that of the next steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import graphc as gc
+from benchmarks import models
+from benchmarks.options import Options
+from benchmarks.running import Worker, WorkerError
+from benchmarks.systems.graphc_session import model_of, sgd, training_step
+from benchmarks.table import Row
+from benchmarks.workloads import FULL, WORKLOADS
+
+WORKLOAD = "resnet18"
+STEPS = 5
+LIMIT_MIB = 130
+MIB = 1 << 20
+
+
+def peaks(options: Options) -> Iterator[Row]:
+    """graphc's peak with its limit, its planned part, and torch's peak."""
+    peak, idle = measured("graphc", options)
+    yield Row("ResNet-18 training, peak above idle", f"{peak:.0f} MiB", f"<= {LIMIT_MIB} MiB", peak <= LIMIT_MIB)
+    yield Row("  its idle process", f"{idle:.0f} MiB", "", True)
+    yield Row("  planned peak of the buffers", f"{planned_bytes() / MIB:.0f} MiB", "", True)
+    try:
+        peak, idle = measured("torch", options)
+    except WorkerError as failure:
+        yield Row("torch, peak above idle", str(failure), "", True)
+    else:
+        yield Row("torch, peak above idle", f"{peak:.0f} MiB", "", True)
+        yield Row("  its idle process", f"{idle:.0f} MiB", "", True)
+
+
+def measured(system: str, options: Options) -> tuple[float, float]:
+    """MiB: the peak above idle, and idle."""
+    with Worker(system, options) as worker:
+        worker.answer()
+        worker.ask("prepare", workload=WORKLOAD)
+        found = worker.ask("peak", steps=STEPS)
+    return (found["peak"] - found["idle"]) / MIB, found["idle"] / MIB
+
+
+def planned_bytes() -> int:
+    """Bytes that the plan of a step says its buffers need at most."""
+    workload = WORKLOADS[WORKLOAD]
+    data = workload.data(FULL)
+    with gc.Graph(), gc.Session() as session:
+        fetches, feeds = training_step(model_of(models.resnet18, workload.weights()), sgd(), data)
+        return session.plan(fetches, dict(zip(feeds, data, strict=True))).peak_bytes

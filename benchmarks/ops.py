@@ -1,0 +1,104 @@
+"""Every op of graphc, forward and with its gradient, at three sizes, against torch eager: the worst ratio first.
+
+Both run in processes of their own and take turns at each op.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks.op_cases import RANDOM, SHOWN, labels
+from benchmarks.options import Options
+from benchmarks.peers import AGREEMENT, PAUSE, duration
+from benchmarks.running import Worker, WorkerError
+
+LIMIT = 1.2  # times torch's
+ROUNDS = 5
+TURN = 0.1  # of the turn of a whole workload
+
+
+class Sample(NamedTuple):
+    """Medians of an op at a size, in seconds, and whether both computed the same."""
+
+    name: str
+    ours: float
+    theirs: float
+    same: bool
+
+    @property
+    def ratio(self) -> float:
+        """How many times torch's time graphc takes."""
+        return self.ours / self.theirs
+
+    @property
+    def good(self) -> bool:
+        """Whether it is within the limit, and right."""
+        return self.same and self.ratio <= LIMIT
+
+
+def compare(options: Options) -> bool:
+    """Print the table; whether no op is beyond the limit or differs."""
+    samples: list[Sample] = []
+    failures: dict[str, str] = {}
+    with Worker("graphc ops", options) as ours, Worker("torch ops", options) as theirs:
+        try:
+            for worker in (ours, theirs):
+                worker.answer()
+        except WorkerError as failure:
+            print(f"the ops aren't compared: {failure}")
+            return False
+        for name in labels(options.only):
+            try:
+                samples.append(sampled(name, (ours, theirs), options))
+            except WorkerError as failure:
+                failures[name] = str(failure)
+    show(samples, failures)
+    if options.json:
+        rows = [{**sample._asdict(), "ratio": sample.ratio} for sample in samples]
+        Path(options.json).write_text(json.dumps({"ops": rows, "failures": failures}, indent=1), encoding="utf-8")
+    return not failures and all(sample.good for sample in samples)
+
+
+def sampled(name: str, workers: tuple[Worker, Worker], options: Options) -> Sample:
+    """Both prepare an op at a size; then they take turns.
+
+    Raises:
+        WorkerError: one of them can't.
+    """
+    values, steps = [], []
+    for worker in workers:
+        worker.ask("prepare", workload=name)
+        values.append(np.array(worker.ask("values")["values"]))
+        steps.append(worker.ask("time", steps=0, turn=options.turn * TURN)["steps"])
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for _ in range(min(ROUNDS, options.rounds)):
+        for worker, count, found in zip(workers, steps, seconds, strict=True):
+            time.sleep(PAUSE / 10)
+            found.append(worker.ask("time", steps=count, turn=options.turn)["seconds"])
+    return Sample(name, median(seconds[0]), median(seconds[1]), name.split("/")[0] in RANDOM or agree(*values))
+
+
+def agree(ours: np.ndarray, theirs: np.ndarray) -> bool:
+    """Whether values are equal up to rounding, relative to the largest."""
+    if ours.shape != theirs.shape:
+        return False
+    return bool(np.all(np.abs(ours - theirs) <= AGREEMENT * np.abs(theirs).max(initial=0)))
+
+
+def show(samples: list[Sample], failures: dict[str, str]) -> None:
+    """The table, worst first, then what failed, then how many are beyond the limit."""
+    print(f"{'op':30s} {'direction':10s} {'size':>5s} {'graphc':>10s} {'torch':>10s} {'ratio':>8s}")
+    for sample in sorted(samples, key=lambda sample: -sample.ratio):
+        op, level, direction = sample.name.split("/")
+        times = f"{duration(sample.ours):>10s} {duration(sample.theirs):>10s} {sample.ratio:7.2f}x"
+        print(f"{op:30s} {direction:10s} {SHOWN[int(level)]:>5s} {times}{'' if sample.same else '  DIFFERENT'}")
+    for name, why in failures.items():
+        print(f"{name}: failed: {why}")
+    beyond = sum(not sample.good for sample in samples) + len(failures)
+    print(f"{len(samples)} measured, {beyond} beyond {LIMIT}x, different or failed", flush=True)

@@ -1,0 +1,189 @@
+"""graphc and its peers side by side: every system in a process of its own, their turns interleaved.
+
+A machine that is busy with something else slows all systems alike, so what counts is the ratio of medians of one run.
+Peers that aren't installed are left out with a line.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.options import Options
+from benchmarks.running import Worker, WorkerError
+from benchmarks.systems import OWN, SYSTEMS
+from benchmarks.workloads import WORKLOADS, Workload
+
+PAUSE = 0.02  # seconds between turns: the threads of the system before may still be spinning
+FRESH_ROUNDS = 3
+LONG = 10.0  # seconds; what takes longer from scratch is measured once
+AGREEMENT = 1e-3  # of the largest value
+
+
+class Measured(NamedTuple):
+    """What one system did on one workload: its version, values to compare, and seconds of a step in each turn."""
+
+    version: str
+    values: list[float]
+    samples: list[float]
+
+    @property
+    def quartiles(self) -> tuple[float, float, float]:
+        """Seconds: lower quartile, median, upper quartile."""
+        low, middle, high = np.percentile(self.samples, [25, 50, 75])
+        return float(low), float(middle), float(high)
+
+    @property
+    def median(self) -> float:
+        """Seconds."""
+        return self.quartiles[1]
+
+
+# ------------------------------------------------------------------------------------------------- measuring
+
+
+Results = dict[str, Measured]
+Failures = dict[str, str]
+
+
+def interleaved(names: Sequence[str], workload: str, options: Options) -> tuple[Results, Failures]:
+    """All systems prepare; then each has a turn a round."""
+    results: Results = {}
+    failures: Failures = {}
+    with ExitStack() as stack:
+        workers = {name: Worker(name, options) for name in names}
+        for worker in workers.values():
+            stack.callback(worker.close)
+        steps: dict[str, int] = {}
+        for name in names:
+            with Noted(failures, name):
+                version = workers[name].answer()["version"]
+                workers[name].ask("prepare", workload=workload)
+                results[name] = Measured(version, workers[name].ask("values")["values"], [])
+        for _ in range(options.rounds + 1):  # the first chooses the numbers of steps, and warms up
+            for name in [name for name in results if name not in failures]:
+                time.sleep(PAUSE)
+                with Noted(failures, name):
+                    found = workers[name].ask("time", steps=steps.get(name, 0), turn=options.turn)
+                    results[name].samples.extend([found["seconds"]] if name in steps else [])
+                    steps[name] = found["steps"]
+    return {name: found for name, found in results.items() if name not in failures}, failures
+
+
+def from_scratch(names: Sequence[str], workload: str, options: Options) -> tuple[Results, Failures]:
+    """Each sample is a first step in a new process, whose caches are empty."""
+    results: Results = {}
+    failures: Failures = {}
+    for _ in range(min(FRESH_ROUNDS, options.rounds)):
+        for name in names:
+            if name in failures or (name in results and max(results[name].samples) > LONG):
+                continue
+            with Worker(name, options) as worker, Noted(failures, name):
+                version = worker.answer()["version"]
+                worker.ask("prepare", workload=workload)
+                seconds = worker.ask("time", steps=1, turn=options.turn)["seconds"]
+                results.setdefault(name, Measured(version, [], [])).samples.append(seconds)
+    return {name: found for name, found in results.items() if name not in failures}, failures
+
+
+class Noted:
+    """A context that notes a failure instead of passing it on."""
+
+    def __init__(self, failures: Failures, name: str) -> None:
+        self.failures, self.name = failures, name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        if isinstance(error, WorkerError):
+            self.failures[self.name] = str(error)
+        return isinstance(error, WorkerError)
+
+
+# ------------------------------------------------------------------------------------------------- the table
+
+
+def compare(options: Options) -> bool:
+    """Measure all wanted workloads and print them; whether every goal was reached and all computed the same."""
+    names = [*OWN, *(name for name in SYSTEMS if name not in OWN and (not options.systems or name in options.systems))]
+    report, reached, told = [], True, set[str]()
+    print(f"{options.threads} threads, {options.rounds} rounds of {options.turn} s; medians (quartiles)")
+    for key, workload in WORKLOADS.items():
+        if not options.wants(key):
+            continue
+        measure = from_scratch if workload.fresh else interleaved
+        results, failures = measure(names, key, options)
+        for name, why in failures.items():
+            if why.startswith("not installed") and name not in told:
+                print(f"left out: {name}, {why}")
+                told.add(name)
+                names.remove(name)
+        reached &= show(workload, results, failures)
+        report.append({"workload": key, "failures": failures, **_figures(results)})
+    if options.json:
+        Path(options.json).write_text(json.dumps(report, indent=1), encoding="utf-8")
+    return reached
+
+
+def _figures(results: Results) -> dict[str, Any]:
+    return {"systems": {name: {**found._asdict(), "quartiles": found.quartiles} for name, found in results.items()}}
+
+
+def show(workload: Workload, results: Results, failures: Failures) -> bool:
+    """Print the rows of a workload; whether graphc reached its goal and every system computed the same."""
+    print(f"\n{workload.title}")
+    own = results.get("graphc")
+    for name, found in results.items():
+        low, middle, high = found.quartiles
+        times = f"{duration(middle)}  ({duration(low)} – {duration(high)})"
+        ratio = f"{middle / own.median:7.2f}x" if own else ""
+        rate = f"  {workload.flops / middle / 1e9:6.1f} GFLOP/s" if workload.flops else ""
+        print(f"  {name:14s} {found.version:12s} {times:38s} {ratio}{rate}", flush=True)
+    for name, why in failures.items():
+        if not why.startswith(("has no form", "not installed")):
+            print(f"  {name:14s} failed: {why}")
+    apart = differing(results)
+    if apart:
+        print(f"  DIFFERENT RESULTS: {', '.join(apart)}")
+    return not apart and all(line_of_goal(workload, results))
+
+
+def line_of_goal(workload: Workload, results: Results) -> Iterator[bool]:
+    """Print how far ahead of the best peer graphc is; whether that is enough."""
+    peers = {name: found.median for name, found in results.items() if name not in OWN}
+    if "graphc" not in results:
+        print("  graphc has no figure: MISSED")
+        yield False
+    elif peers:
+        best = min(peers, key=lambda name: peers[name])
+        ratio = peers[best] / results["graphc"].median
+        goal = f", goal {workload.goal}x: {'met' if ratio >= workload.goal else 'MISSED'}" if workload.goal else ""
+        print(f"  {ratio:.2f}x as fast as the best peer, {best}{goal}")
+        yield ratio >= workload.goal
+
+
+def differing(results: Mapping[str, Measured]) -> list[str]:
+    """The systems whose values aren't those of the first."""
+    first = next((np.array(found.values) for found in results.values()), np.zeros(0))
+    limit = AGREEMENT * max(np.abs(first), default=0.0)
+
+    def far(values: list[float]) -> bool:
+        return len(values) != len(first) or not np.all(np.abs(np.array(values) - first) <= limit)
+
+    return [name for name, found in results.items() if far(found.values)]
+
+
+UNITS: tuple[tuple[float, str], ...] = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
+
+
+def duration(seconds: float) -> str:
+    """With three digits and a unit."""
+    scale, unit = next((pair for pair in UNITS if seconds >= pair[0]), UNITS[-1])
+    return f"{seconds / scale:.3g} {unit}" if seconds / scale < 1000 else f"{seconds / scale:.0f} {unit}"

@@ -1,0 +1,72 @@
+"""How each system computes the workloads: one module a system, which imports that system and nothing of the others.
+
+A module's `prepare(variant, threads)` gives a table: name of a workload -> what makes a `Prepared` of its weights and
+data. A workload that a system can't express is missing there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.workloads import Array
+
+
+class Prepared(NamedTuple):
+    """A workload, ready to be timed.
+
+    Attributes:
+        step: one training step or inference; returns when its result is there.
+        read: the result of a step as an array: the loss before the step, or what was inferred.
+        materialise: make the values of the weights, where that would wait for the first step.
+    """
+
+    step: Callable[[], Any]
+    read: Callable[[Any], Any] = np.asarray
+    materialise: Callable[[], Any] = list
+
+
+Prepare = Callable[[dict[str, Array], tuple[Array, ...]], Prepared]
+Table = Mapping[str, Prepare]
+
+
+class System(NamedTuple):
+    """A column of the comparison.
+
+    Attributes:
+        module: in this package.
+        variant: how it is used, where there are several ways.
+        package: the distribution whose version is shown.
+    """
+
+    module: str
+    variant: str
+    package: str
+
+
+SYSTEMS: dict[str, System] = {
+    "graphc": System("graphc_session", "step", "graphc"),
+    "graphc run": System("graphc_session", "run", "graphc"),
+    "graphc exact": System("graphc_session", "exact", "graphc"),
+    "torch": System("torch_eager", "eager", "torch"),
+    "torch.compile": System("torch_eager", "compile", "torch"),
+    "tf1": System("tf1_session", "", "tensorflow-cpu"),
+    "jax": System("jax_jit", "", "jax"),
+    "pytensor": System("pytensor_function", "", "pytensor"),
+    "onnxruntime": System("ort_session", "", "onnxruntime"),
+}
+
+# Those that know single ops.
+OP_SYSTEMS: dict[str, System] = {
+    "graphc ops": System("graphc_ops", "", "graphc"),
+    "torch ops": System("torch_ops", "", "torch"),
+}
+
+OWN = tuple(name for name, system in SYSTEMS.items() if system.package == "graphc")
+
+
+def system_of(name: str) -> System:
+    """The system of a worker."""
+    return {**SYSTEMS, **OP_SYSTEMS}[name]

@@ -1,0 +1,168 @@
+"""The benchmarks measure what they say: every workload and op builds and runs, and what they print follows."""
+
+import inspect
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from checkout import ROOT
+
+import graphc as gc
+from benchmarks import op_cases, ops, peers
+from benchmarks.__main__ import parsed
+from benchmarks.op_cases import CASES, WITHOUT_CASE, WITHOUT_GRADIENT
+from benchmarks.running import Worker, WorkerError
+from benchmarks.systems import graphc_ops, graphc_session
+from benchmarks.workloads import WORKLOADS, Scale
+from graphc.ops import REGISTRY
+
+TINY = Scale(batch=2, side=32, elements=64, nodes=40)
+STEP, RUN = (graphc_session.prepare(variant, 1) for variant in ("step", "run"))
+REPEATED = [name for name, workload in WORKLOADS.items() if not workload.fresh]
+
+
+def results(table, name, steps=2):
+    """What the first steps of a workload give at tiny sizes."""
+    workload = WORKLOADS[name]
+    prepared = table[name](workload.weights(), workload.data(TINY))
+    return [np.asarray(prepared.read(prepared.step())) for _ in range(steps)]
+
+
+# --- workloads
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_a_workload_takes_steps(name):
+    first, second = results(STEP, name)
+    assert np.all(np.isfinite(first))
+    assert first.shape == second.shape
+    assert np.array_equal(first, second) != (first.shape == ()), "what trains has a scalar loss, which changes"
+
+
+def test_the_first_step_from_scratch_gives_the_loss_of_a_step():
+    (loss,) = results(STEP, "first_step", steps=1)
+    assert loss == results(STEP, "resnet18", steps=1)[0]
+
+
+def test_the_chain_gives_the_gradient_of_its_weights():
+    x, w = WORKLOADS["chain"].data(TINY)
+    (gradient,) = results({"chain": lambda weights, data: STEP["chain"](weights, data, nodes=4)}, "chain", steps=1)
+    assert gradient == pytest.approx(0.5 * x.T @ (1 - np.tanh(x @ w) ** 2), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["linreg", "mlp", "matmul"])
+def test_running_and_stepping_compute_the_same(name):
+    assert np.array_equal(results(STEP, name), results(RUN, name))
+
+
+def test_linear_regression_starts_as_it_is_known_to():
+    losses = [float(loss) for loss in results(STEP, "linreg", steps=2)]
+    assert losses == pytest.approx([80.3643, 37.5749], rel=1e-5)
+
+
+def test_exact_convolutions_are_measured_where_sessions_know_them():
+    known = "conv_precision" in inspect.signature(gc.Session).parameters
+    assert list(graphc_session.prepare("exact", 1)) == (list(graphc_session.CONVOLUTIONS) if known else [])
+
+
+@pytest.mark.parametrize("name", ["mlp", "lenet", "resnet18", "gpt"])
+def test_weights_are_those_of_the_model(name):
+    model = getattr(graphc_session.models, name)(graphc_session.LIBRARY)
+    weights = WORKLOADS[name].weights()
+    assert {k: (v.shape, v.dtype) for k, v in weights.items()} == {
+        k: (tuple(v.shape), v.dtype) for k, v in model.state_dict().items()
+    }
+
+
+# --- ops
+
+
+def test_every_op_is_measured_or_there_is_a_reason_why_not():
+    assert set(CASES) | set(WITHOUT_CASE) == set(REGISTRY)
+    assert not set(CASES) & set(WITHOUT_CASE)
+    assert set(WITHOUT_GRADIENT) <= set(CASES)
+
+
+@pytest.mark.parametrize("op", CASES)
+def test_an_op_runs_with_its_gradient(op):
+    direction = "forward" if op in WITHOUT_GRADIENT else "gradient"
+    name = op_cases.label(op, 0, direction)
+    prepared = graphc_ops.prepare("", 1)[name]({}, op_cases.workload(name).data(TINY))
+    assert np.asarray(prepared.read(prepared.step())).size
+
+
+# --- what is printed
+
+
+def measured(seconds, values=(1.0,)):
+    return peers.Measured("1.0", list(values), [seconds])
+
+
+def test_the_goal_is_a_ratio_to_the_best_peer(capsys):
+    workload = WORKLOADS["mlp"]._replace(goal=2.0)
+    assert peers.show(workload, {"graphc": measured(1e-3), "torch": measured(9e-3), "jax": measured(2e-3)}, {})
+    assert "2.00x as fast as the best peer, jax, goal 2.0x: met" in capsys.readouterr().out
+    assert not peers.show(workload, {"graphc": measured(1.1e-3), "jax": measured(2e-3)}, {})
+    assert "MISSED" in capsys.readouterr().out
+
+
+def test_without_peers_there_is_no_goal(capsys):
+    assert peers.show(WORKLOADS["mlp"], {"graphc": measured(1e-3)}, {"torch": "not installed: no module"})
+    assert "MISSED" not in capsys.readouterr().out
+
+
+def test_a_figure_that_is_missing_misses_the_goal(capsys):
+    assert not peers.show(WORKLOADS["mlp"], {"torch": measured(1e-3)}, {"graphc": "ValueError: a reason"})
+    assert "graphc         failed: ValueError: a reason" in capsys.readouterr().out
+
+
+def test_a_system_that_computes_something_else_is_named():
+    values = {"graphc": measured(1, [1.0, 2.0]), "near": measured(1, [1.001, 2.001]), "far": measured(1, [1.0, 2.1])}
+    assert peers.differing({**values, "short": measured(1, [1.0])}) == ["far", "short"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(2.5, "2.5 s"), (0.1, "100 ms"), (1.23456e-3, "1.23 ms"), (4e-6, "4 µs"), (3e-10, "0.3 ns")]
+)
+def test_durations_have_three_digits(seconds, text):
+    assert peers.duration(seconds) == text
+
+
+def test_ops_are_listed_worst_first(capsys):
+    samples = [ops.Sample(f"{op}/0/forward", ours, 1e-6, True) for op, ours in (("add", 1e-6), ("exp", 3e-6))]
+    ops.show(samples, {"sort/0/forward": "a reason"})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:3]] == ["exp", "add"]
+    assert lines[-1] == "2 measured, 2 beyond 1.2x, different or failed"
+
+
+# --- the command line, and the process
+
+
+def test_arguments_are_checked(capsys):
+    names, options = parsed(["peers", "--only", "mlp,lenet", "--systems", "torch", "--rounds", "5", "--threads", "2"])
+    assert names == ["peers"]
+    assert (options.only, options.systems, options.rounds, options.threads) == (("mlp", "lenet"), ("torch",), 5, 2)
+    for wrong in (["pears"], ["peers", "--only", "mpl"], ["peers", "--systems", "torhc"]):
+        with pytest.raises(SystemExit, match="2"):
+            parsed(wrong)
+        assert "there are" in capsys.readouterr().err
+
+
+def test_a_worker_answers_and_survives_what_it_can_not_do():
+    _, options = parsed(["--threads", "1"])
+    with Worker("graphc", options) as worker:
+        assert worker.answer() == {"version": gc.__version__}
+        worker.ask("prepare", workload="linreg")
+        assert len(worker.ask("values")["values"]) == 3
+        with pytest.raises(WorkerError, match="TypeError"):
+            worker.ask("time", stepz=1)
+        assert worker.ask("time", steps=2, turn=0.0)["steps"] == 2
+
+
+def test_a_system_that_is_not_installed_says_so():
+    code = "import sys; sys.modules['jax'] = None; from benchmarks import worker; worker.main('jax', 1)"
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert json.loads(said.stdout)["missing"].startswith("not installed")
