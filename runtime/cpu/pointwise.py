@@ -378,21 +378,21 @@ TABLE: Mapping[Op, Emit] = MappingProxyType(
 PLAIN = 0.03
 COSTS: Mapping[Op, float] = MappingProxyType(
     {
-        ops.divide: 0.2,
+        ops.divide: 0.15,
         ops.sqrt: 0.2,
-        ops.floor_divide: 0.8,
-        ops.remainder: 0.6,
-        ops.power_op: 1.2,
-        ops.exp: 0.25,
-        ops.expm1: 0.3,
-        ops.log: 0.35,
-        ops.log1p: 0.45,
-        ops.log2: 0.4,
-        ops.log10: 0.4,
-        ops.sin: 0.35,
-        ops.cos: 0.35,
-        ops.tanh: 0.45,
-        ops.erf: 0.35,
+        ops.floor_divide: 0.4,
+        ops.remainder: 0.25,
+        ops.power_op: 1.4,
+        ops.exp: 0.2,
+        ops.expm1: 0.2,
+        ops.log: 0.3,
+        ops.log1p: 0.35,
+        ops.log2: 0.35,
+        ops.log10: 0.35,
+        ops.sin: 0.2,
+        ops.cos: 0.2,
+        ops.tanh: 0.35,
+        ops.erf: 0.3,
     }
 )
 WIDE = {"float64": 3.0, "int64": 3.0}  # how much longer it takes for these dtypes

@@ -17,6 +17,7 @@ import numpy as np
 
 from graphc.runtime.cpu.builder import Function, Value, constant, element_of, lanes_of, with_element
 from graphc.runtime.cpu.polynomials import (
+    ATANH,
     COS,
     ERF,
     ERF_TAIL,
@@ -340,13 +341,11 @@ def tanh(f: Function, x: Value) -> Value:
 
 
 def power(f: Function, x: Value, y: Value) -> Value:
-    """x ** y, with the C library's special cases. Of float32: 2 ** (y·log2|x|) in float64, rounded once."""
+    """x ** y, with the C library's special cases: 2 ** (y·log2|x|), where the logarithm has the bits that y takes."""
     m = Math(f, x.type)
-    if element_of(x.type) == "double":
-        return libm(f, "pow", x, y)
     size = m.abs(x)
     finite = m.at_least(m.at_most(y, 1e30), -1e30)  # so that 1 to the power of infinity is 1
-    found = _power_of(f, size, finite)
+    found = (_power_of_float if element_of(x.type) == "float" else _power_of_double)(f, size, finite)
     found = m.select(f.binary("or", m.equal(y, 0.0), m.equal(x, 1.0)), 1.0, found)
     half = m.mul(y, 0.5)
     whole = m.equal(f.intrinsic("rint", y), y)
@@ -356,20 +355,77 @@ def power(f: Function, x: Value, y: Value) -> Value:
     return m.select(f.binary("and", rooted, f.compare("fcmp une", f.intrinsic("rint", y), y)), math.nan, found)
 
 
-def _power_of(f: Function, x: Value, y: Value) -> Value:
-    """x ** y of float32, for x >= 0 and a finite y."""
+def _power_of_float(f: Function, x: Value, y: Value) -> Value:
+    """x ** y of float32, for x >= 0 and a finite y: in float64, rounded once."""
     wide = with_element(x.type, "double")
     m = Math(f, wide)
     base, exponent = f.convert("fpext", x, wide), f.convert("fpext", y, wide)
     e, g, _ = _decomposed(m, base, m.format.whole + m.format.bias)
-    logarithm = m.fma(g, m.horner(g, LOG2_SHORT), e)
-    logarithm = m.select(m.equal(base, 0.0), -math.inf, logarithm)
-    logarithm = m.select(m.less(base, math.inf), logarithm, base)  # nan too
+    logarithm = _log2_at_ends(m, base, m.fma(g, m.horner(g, LOG2_SHORT), e))
     result = m.at_least(m.at_most(m.mul(exponent, logarithm), 200.0), -200.0)
     summed = m.add(result, m.format.rounder + m.format.bias)
     rest = m.sub(result, m.sub(summed, m.format.rounder + m.format.bias))
     scaled = m.mul(m.horner(rest, EXP2_SHORT), m.shifted(m.bits(summed)))
     return f.convert("fptrunc", scaled, x.type)
+
+
+def _log2_at_ends(m: Math, x: Value, result: Value) -> Value:
+    """The logarithm to base 2 of x >= 0 at 0 and at infinity; nan of nan."""
+    result = m.select(m.equal(x, 0.0), -math.inf, result)
+    return m.select(m.less(x, math.inf), result, x)
+
+
+def _power_of_double(f: Function, x: Value, y: Value) -> Value:
+    """x ** y of float64, for x >= 0 and a finite y: the logarithm and the product are sums of two floats.
+
+    Such sums: T. J. Dekker, "A floating-point technique for extending the available precision" (1971).
+    """
+    m = Math(f, x.type)
+    logarithm, low = _long_log2(m, x)
+    logarithm = _log2_at_ends(m, x, logarithm)
+    product = m.mul(y, logarithm)
+    rest = m.fma(y, low, m.fma(y, logarithm, f.negate(product)))
+    rest = m.select(m.less(m.abs(product), 1100.0), rest, 0.0)
+    product = m.at_least(m.at_most(product, 1030.0), -1080.0)
+    bias = m.format.bias
+    whole = m.add(product, m.format.rounder + 2 * bias)
+    half = m.bits(m.fma(product, 0.5, m.format.rounder + bias))
+    r = m.add(m.sub(product, m.sub(whole, m.format.rounder + 2 * bias)), rest)
+    natural = m.format.rounded(LN2)
+    r = m.fma(r, natural, m.mul(r, m.format.rounded(LN2 - Fraction(natural))))
+    second = m.shifted(f.binary("sub", m.bits(whole), half))
+    return m.mul(m.mul(m.horner(r, (1.0, 1.0, *EXP["double"])), m.shifted(half)), second)
+
+
+def _long_log2(m: Math, x: Value) -> tuple[Value, Value]:
+    """log2(x) of x > 0 as a sum of two floats, to 65 bits: e + 2/ln(2)·atanh(s) with s = g / (2 + g)."""
+    negate = m.f.negate
+    e, g = _parts(m, x)
+    divisor = m.add(g, 2.0)
+    inverse = m.div(1.0, divisor)
+    s = m.mul(g, inverse)
+    lost = m.sub(g, m.sub(divisor, 2.0))
+    s_low = m.mul(m.fma(negate(s), lost, m.fma(negate(s), divisor, g)), inverse)
+    square = m.mul(s, s)
+    square_low = m.fma(m.add(s, s), s_low, m.fma(s, s, negate(square)))
+    # atanh(s) = s + s·w with w = s²/3 + s⁴·(...)
+    third = 1 / 3
+    first = m.mul(square, third)
+    first_low = m.fma(square, m.format.rounded(Fraction(1, 3) - Fraction(third)), m.mul(square_low, third))
+    first_low = m.add(m.fma(square, third, negate(first)), first_low)
+    second = m.mul(m.mul(square, square), m.horner(square, ATANH))
+    w = m.add(first, second)
+    w_low = m.add(m.sub(second, m.sub(w, first)), first_low)
+    product = m.mul(s, w)
+    product_low = m.fma(s_low, w, m.fma(s, w_low, m.fma(s, w, negate(product))))
+    a = m.add(s, product)
+    a_low = m.add(m.sub(product, m.sub(a, s)), m.add(s_low, product_low))
+    factor = m.format.rounded(2 / LN2)
+    tail = m.mul(a, factor)
+    tail_low = m.fma(a_low, factor, m.mul(a, m.format.rounded(2 / LN2 - Fraction(factor))))
+    tail_low = m.add(m.fma(a, factor, negate(tail)), tail_low)
+    total = m.add(e, tail)
+    return total, m.add(m.sub(tail, m.sub(total, e)), tail_low)
 
 
 # --------------------------------------------------------------------------------------------- sine and cosine
@@ -409,7 +465,8 @@ def _sinusoid(f: Function, x: Value, name: str, quarters: int) -> Value:
 
 # --------------------------------------------------------------------------------------------- the error function
 
-ERF_CENTRE = {"float": 2.5, "double": 3.5}
+ERF_SMALL = {"float": 1.0, "double": 1.25}
+ERF_CENTRE = {"float": 2.5, "double": 3.625}
 ERF_ONE = {"float": 4.0, "double": 6.0}  # from here on erf is 1 within half a unit
 
 
@@ -422,7 +479,7 @@ def erf(f: Function, x: Value) -> Value:
     small = m.fma(x, m.horner(square, ERF[element]), x)
     shifted = m.sub(m.at_most(size, ERF_ONE[element]), ERF_CENTRE[element])
     large = m.sub(1.0, m.horner(shifted, ERF_TAIL[element]))
-    return m.copysign(m.select(m.less(size, 1.0), small, large), x)  # of -0.0 too
+    return m.copysign(m.select(m.less(size, ERF_SMALL[element]), small, large), x)  # of -0.0 too
 
 
 # --------------------------------------------------------------------------------------------- the C library
