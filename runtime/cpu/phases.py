@@ -55,6 +55,7 @@ class NativeKernel:
         dims: the sizes that `args` has after the numbers of the buffers.
         workspace: bytes of memory that the phases share while the kernel runs.
         draws: whether `args` has, after the buffers, the slot of a draw's key: 3 i64, seed, stream and counter.
+        notes: how it computes what it does, for reports: "winograd 4x4", "14x32 blocks, B packed".
     """
 
     assembly: str
@@ -62,6 +63,7 @@ class NativeKernel:
     dims: tuple[Dim, ...]
     workspace: Dim
     draws: bool
+    notes: tuple[str, ...] = ()
 
 
 class Strided(NamedTuple):
@@ -91,6 +93,7 @@ class KernelCode:
         self.writes = 1 + max((store.write for r in kernel.regions for store in r.stores), default=-1)
         self.draws = kernel.kind == "random"
         self.results: dict[int, Strided] = {}  # of the core, where they are in workspace
+        self._notes: dict[str, None] = {}
         self._phases: list[Phase] = []
         self._dims: dict[Dim, int] = {}
         self._workspace: Dim = 0
@@ -100,6 +103,10 @@ class KernelCode:
         symbol = f"phase{len(self._phases)}"
         self._phases.append(Phase(symbol, units, cost, scratch))
         return Frame(self, self.module.function(symbol, PARAMETERS, I64))
+
+    def note(self, words: str) -> None:
+        """Say in a few words how something is computed, for reports; said twice, it is there once."""
+        self._notes[words] = None
 
     def workspace(self, nbytes: Dim) -> Dim:
         """Take memory that all phases see; its offset in bytes."""
@@ -113,7 +120,8 @@ class KernelCode:
 
     def finished(self) -> NativeKernel:
         """What has been made."""
-        return NativeKernel(self.module.text(), tuple(self._phases), tuple(self._dims), self._workspace, self.draws)
+        phases, dims, notes = tuple(self._phases), tuple(self._dims), tuple(self._notes)
+        return NativeKernel(self.module.text(), phases, dims, self._workspace, self.draws, notes)
 
 
 class Frame:
