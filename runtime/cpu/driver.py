@@ -21,11 +21,10 @@ import numpy as np
 
 from graphc.op import Array
 from graphc.runtime.cpu.builder import I64, PTR, Function, Module, Value, constant
+from graphc.runtime.cpu.fields import I32, Fields, both, call, do, is_zero, unless
 from graphc.runtime.cpu.host import Host, this_host
 from graphc.runtime.cpu.jit import Code, load
 from graphc.runtime.cpu.phases import ALIGN
-
-I32 = "i32"
 
 PARALLEL_NS = 10_000  # commands that cost less run on one thread
 TICKET_NS = 5_000  # a ticket costs about this much, at least
@@ -86,72 +85,6 @@ def assembly(host: Host) -> str:
 WORK, SHARE, RUN_ALONE, RUN_SHARED = (Value(f"@{name}", PTR) for name in ("work", "share", "run_alone", "run_shared"))
 
 
-class _Fields:
-    """Fields of a structure in memory, whose addresses are computed at the function's beginning."""
-
-    def __init__(self, f: Function, base: Value) -> None:
-        self.f = f
-        self.base = base
-
-    def at(self, offset: int) -> Value:
-        return self.f.in_entry(lambda: self.f.address(self.base, offset, "i8"))
-
-    def load(self, type: str, offset: int) -> Value:
-        return self.f.load(type, self.at(offset), 8)
-
-    def store(self, value: Value, offset: int) -> None:
-        self.f.store(value, self.at(offset), 8)
-
-    def atomic(self, type: str, offset: int, order: str = "seq_cst") -> Value:
-        """Load a field that other threads write."""
-        align = 4 if type == I32 else 8
-        return self.f.emit(type, f"load atomic {type}, ptr {self.at(offset).text} {order}, align {align}")
-
-    def put(self, value: Value, offset: int, order: str = "seq_cst") -> None:
-        """Store into a field that other threads read."""
-        align = 4 if value.type == I32 else 8
-        self.f.do(f"store atomic {value.type} {value.text}, ptr {self.at(offset).text} {order}, align {align}")
-
-    def update(self, operation: str, value: Value, offset: int) -> Value:
-        """Change a field, and give what it was."""
-        return self.f.emit(
-            value.type, f"atomicrmw {operation} ptr {self.at(offset).text}, {value.type} {value.text} seq_cst"
-        )
-
-    def exchange(self, expected: Value, new: Value, offset: int) -> tuple[Value, Value]:
-        """Put `new` where `expected` is: what was there, and whether it was."""
-        f, type = self.f, f"{{ {new.type}, i1 }}"
-        pair = f.emit(
-            type,
-            f"cmpxchg ptr {self.at(offset).text}, {new.type} {expected.text}, {new.type} {new.text} seq_cst seq_cst",
-        )
-        return f.emit(new.type, f"extractvalue {type} {pair.text}, 0"), f.emit(
-            "i1", f"extractvalue {type} {pair.text}, 1"
-        )
-
-
-def _is_zero(f: Function, value: Value) -> Value:
-    return f.compare("icmp eq", value, constant(value.type, 0))
-
-
-def _and(f: Function, a: Value, b: Value) -> Value:
-    return f.binary("and", a, b)
-
-
-def _do(f: Function, callee: Value, *args: Value) -> None:
-    """Call the function without a result at an address."""
-    f.do(f"call void {callee.text}({', '.join(f'{a.type} {a.text}' for a in args)})")
-
-
-def _call(f: Function, callee: Value, *args: Value) -> Value:
-    """Call the function at an address, or of this module, that returns an i64."""
-    return f.emit(I64, f"call i64 {callee.text}({', '.join(f'{a.type} {a.text}' for a in args)})")
-
-
-def _unless(f: Function, condition: Value, then: Callable[[], None]) -> None:
-    f.if_(condition, lambda: None, then)
-
-
 def _pause(module: Module, architecture: str) -> Callable[[Function], None]:
     """What a thread does while it spins, to leave the core to others."""
     if architecture not in PAUSE:
@@ -177,7 +110,7 @@ def _pauses(module: Module, pause: Callable[[Function], None]) -> None:
     f.ret()
 
 
-def _spin(f: Function, pool: _Fields, pause: Callable[[Function], None], done: Callable[[], Value]) -> None:
+def _spin(f: Function, pool: Fields, pause: Callable[[Function], None], done: Callable[[], Value]) -> None:
     """Pause until something is so, or it has taken too long."""
     limit = pool.load(I64, SPIN)
 
@@ -186,7 +119,7 @@ def _spin(f: Function, pool: _Fields, pause: Callable[[Function], None], done: C
         return [f.i64(f.add(values[0], 1)), done()]
 
     def goes_on(values: list[Value]) -> Value:
-        return _and(f, f.is_less(values[0], limit), f.binary("xor", values[1], constant("i1", True)))
+        return both(f, f.is_less(values[0], limit), f.binary("xor", values[1], constant("i1", True)))
 
     f.loop_while(goes_on, body, [constant(I64, 0), done()])
 
@@ -194,21 +127,21 @@ def _spin(f: Function, pool: _Fields, pause: Callable[[Function], None], done: C
 def _work(module: Module) -> None:
     """`void work(ptr pool, i64 worker)`: take tickets of the command at hand until none is left."""
     f = module.function("work", [("ptr", "pool"), (I64, "worker")], internal=True)
-    pool = _Fields(f, f.parameter(0))
+    pool = Fields(f, f.parameter(0))
 
     def ticket(left: Value) -> list[Value]:
         """Do one: that it is in hand keeps the command, and all that the run has put into the pool, as it is."""
-        command = _Fields(f, pool.load(PTR, COMMAND))
+        command = Fields(f, pool.load(PTR, COMMAND))
         fields = [f.address(command.base, offset, "i8") for offset in (ADDRESS, ARGS, UNITS, GRAIN, TICKETS)]
         types = (PTR, PTR, I64, I64, I64)
         address, args, units, grain, tickets = (f.load(t, at, 8) for t, at in zip(types, fields, strict=True))
         low = f.mul(f.sub(tickets, left), grain)
         high = f.min(f.add(low, grain), units)
-        memory = _Fields(f, pool.load(PTR, SCRATCH))
+        memory = Fields(f, pool.load(PTR, SCRATCH))
         stride = f.load(I64, memory.base, 8)
         own = f.address(f.address(memory.base, FIRST, "i8"), f.mul(f.parameter(1), stride), "i8")
-        failed = _call(f, address, pool.load(PTR, TABLE), args, f.i64(low), f.i64(high), own)
-        _unless(f, _is_zero(f, failed), lambda: pool.put(constant(I64, 1), FAILED, "monotonic"))
+        failed = call(f, address, pool.load(PTR, TABLE), args, f.i64(low), f.i64(high), own)
+        unless(f, is_zero(f, failed), lambda: pool.put(constant(I64, 1), FAILED, "monotonic"))
         return [pool.atomic(I64, REMAINING)]
 
     def take(values: list[Value]) -> list[Value]:
@@ -225,61 +158,61 @@ def _work(module: Module) -> None:
     def hand_in() -> None:
         done = f.convert("trunc", taken, I32)
         last = f.compare("icmp eq", pool.update("sub", done, PENDING), done)
-        f.if_(last, lambda: _unless(f, _is_zero(f, pool.atomic(I32, WAITING)), wake_owner))
+        f.if_(last, lambda: unless(f, is_zero(f, pool.atomic(I32, WAITING)), wake_owner))
 
     def wake_owner() -> None:
-        _do(f, pool.load(PTR, WAKE), pool.at(PENDING), constant(I32, 1))
+        do(f, pool.load(PTR, WAKE), pool.at(PENDING), constant(I32, 1))
 
-    _unless(f, _is_zero(f, taken), hand_in)
+    unless(f, is_zero(f, taken), hand_in)
     f.ret()
 
 
 def _worker(module: Module, pause: Callable[[Function], None]) -> None:
     """`void worker(ptr pool, i64 number)`: work, spin, sleep, until the pool is closed."""
     f = module.function("worker", [(PTR, "pool"), (I64, "number")])
-    pool = _Fields(f, f.parameter(0))
+    pool = Fields(f, f.parameter(0))
 
     def idle() -> Value:
-        return _and(f, _is_zero(f, pool.atomic(I64, REMAINING)), _is_zero(f, pool.atomic(I64, CLOSING)))
+        return both(f, is_zero(f, pool.atomic(I64, REMAINING)), is_zero(f, pool.atomic(I64, CLOSING)))
 
     def sleep() -> None:
         """Whoever has a command for us looks, after having said so, for sleepers; we say that we sleep, then look."""
         signal = pool.atomic(I32, SIGNAL)
         pool.update("add", constant(I32, 1), SLEEPERS)
-        f.if_(idle(), lambda: _do(f, pool.load(PTR, WAIT), pool.at(SIGNAL), signal))
+        f.if_(idle(), lambda: do(f, pool.load(PTR, WAIT), pool.at(SIGNAL), signal))
         pool.update("sub", constant(I32, 1), SLEEPERS)
 
     def live(_: list[Value]) -> list[Value]:
-        _do(f, WORK, f.parameter(0), f.parameter(1))
+        do(f, WORK, f.parameter(0), f.parameter(1))
         _spin(f, pool, pause, lambda: f.binary("xor", idle(), constant("i1", True)))
         f.if_(idle(), sleep)
         return [pool.atomic(I64, CLOSING)]
 
-    f.loop_while(lambda values: _is_zero(f, values[0]), live, [constant(I64, 0)])
+    f.loop_while(lambda values: is_zero(f, values[0]), live, [constant(I64, 0)])
     f.ret()
 
 
 def _end(module: Module) -> None:
     f = module.function("end", [(PTR, "pool")])
-    pool = _Fields(f, f.parameter(0))
+    pool = Fields(f, f.parameter(0))
     pool.put(constant(I64, 1), CLOSING)
     pool.update("add", constant(I32, 1), SIGNAL)
-    _do(f, pool.load(PTR, WAKE), pool.at(SIGNAL), constant(I32, EVERYONE))
+    do(f, pool.load(PTR, WAKE), pool.at(SIGNAL), constant(I32, EVERYONE))
     f.ret()
 
 
 def _share(module: Module, pause: Callable[[Function], None]) -> None:
     """`i64 share(ptr pool, ptr command, i64 tickets)`: run a command with all workers; whether it failed."""
     f = module.function("share", [(PTR, "pool"), (PTR, "command"), (I64, "tickets")], I64, internal=True)
-    pool, tickets = _Fields(f, f.parameter(0)), f.parameter(2)
+    pool, tickets = Fields(f, f.parameter(0)), f.parameter(2)
 
     def wake() -> None:
         pool.update("add", constant(I32, 1), SIGNAL)
         helpers = f.convert("trunc", f.i64(f.sub(tickets, 1)), I32)
-        _do(f, pool.load(PTR, WAKE), pool.at(SIGNAL), helpers)
+        do(f, pool.load(PTR, WAKE), pool.at(SIGNAL), helpers)
 
     def wait(left: list[Value]) -> list[Value]:
-        _do(f, pool.load(PTR, WAIT), pool.at(PENDING), left[0])
+        do(f, pool.load(PTR, WAIT), pool.at(PENDING), left[0])
         return [pool.atomic(I32, PENDING)]
 
     def sleep() -> None:
@@ -290,10 +223,10 @@ def _share(module: Module, pause: Callable[[Function], None]) -> None:
     pool.store(f.parameter(1), COMMAND)
     pool.put(f.convert("trunc", tickets, I32), PENDING, "monotonic")
     pool.update("xchg", tickets, REMAINING)
-    _unless(f, _is_zero(f, pool.atomic(I32, SLEEPERS)), wake)
-    _do(f, WORK, f.parameter(0), constant(I64, 0))
-    _spin(f, pool, pause, lambda: _is_zero(f, pool.atomic(I32, PENDING)))
-    _unless(f, _is_zero(f, pool.atomic(I32, PENDING)), sleep)
+    unless(f, is_zero(f, pool.atomic(I32, SLEEPERS)), wake)
+    do(f, WORK, f.parameter(0), constant(I64, 0))
+    _spin(f, pool, pause, lambda: is_zero(f, pool.atomic(I32, PENDING)))
+    unless(f, is_zero(f, pool.atomic(I32, PENDING)), sleep)
     f.ret(pool.atomic(I64, FAILED, "monotonic"))
 
 
@@ -310,7 +243,7 @@ def _walk(module: Module, name: str, shared: bool) -> None:
 
     def alone(at: Value, units: Value) -> list[Value]:
         address, args = f.load(PTR, at, 8), f.load(PTR, f.address(at, ARGS, "i8"), 8)
-        return [_call(f, address, table, args, constant(I64, 0), units, own)]
+        return [call(f, address, table, args, constant(I64, 0), units, own)]
 
     def step(values: list[Value]) -> list[Value]:
         at = f.address(commands, f.mul(values[0], COMMAND_BYTES), "i8")
@@ -318,35 +251,35 @@ def _walk(module: Module, name: str, shared: bool) -> None:
         if shared:
             tickets = f.load(I64, f.address(at, TICKETS, "i8"), 8)
             (failed,) = f.if_(
-                _is_zero(f, tickets),
+                is_zero(f, tickets),
                 lambda: alone(at, units),
-                lambda: [_call(f, SHARE, pool, at, tickets)],
+                lambda: [call(f, SHARE, pool, at, tickets)],
             )
         else:
             (failed,) = alone(at, units)
         return [f.i64(f.add(values[0], 1)), failed]
 
     def goes_on(values: list[Value]) -> Value:
-        return _and(f, f.is_less(values[0], count), _is_zero(f, values[1]))
+        return both(f, f.is_less(values[0], count), is_zero(f, values[1]))
 
     done, failed = f.loop_while(goes_on, step, [constant(I64, 0), constant(I64, 0)])
-    f.ret(f.select(_is_zero(f, failed), constant(I64, 0), done))
+    f.ret(f.select(is_zero(f, failed), constant(I64, 0), done))
 
 
 def _run(module: Module) -> None:
     """Take the pool if the plan needs one and it is free; else do all of it here: no thread waits for another run."""
     f = module.function("run", RUN, I64)
     parameters = plan, table, scratch, base = tuple(f.parameter(k) for k in range(4))
-    pool = _Fields(f, base)
+    pool = Fields(f, base)
 
     def alone() -> list[Value]:
-        return [_call(f, RUN_ALONE, *parameters)]
+        return [call(f, RUN_ALONE, *parameters)]
 
     def shared() -> list[Value]:
         pool.store(table, TABLE)
         pool.store(scratch, SCRATCH)
         pool.put(constant(I64, 0), FAILED, "monotonic")
-        failed = _call(f, RUN_SHARED, *parameters)
+        failed = call(f, RUN_SHARED, *parameters)
         pool.put(constant(I64, 0), BUSY)
         return [failed]
 
@@ -356,7 +289,7 @@ def _run(module: Module) -> None:
 
     parallel = f.load(I64, f.address(plan, PARALLEL, "i8"), 8)
     given = f.compare("icmp ne", base, Value("null", PTR))
-    helped = _and(f, given, f.compare("icmp ne", parallel, constant(I64, 0)))
+    helped = both(f, given, f.compare("icmp ne", parallel, constant(I64, 0)))
     (failed,) = f.if_(helped, if_free, alone)
     f.ret(failed)
 
@@ -482,19 +415,25 @@ class Scratch:
         if nbytes <= self.nbytes:
             return
         stride = -(-nbytes // PAGE) * PAGE  # a page belongs to one worker, whose use of it places it
-        self._memory = aligned_memory(FIRST + stride * self.workers)
-        self._memory[:8].view(np.int64)[0] = stride
+        self.memory = aligned_memory(FIRST + stride * self.workers)
+        self.memory[:8].view(np.int64)[0] = stride
         self.nbytes = nbytes
-        self.address: int = self._memory.ctypes.data
+        self.address: int = self.memory.ctypes.data
+
+
+class Crew(Protocol):
+    """Threads that wait for work, and the address of the state that they share; it must live while a run uses it."""
+
+    address: int
 
 
 class Threads(Protocol):
-    """What a run needs of a pool: workers whose numbers are below `threads`, and the address of its state."""
+    """What a run needs of a pool: workers whose numbers are below `threads`."""
 
     threads: int
 
-    def ready(self) -> int:
-        """Start the workers unless they run; the address."""
+    def ready(self) -> Crew:
+        """Start the workers unless they run."""
         ...
 
 
@@ -515,7 +454,8 @@ def run(commands: CommandList, table: int, scratch: Scratch, pool: Threads | Non
     if pool is None or not commands.parallel or pool.threads == 1:
         return code.run(commands.address, table, scratch.address, 0)
     assert scratch.workers >= pool.threads, "every worker needs scratch memory of its own"
-    return code.run(commands.address, table, scratch.address, pool.ready())
+    crew = pool.ready()
+    return code.run(commands.address, table, scratch.address, crew.address)
 
 
 def aligned_memory(nbytes: int) -> Array:

@@ -41,7 +41,7 @@ class Pool:
         self.threads = available_threads() if threads is None else threads
         self._futex = futex
         self._starting = threading.Lock()
-        self._crew: _Crew | None = None
+        self._crew: Crew | None = None
         self._end: weakref.finalize[..., Pool] | None = None
         _all.add(self)
 
@@ -52,15 +52,14 @@ class Pool:
         if self._end is not None:
             self._end.detach()
 
-    def ready(self) -> int:
-        """Start the workers unless they run; the address of the pool's state."""
-        crew = self._crew
-        return crew.address if crew is not None else self._start().address
+    def ready(self) -> Crew:
+        """Start the workers unless they run."""
+        return self._crew or self._start()
 
-    def _start(self) -> _Crew:
+    def _start(self) -> Crew:
         with self._starting:
             if self._crew is None:
-                crew = _Crew(self.threads, self._futex)
+                crew = Crew(self.threads, self._futex)
                 self._end = weakref.finalize(self, crew.end)  # at the latest at the interpreter's exit
                 self._crew = crew
                 crew.start()
@@ -99,7 +98,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_all)
 
 
-class _Crew:
+class Crew:
     """The threads of a pool between two forks or closings, with all the memory that they use."""
 
     def __init__(self, threads: int, futex: bool) -> None:
