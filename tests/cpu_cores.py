@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,9 @@ from graphc.ir import Node
 from graphc.kernel import Kernel
 from graphc.op import Op
 from graphc.passes.plan import bind_plan, plan_kernels
-from graphc.runtime.cpu import kernels
 from graphc.runtime.cpu.host import HOSTS, Host, narrowed, this_host
 from graphc.runtime.cpu.jit import Code, compiled
-from graphc.runtime.cpu.kernels import Core, native_kernel
+from graphc.runtime.cpu.kernels import CORES, Core, native_kernel
 from graphc.runtime.cpu.phases import ALIGN, NativeKernel
 from graphc.target import TargetInfo
 from graphc.types import np_dtype
@@ -25,7 +25,6 @@ from tests.plan_testing import prepared
 
 KINDS = frozenset({"conv", "window", "index", "scan", "sort", "random"})
 INFO = TargetInfo("cpu", epilogues=KINDS, prologues=KINDS, views=KINDS)
-CORES: Mapping[Op, Core] = kernels.CORES
 WIDTHS = (64, 32, 16)  # bytes of the vectors that code is tried with
 PHASE = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 2, ctypes.c_void_p)
 GUARD = 64  # bytes behind every array that must stay as they are
@@ -66,9 +65,9 @@ def native(kernel: Kernel, host: Host, cores: Mapping[Op, Core] = CORES) -> Nati
     return found
 
 
-def assemble(*outputs: Node) -> int:
+def assemble(*outputs: Node, info: TargetInfo = INFO) -> int:
     """Make the code of a program for other machines; how many kernels there are."""
-    steps = plan_kernels(prepared(outputs, info=INFO), INFO).steps
+    steps = plan_kernels(prepared(outputs, info=info), info).steps
     for host in (HOSTS["avx2"], HOSTS["neon"]):
         for step in steps:
             assert compiled(native(step.kernel, host).assembly, host)
@@ -83,6 +82,7 @@ def run(
     parts: int = 1,
     draw: tuple[int, int, int] = (0, 0, 0),
     cores: Mapping[Op, Core] = CORES,
+    info: TargetInfo = INFO,
     **sizes: int,
 ) -> list[Any]:
     """The outputs of a program, run kernel by kernel.
@@ -92,7 +92,7 @@ def run(
         draw: seed and stream of random draws, and the counter.
     """
     host = host or this_host()
-    plan = bind_plan(plan_kernels(prepared(outputs, info=INFO), INFO), sizes, shared=False)
+    plan = bind_plan(plan_kernels(prepared(outputs, info=info), info), sizes, shared=False)
     values: dict[int, Memory] = {}
     for k, buffer in enumerate(plan.buffers):
         type = buffer.type.bind(plan.dims)
@@ -108,6 +108,12 @@ def run(
     return [values[k].array for k in plan.symbolic.outputs]
 
 
+@cache
+def code_of(kernel: NativeKernel, host: Host) -> Code:
+    """The machine code of a kernel."""
+    return Code([compiled(kernel.assembly, host)], [phase.symbol for phase in kernel.phases])
+
+
 def run_kernel(
     kernel: NativeKernel,
     host: Host,
@@ -117,7 +123,7 @@ def run_kernel(
     draw: tuple[int, int, int],
 ) -> None:
     """Run the phases of a kernel, as a driver does."""
-    code = Code([compiled(kernel.assembly, host)], [phase.symbol for phase in kernel.phases])
+    code = code_of(kernel, host)
     workspace = Memory((evaluate(kernel.workspace, dims),), np.uint8)
     key = np.array(draw, np.uint64)
     addresses = [workspace.address, *[o.address for o in operands], *[key.ctypes.data] * kernel.draws]

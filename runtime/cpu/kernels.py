@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from graphc.ir import Node
 from graphc.kernel import Kernel, Region
 from graphc.op import Op
-from graphc.runtime.cpu import conv, gemm, index, philox, pointwise, scan, window
+from graphc.runtime.cpu import conv, gemm, index, philox, pointwise, scan, sort, window
 from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.lanes import region_phase
 from graphc.runtime.cpu.phases import KernelCode, NativeKernel
@@ -15,7 +15,7 @@ from graphc.runtime.cpu.reductions import REDUCTIONS
 
 Core = Callable[[KernelCode], bool]  # emits the phases of a kernel with a core; False: it isn't served
 
-ROOMS = (conv, gemm, index, philox, scan, window)  # each has a table of the cores that it emits
+ROOMS = (conv, gemm, index, philox, scan, sort, window)  # each has a table of the cores that it emits
 CORES: Mapping[Op, Core] = {op: core for room in ROOMS for op, core in room.CORES.items()}
 
 
