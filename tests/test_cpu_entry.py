@@ -215,15 +215,13 @@ def test_a_longer_plan_runs_with_the_threads_that_it_is_lent() -> None:
 def test_nothing_is_leaked() -> None:
     bench, x = Bench(form="list", items=(0, None)), zeros(4, 2)
     failing = Bench(commands=CommandList([command("fail", 0)]), form="tuple", items=(0,))
-    dtype, before = np.dtype("float32"), None
-    for _ in range(3):
-        for _ in range(1000):
-            bench.entry(x), bench.entry(1), failing.entry(x)
+    things = (x, np.dtype("float32"), bench.entry, bench.bound, None)
+    before = [sys.getrefcount(thing) for thing in things]
+    for _ in range(10_000):
+        bench.entry(x), bench.entry(1), failing.entry(x)
         bench.slow_calls.clear()
         failing.slow_calls.clear()
-        counts = [sys.getrefcount(thing) for thing in (x, dtype, bench.entry, bench.bound)]
-        assert before in (None, counts)
-        before = counts
+    assert all(abs(sys.getrefcount(thing) - count) < 1000 for thing, count in zip(things, before, strict=True))
 
 
 def test_results_outlive_the_entry_and_the_entry_dies_with_its_last_reference() -> None:

@@ -1,0 +1,227 @@
+"""Fast ways through a session: entries for requests that come again, as long as nothing has moved.
+
+What a session has done for a request twice, on arrays of the same shapes that fitted as they were, is bound to an
+entry: the plan with the memory of the arena and of the variables. From then on the request needs no Python. A short
+plan may be run at any time, for its entry keeps the interpreter's lock and sees whether another run goes on; the entry
+of a longer one gives the lock back, and is called when it is the caller's turn.
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from graphc.ir import Node
+from graphc.op import Array
+from graphc.ops.state import Updates
+from graphc.runtime.cpu.driver import Threads
+from graphc.runtime.cpu.entry import Argument, Bound, Form, bind, lend, make_entry, servable
+from graphc.runtime.cpu.target import CpuExecutable, Run
+from graphc.types import np_dtype
+
+MAX_REQUESTS = 256  # that a session remembers; when there are more, it begins anew
+MISS = object()  # what an entry returns where Python has to do it
+
+
+def missed(*_: Any) -> object:
+    """What an entry calls then, unless it is told otherwise."""
+    return MISS
+
+
+class Served(NamedTuple):
+    """A run that Python has done.
+
+    Attributes:
+        fed: what was fed, in the order of the call, and the leaf of the program that took each.
+        values, dims, into: see `Executable.run`.
+    """
+
+    executable: CpuExecutable
+    fed: Sequence[tuple[Any, Node]]
+    values: Mapping[Node, Array]
+    dims: Mapping[str, int]
+    into: Mapping[Node, Array]
+
+
+class Direct:
+    """One request in one form, with its feeds in one order.
+
+    Args:
+        feeds: how many there are.
+        items: what is returned: the number of an output, or None.
+        busy, version: see `entry.Bound`.
+    """
+
+    def __init__(
+        self,
+        feeds: int,
+        form: Form,
+        items: Sequence[int | None],
+        busy: Array,
+        version: Array,
+    ) -> None:
+        results = sum([item is not None for item in items])
+        self._make = partial(make_entry, feeds=feeds, results=results, items=len(items))
+        self._form: Form = form
+        self._items = items
+        self._busy = busy
+        self._version = version
+        self._seen: object = None
+        self._pool: Threads | None = None
+        self._held: Callable[..., Any] | None = None
+        self._quick: Callable[[], Callable[..., Any] | None] = lambda: None
+
+    def quick(self, slow: Callable[..., Any] = missed) -> Callable[..., Any] | None:
+        """The entry of a short plan; None where there can be none. It is kept alive by the caller alone.
+
+        Args:
+            slow: what it calls where it can't do it, if it is made now.
+        """
+        entry = self._quick()
+        if entry is None:
+            entry = self._make(slow)
+            if entry is not None:
+                self._quick = weakref.ref(entry)
+        return entry
+
+    def call(self, args: Iterable[Any]) -> Any:
+        """Run a plan that isn't short, in one's turn; `MISS` if that can't be done for these arguments."""
+        if self._held is None or self._pool is None:
+            return MISS
+        crew = self._pool.ready()  # which lives until the entry returns
+        lend(self._held, crew.address)
+        return self._held(*args)
+
+    def note(self, served: Served) -> Callable[..., Any] | None:
+        """Remember what Python had to do, and bind an entry if it comes again; the quick one, if that is it."""
+        if not all(_as_it_is(value, served.values[leaf]) for value, leaf in served.fed):
+            return None
+        shapes = [value.shape for value, _ in served.fed]
+        before, self._seen = self._seen, shapes
+        bound = self._bound(served) if shapes == before else None
+        if bound is None:
+            return None
+        if bound.commands.short:
+            entry = quick = self.quick()
+        else:
+            self._pool, quick = served.executable.target.pool, None
+            entry = self._held = self._held or self._make(missed)
+        if entry is not None:
+            bind(entry, bound)
+        return quick
+
+    def _bound(self, served: Served) -> Bound | None:
+        """What an entry needs to do the same again; None where Python has to."""
+        executable, values = served.executable, served.values
+        target, found = executable.target, executable.bound(served.dims)
+        symbolic, buffers = found.plan.symbolic, found.plan.buffers
+        commands = [segment.commands for segment in found.segments]
+        if len(commands) != 1 or commands[0] is None or found.draws:
+            return None
+        fed = {leaf for _, leaf in served.fed}
+        overwritten = [taken for update in symbolic.updates if (taken := buffers[update].takes) is not None]
+        if any(buffers[k].node in fed for k in overwritten):
+            return None
+        if any(variable not in served.into for variable, _ in symbolic.program.updates):
+            return None  # new values that aren't written into the variables' memory are committed by Python
+        run = Run(target, found, values, {}, served.into)
+        given = [(k, buffer.node) for k, buffer in enumerate(buffers) if buffer.role == "given"]
+        if any(run.arrays[k] is not values[node] for k, node in given):
+            return None
+        unused = found.slots  # where the addresses of feeds go that nobody reads
+        slots = {leaf: 1 + symbolic.given[leaf] if leaf in symbolic.given else unused for leaf in fed}
+        feeds = [Argument(np_dtype(leaf.tensor_type.dtype), values[leaf].shape, slots[leaf]) for _, leaf in served.fed]
+        results = [Argument(np_dtype(buffers[k].type.dtype), run.arrays[k].shape, 1 + k) for k in symbolic.outputs]
+        if not servable([*feeds, *results]):
+            return None
+        kept = [array for k, array in run.arrays.items() if buffers[k].role != "result" and buffers[k].node not in fed]
+        return Bound(
+            feeds,
+            results,
+            self._form,
+            self._items,
+            commands[0],
+            np.append(run.table, 0),
+            target.scratch,
+            self._busy,
+            self._version,
+            (executable, target.memory.bytes, kept),
+        )
+
+
+class Shortcuts:
+    """The requests of a session that may come again, and the quick entries for them.
+
+    Args:
+        busy: a word that isn't 0 while someone has the session.
+
+    Attributes:
+        quick: entries of short plans, by request.
+    """
+
+    def __init__(self, busy: Array) -> None:
+        self._busy = busy
+        self._version = np.zeros(1, np.int64)
+        self._requests: dict[Hashable, Direct] = {}
+        self.quick: dict[Hashable, Callable[..., Any]] = {}
+
+    def moved(self) -> None:
+        """Something that entries are bound to has another place from now on."""
+        self._version += 1
+
+    def forget(self) -> None:
+        """Let go of everything."""
+        self.moved()
+        self._requests.clear()
+        self.quick.clear()
+
+    def known(self, request: Hashable) -> Direct | None:
+        """A request that has come before."""
+        return None if request is None else self._requests.get(request)
+
+    def direct(self, form: tuple[Form, list[int | None]], feeds: int) -> Direct:
+        """A new request, in the form that `form_of` gives."""
+        return Direct(feeds, *form, self._busy, self._version)
+
+    def remember(self, request: Hashable, direct: Direct) -> None:
+        """Know a request when it comes again."""
+        if len(self._requests) >= MAX_REQUESTS:
+            self.forget()
+        self._requests[request] = direct
+
+    def note(self, request: Hashable, direct: Direct, served: Served) -> None:
+        """Remember what Python had to do for a request (None if it isn't remembered)."""
+        entry = direct.note(served)
+        if entry is not None and request is not None:
+            self.quick[request] = entry
+
+
+def request_of(fetches: Any, feeds: Any, training: bool | None) -> Hashable:
+    """A request as a key, if it is one that entries may serve; it may not be hashable. None for all others."""
+    if training is not None or not (feeds is None or feeds.__class__ is dict):
+        return None
+    fetched = (list, *fetches) if fetches.__class__ is list else (fetches.__class__, fetches)
+    return (fetched, *feeds) if feeds else (fetched,)
+
+
+def form_of(fetches: Any, feeds: Iterable[Any]) -> tuple[Form, list[int | None]] | None:
+    """The form of what is fetched, and its items, if it is one that entries know and all is given as nodes."""
+    form: Form = "one" if not isinstance(fetches, list | tuple) else "list" if isinstance(fetches, list) else "tuple"
+    leaves = [fetches] if form == "one" else list(fetches)
+    plain = form == "one" or type(fetches) in (list, tuple)
+    if not plain or not all(isinstance(leaf, Node | Updates) for leaf in leaves):
+        return None
+    if not all(isinstance(feed, Node) for feed in feeds):
+        return None
+    numbers = itertools.count()
+    return form, [next(numbers) if isinstance(leaf, Node) else None for leaf in leaves]
+
+
+def _as_it_is(value: Any, taken: Array) -> bool:
+    """Whether a feed was taken without being converted or copied."""
+    return value is taken and value.flags.c_contiguous and value.flags.aligned
