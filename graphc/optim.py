@@ -168,6 +168,12 @@ class Optimizer(ABC):
 
     def _grouped(self, params: Any) -> Iterator[tuple[Any, Options]]:
         """Each group's module or variables, and its hyperparameters."""
+        if isinstance(params, int | float):  # the first argument is torch's: what is optimised
+            kind = type(self).__name__
+            raise ArgumentError(
+                f"{kind}: params must be variables, a module or groups of them, got {params!r}",
+                hint=f"{kind}(lr={params!r})",
+            )
         given = params if isinstance(params, Module) else list(_variables(params))
         if isinstance(given, Module) or not any(isinstance(group, Mapping) for group in given):
             given = [{"params": given}]

@@ -438,6 +438,11 @@ def adam_rate():
     return gc.optim.Adam(lr=-1)  # <-
 
 
+@broken(gc.ArgumentError, "Adam: params must be variables", "got 0.001", "Adam(lr=0.001)")
+def a_learning_rate_in_the_place_of_params():
+    return gc.optim.Adam(1e-3)  # <-
+
+
 @broken(gc.ShapeError, "minimize", "<multiply: float32[3]>", "loss.mean()")
 def minimise_a_vector():
     w = variable(3)
