@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from graphc.dims import product
 from graphc.op import Op
 from graphc.ops.conv import conv_input_grad, conv_op, conv_weight_grad
-from graphc.runtime.cpu import conv_direct, conv_weight, conv_winograd, lanes
+from graphc.runtime.cpu import conv_direct, conv_weight, conv_winograd, conv_winograd_weight, lanes
 from graphc.runtime.cpu.builder import MEMORY_TYPE, Function, Int, Value, constant
 from graphc.runtime.cpu.conv_geometry import Axis, Convolution, described
 from graphc.runtime.cpu.conv_tiles import counters
@@ -23,13 +23,14 @@ def exact(code: KernelCode) -> bool:
     core = code.kernel.core
     assert core is not None
     convolution = described(core)
-    if core.dtype != "float32":
-        plain(code, convolution)
-    elif convolution.roles[2] == "w" and conv_weight.is_served(convolution):
+    if core.dtype == "float32" and convolution.roles[2] == "w" and conv_weight.is_served(convolution):
+        code.note("direct")
         conv_weight.weight_gradient(code, convolution)
-    elif convolution.roles[2] != "w" and conv_direct.is_served(code, convolution):
+    elif core.dtype == "float32" and convolution.roles[2] != "w" and conv_direct.is_served(code, convolution):
+        code.note("direct")
         conv_direct.direct(code, convolution)
     else:
+        code.note("one result at a time")
         plain(code, convolution)
     return True
 
@@ -39,11 +40,14 @@ def fastest(code: KernelCode) -> bool:
     core = code.kernel.core
     assert core is not None
     convolution = described(core)
-    if core.dtype != "float32" or convolution.roles[2] == "w" or not conv_direct.is_served(code, convolution):
+    if core.dtype != "float32" or not conv_winograd.is_profitable(convolution, code.host):
         return exact(code)
-    if not conv_winograd.is_profitable(convolution, code.host):
+    if convolution.roles[2] == "w":
+        conv_winograd_weight.winograd_weight(code, convolution)
+    elif conv_direct.is_served(code, convolution):
+        conv_winograd.winograd(code, convolution)
+    else:
         return exact(code)
-    conv_winograd.winograd(code, convolution)
     return True
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from graphc.dims import Dim, ceil_div, evaluate, product
 from graphc.kernel import Region
+from graphc.kernel_text import counter
 from graphc.passes.index_maps import row_major
 from graphc.runtime.cpu import pointwise
 from graphc.runtime.cpu.builder import Int, Value
@@ -34,6 +35,7 @@ def region_phase(code: KernelCode, region: Region, element: Strided | None = Non
     """
     work = _Work(code, region, element, into)
     split = work.split()
+    code.note(work.described() + (", long rows in parts" if split else ""))
     if split is None:
         work.whole()
     else:
@@ -47,11 +49,24 @@ class _Work:
         self.code, self.region, self.element, self.into = code, region, element, into
         ports = [loading(load, "float32") for load in region.loads] + [Port(array) for array in stored_in(region)]
         ports += [Port(into)] if into else []
+        self.ports = [port for port in ports if not port.counter]
         self.layout = layout_of(region, code.host, ports, None if element is None else -1)
         self.passes = passes_of(region)
         self.parallel = [k for k, loop in enumerate(region.loops) if not loop.reduce]
         self.steps = {self.layout.axis: self.layout.block, self.layout.across: self.layout.tile}  # in one unit
         self.cost = region_cost(region)
+
+    def described(self) -> str:
+        """In a few words, how the points are walked, and what makes that slow."""
+        axis = self.layout.axis
+        if axis is None:
+            return "one element"
+        strides = [port.array.strides[axis] for port in self.ports]
+        scattered = sum(stride not in (0, 1) for stride in strides)
+        along = f"{self.layout.lanes} lanes along {counter(axis)}" if self.layout.lanes > 1 else "no vectors"
+        row = " (reduced)" if self.region.loops[axis].reduce else ""
+        tiles = " (walked in tiles)" if self.layout.across is not None else ""
+        return along + row + (f", {scattered} of {len(strides)} operands scattered{tiles}" if scattered else "")
 
     @property
     def counts(self) -> list[Dim]:
