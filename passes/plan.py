@@ -137,6 +137,20 @@ def reuse(plan: SymbolicPlan) -> SymbolicPlan:
     return replace(plan, buffers=tuple(buffers), steps=tuple(steps))
 
 
+def updated_after(plan: SymbolicPlan, last: int) -> SymbolicPlan:
+    """The plan, in which no step up to the `last` writes over a variable: such new values get arrays of their own."""
+    early = {
+        new
+        for new in plan.updates
+        if plan.buffers[new].takes is not None and plan.lifetimes[new][0] <= last
+    }
+    if not early:
+        return plan
+    buffers = [b._replace(takes=None) if k in early else b for k, b in enumerate(plan.buffers)]
+    steps = [s._replace(in_place=tuple([p for p in s.in_place if p[1] not in early])) for s in plan.steps]
+    return replace(plan, buffers=tuple(buffers), steps=tuple(steps))
+
+
 def in_place_pairs(kernel: Kernel) -> Iterator[tuple[int, int]]:
     """The pairs (read, write) of a kernel that may be in the same bytes.
 

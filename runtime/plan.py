@@ -26,7 +26,7 @@ from graphc.kernel import Access, Kernel, Region
 from graphc.op import Array
 from graphc.passes.plan import bind_plan, plan_kernels
 from graphc.plan import Plan, Step, SymbolicPlan
-from graphc.runtime.reference import DrawKey, locate
+from graphc.runtime.reference import NOWHERE, DrawKey, locate
 from graphc.target import TargetInfo
 from graphc.types import np_dtype
 from graphc.verify_plan import verify_plan
@@ -87,9 +87,13 @@ class PlanExecutable:
         return found
 
     def run(
-        self, values: Mapping[Node, Any], dims: Mapping[str, int], draws: Mapping[Node, DrawKey]
+        self,
+        values: Mapping[Node, Any],
+        dims: Mapping[str, int],
+        draws: Mapping[Node, DrawKey],
+        into: Mapping[Node, Array] = NOWHERE,
     ) -> tuple[list[Array], list[Array]]:
-        """See `Executable.run`; variables that the plan updates in place are copied first."""
+        """See `Executable.run`; what the plan updates in place is copied first, and nothing is written `into`."""
         plan, key = self.plan(dims), tuple(sorted(dims.items()))
         if key not in self._verified:
             verify_plan(plan)

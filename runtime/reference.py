@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -14,13 +15,18 @@ from graphc.op import Array
 from graphc.target import TargetInfo
 
 DrawKey = tuple[int, int, int]  # seed, stream, counter
+NOWHERE: Mapping[Node, Array] = MappingProxyType({})
 
 
 class Executable(Protocol):
     """A compiled program; immutable, so that one may serve many runs."""
 
     def run(
-        self, values: Mapping[Node, Any], dims: Mapping[str, int], draws: Mapping[Node, DrawKey]
+        self,
+        values: Mapping[Node, Any],
+        dims: Mapping[str, int],
+        draws: Mapping[Node, DrawKey],
+        into: Mapping[Node, Array] = NOWHERE,
     ) -> tuple[list[Array], list[Array]]:
         """Outputs and new values of variables, for the values of the leaves.
 
@@ -28,6 +34,8 @@ class Executable(Protocol):
             values: arrays of placeholders, variables and parameters; never written to.
             dims: sizes of the symbolic dimensions.
             draws: what each random leaf draws from.
+            into: the arrays that are kept for all variables with new values (in `values` too, where those are read).
+                A target may write all new values there, or none whatever interrupts the run, and return these arrays.
         """
         ...
 
@@ -61,9 +69,13 @@ class ReferenceExecutable:
         ]
 
     def run(
-        self, values: Mapping[Node, Any], dims: Mapping[str, int], draws: Mapping[Node, DrawKey]
+        self,
+        values: Mapping[Node, Any],
+        dims: Mapping[str, int],
+        draws: Mapping[Node, DrawKey],
+        into: Mapping[Node, Array] = NOWHERE,
     ) -> tuple[list[Array], list[Array]]:
-        """See `Executable.run`."""
+        """See `Executable.run`; nothing is written `into`."""
         env = dict(values)
         with np.errstate(all="ignore"):
             for node, symbolic, dead in self.steps:

@@ -9,6 +9,7 @@ import numpy as np
 
 from graphc.errors import ArgumentError
 from graphc.op import Array
+from graphc.types import TensorType, np_dtype
 
 
 def owned(results: Iterable[Array], others: Iterable[Array]) -> list[Array]:
@@ -23,30 +24,34 @@ def owned(results: Iterable[Array], others: Iterable[Array]) -> list[Array]:
     return found
 
 
-def copied_out(found: Sequence[Array], out: Any) -> list[Array]:
-    """`out`, with `found` written into it.
+def check_out(out: Any, wanted: Sequence[TensorType]) -> None:
+    """Make sure that results of these types, whose dims are known, can be written into `out`.
 
     Raises:
         ArgumentError: it isn't one writable array for each result, of its shape and dtype, in memory of its own.
     """
     arrays = list(out) if isinstance(out, list | tuple) else []
-    wanted = ", ".join(f"{f.dtype}{list(f.shape)}" for f in found)
-    if len(arrays) != len(found) or not all(map(_fits, arrays, found)):
+    if len(arrays) != len(wanted) or not all(map(_fits, arrays, wanted)):
+        types = ", ".join(f"{type.dtype}{list(type.shape)}" for type in wanted)
         got = ", ".join(map(_described, arrays)) if arrays else type(out).__name__
-        raise ArgumentError(f"out= needs a list of writable arrays {wanted}, got {got}")
+        raise ArgumentError(f"out= needs a list of writable arrays {types}, got {got}")
     for k, array in enumerate(arrays):
         if any(np.may_share_memory(array, other) for other in arrays[:k]):
             raise ArgumentError(f"out= needs arrays that share no memory, but number {k} does with one before it")
-    for array, value in zip(arrays, found, strict=True):
+
+
+def copied_out(found: Iterable[Array], out: Sequence[Array]) -> Sequence[Array]:
+    """`out`, with `found` written into it."""
+    for array, value in zip(out, found, strict=True):
         array[...] = value
-    return arrays
+    return out
 
 
-def _fits(array: Any, found: Array) -> bool:
+def _fits(array: Any, wanted: TensorType) -> bool:
     return (
         isinstance(array, np.ndarray)
-        and array.shape == found.shape
-        and array.dtype == found.dtype
+        and array.shape == wanted.shape
+        and array.dtype == np_dtype(wanted.dtype)
         and array.flags.writeable
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -30,12 +30,13 @@ from graphc.passes.plan import TECHNIQUES
 from graphc.plan import Plan
 from graphc.restore import LoadReport, compare, require_all
 from graphc.runtime import checkpoint
+from graphc.runtime.cpu.direct import MISS, Direct, Served, Shortcuts, form_of, request_of
 from graphc.runtime.cpu.target import CpuExecutable, CpuTarget
 from graphc.runtime.feeds import Intake, convert_feeds, feeds_given, missing_feeds, resolve_feeds, with_misfits
 from graphc.runtime.plan import PlanExecutable, PlanTarget
 from graphc.runtime.rebuilds import Rebuilds
 from graphc.runtime.reference import DrawKey, Executable, ReferenceTarget, Target
-from graphc.runtime.results import copied_out, owned
+from graphc.runtime.results import check_out, copied_out, owned
 from graphc.runtime.structure import Build, flatten
 from graphc.runtime.turns import Turns, exclusive
 from graphc.runtime.variables import materialise
@@ -107,6 +108,7 @@ class Compiled:
     """A request, compiled: the executable and which values it takes."""
 
     executable: Executable
+    outputs: tuple[TensorType, ...]
     intake: Intake
     variables: tuple[Node, ...]
     draws: tuple[Draw, ...]
@@ -161,6 +163,7 @@ class Session:
         self._hits = self._misses = 0
         self._rebuilds = Rebuilds()
         self._turns = Turns()
+        self._shortcuts = Shortcuts(self._turns.busy)
         self._closed = False
 
     # ------------------------------------------------------------------------------------------ life
@@ -179,6 +182,7 @@ class Session:
     def close(self) -> None:
         """Free plans and values, once no thread runs; results that were returned stay valid. Closing twice is fine."""
         self._closed = True
+        self._shortcuts.forget()
         self._plans.clear()
         self._state = State({}, {}, self.seed)
 
@@ -197,7 +201,6 @@ class Session:
 
     # ------------------------------------------------------------------------------------------ running
 
-    @exclusive
     def run(self, fetches: Any, feeds: Mapping[Any, Any] | None = None, *, training: bool | None = None) -> Any:
         """Compute `fetches` and return their values in the same form.
 
@@ -214,7 +217,25 @@ class Session:
             FetchError: something that can't be fetched. FeedError: all feeds that don't fit or are missing.
             GuardError: sizes that contradict what the graph had to assume. SessionError: a closed session.
         """
+        key = request_of(fetches, feeds, training)
+        try:
+            entry = self._shortcuts.quick.get(key)
+        except TypeError:  # a nest, or something that can't be fetched
+            key = entry = None
+        found = MISS if entry is None else entry(*feeds.values()) if feeds else entry()
+        if found is MISS:
+            return self._run(fetches, feeds, training, key)
+        self._reused()
+        return found
+
+    @exclusive
+    def _run(self, fetches: Any, feeds: Mapping[Any, Any] | None, training: bool | None, key: Hashable) -> Any:
+        """See `run`; `key` is what the request is known by, if it may come again."""
         self._check_open()
+        direct = self._shortcuts.known(key)
+        if direct is not None and (found := self._again(direct, feeds.values() if feeds else ())) is not MISS:
+            self._reused()
+            return found
         resolved, build = self._resolved(fetches)
         given = self._given(feeds, resolved)
         request = _request(resolved, given, training)
@@ -222,7 +243,10 @@ class Session:
             compiled = self._compiled(request, resolved)
         except FeedError as missing:
             raise with_misfits(missing, given) from None
-        return self._execute(compiled, given, _builder(resolved, build))
+        if direct is None and key is not None and (form := form_of(fetches, feeds or ())) is not None:
+            direct = self._shortcuts.direct(form, len(given))
+            self._shortcuts.remember(key, direct)
+        return self._execute(compiled, given, _builder(resolved, build), direct=direct, key=key)
 
     def compile(self, fetches: Any, feeds: Any = (), *, training: bool | None = None) -> Callable[..., Any]:
         """The hot path: a function of the values of `feeds`, in order, that returns what `run` would.
@@ -237,14 +261,16 @@ class Session:
             raise ArgumentError(f"feeds= takes tensors or their names, got {type(feeds).__name__}")
         keys = [feeds] if isinstance(feeds, Node | str) else list(feeds)
         request, tensors, build = self._prepared(fetches, keys, training)
+        form = form_of(fetches, tensors)
+        direct = None if form is None else self._shortcuts.direct(form, len(tensors))
 
         def step(*values: Any, out: Sequence[Array] | None = None) -> Any:
             if len(values) != len(tensors):
                 names = ", ".join(node.display_name for node in tensors)
                 raise ArgumentError(f"this step takes {len(tensors)} values ({names}), got {len(values)}")
-            return self._step(request, dict(zip(tensors, values, strict=True)), build, out)
+            return self._step(request, dict(zip(tensors, values, strict=True)), build, out, direct)
 
-        return step
+        return step if direct is None else direct.quick(step) or step
 
     @exclusive
     def _prepared(
@@ -259,9 +285,18 @@ class Session:
         return request, tuple(given), _builder(resolved, build)
 
     @exclusive
-    def _step(self, request: Request, given: Mapping[Node, Any], build: Build, out: Sequence[Array] | None) -> Any:
+    def _step(
+        self,
+        request: Request,
+        given: Mapping[Node, Any],
+        build: Build,
+        out: Sequence[Array] | None,
+        direct: Direct | None,
+    ) -> Any:
         self._check_open()
-        return self._execute(self._compiled(request), given, build, out)
+        if direct is not None and out is None and (found := self._again(direct, given.values())) is not MISS:
+            return found
+        return self._execute(self._compiled(request), given, build, out, direct)
 
     @exclusive
     def plan(self, fetches: Any, feeds: Mapping[Any, Any] | None = None, *, training: bool | None = None) -> Plan:
@@ -332,6 +367,7 @@ class Session:
         values = {**values, **{variables[name]: found.tensors[name] for name in report.loaded}}
         if found.counters is not None and found.seed is not None:
             counters, seed = found.counters, found.seed
+        self._shortcuts.moved()
         self._state = State(values, counters, seed)
         return report
 
@@ -355,7 +391,9 @@ class Session:
     def _commit(self, new: Mapping[Node, Array]) -> None:
         """Give variables new values: all of them, or none where this is interrupted."""
         values, counters, seed = self._state
-        self._state = State({**values, **new}, counters, seed)
+        if any(values.get(variable) is not array for variable, array in new.items()):
+            self._shortcuts.moved()
+            self._state = State({**values, **new}, counters, seed)
 
     # ------------------------------------------------------------------------------------------ inside a run
 
@@ -410,8 +448,7 @@ class Session:
         """The compiled program of a request, made of the `leaves` of what is fetched if there is none yet."""
         found = self._plans.get(request)
         if found is not None:
-            self._hits += 1
-            self._rebuilds.reused()
+            self._reused()
             self._plans.move_to_end(request)
             return found
         derived = context.derived
@@ -424,6 +461,18 @@ class Session:
         if len(self._plans) > MAX_PLANS:
             self._plans.popitem(last=False)
         return found
+
+    def _again(self, direct: Direct, values: Iterable[Any]) -> Any:
+        """What was done before, without Python; `MISS` if that can't be done, and then nothing has been drawn."""
+        before = self._state
+        found = direct.call(values, self._claimed(direct.draws))
+        if found is MISS:
+            self._state = before
+        return found
+
+    def _reused(self) -> None:
+        self._hits += 1
+        self._rebuilds.reused()
 
     def _newly_compiled(self, request: Request, leaves: Sequence[Node | Updates]) -> Compiled:
         self._misses += 1
@@ -446,6 +495,7 @@ class Session:
         defaults: dict[Node, Array] = {n: n.default for n in placeholders if n.default is not None}
         found = Compiled(
             self._target.compile(optimised),
+            tuple([output.tensor_type for output in optimised.outputs]),
             Intake(request.fed, defaults, nodes, collect_guards(program)),
             tuple([n for n in nodes if isinstance(n, Variable) and n not in given]),
             tuple([n for n in nodes if isinstance(n, Draw)]),
@@ -478,27 +528,50 @@ class Session:
         return Program(whole.inputs, whole.outputs[: len(request.fetches)], whole.updates), overridden
 
     def _execute(
-        self, compiled: Compiled, feeds: Mapping[Node, Any], build: Build, out: Sequence[Array] | None = None
+        self,
+        compiled: Compiled,
+        feeds: Mapping[Node, Any],
+        build: Build,
+        out: Sequence[Array] | None = None,
+        direct: Direct | None = None,
+        key: Hashable = None,
     ) -> Any:
         """Convert the feeds, compute, give the results their form; and, when nothing can fail any more, commit."""
         values, dims = compiled.intake.take(feeds)
         if compiled.overridden:
             values = {compiled.overridden.get(node, node): array for node, array in values.items()}
-        state = self._materialised(compiled.variables)
+        if out is not None:
+            check_out(out, [type.bind(dims) for type in compiled.outputs])
+        self._materialised(compiled.variables)
+        into = self._storage(compiled) if build.plain else {}
+        state = self._state
         values.update([(variable, state.values[variable]) for variable in compiled.variables])
-        outputs, news = compiled.executable.run(values, dims, self._claimed(compiled.draws))
-        # A variable's new value may be its own array, updated in place; nothing else shares memory.
-        fresh = [new for variable, new in zip(compiled.updated, news, strict=True) if new is not values.get(variable)]
-        found = owned([*outputs, *fresh], values.values())
-        results, copies = found[: len(outputs)], iter(found[len(outputs) :])
-        news = [
-            new if new is values.get(variable) else next(copies)
-            for variable, new in zip(compiled.updated, news, strict=True)
-        ]
-        built = build(iter(results if out is None else copied_out(results, out)))
-        if news:
-            self._commit(dict(zip(compiled.updated, news, strict=True)))
+        outputs, news = compiled.executable.run(values, dims, self._claimed(compiled.draws), into)
+        fresh = {v: new for v, new in zip(compiled.updated, news, strict=True) if new is not into.get(v)}
+        found = owned([*outputs, *fresh.values()], values.values())
+        results = found[: len(outputs)]
+        built = build.of(iter(results if out is None else copied_out(results, out)))
+        if fresh:
+            self._commit(dict(zip(fresh, found[len(outputs) :], strict=True)))
+        if direct is not None and isinstance(compiled.executable, CpuExecutable):
+            fed = [(value, compiled.overridden.get(node, node)) for node, value in feeds.items()]
+            self._shortcuts.note(key, direct, Served(compiled.executable, fed, values, dims, into))
         return built
+
+    def _storage(self, compiled: Compiled) -> Mapping[Node, Array]:
+        """The arrays of the variables that a run updates, to be written in place; none where that can't be done.
+
+        It can't be if a variable has none yet, or if what the program takes for it is fed. An array that isn't the
+        session's alone, such as a first value, is replaced by a copy.
+        """
+        values = self._state.values
+        if not all(v in values and v not in compiled.intake.fed for v in compiled.updated):
+            return {}
+        shared = [v for v in compiled.updated if not _is_own(values[v])]
+        if shared:
+            self._commit({v: np.array(values[v], order="C", copy=True) for v in shared})
+            values = self._state.values
+        return {v: values[v] for v in compiled.updated}
 
     def _claimed(self, draws: Sequence[Draw]) -> dict[Node, DrawKey]:
         """What each random leaf draws from; whatever becomes of the run, no later one draws that again."""
@@ -508,6 +581,11 @@ class Session:
         claimed = {leaf.name: counters.get(leaf.name, 0) for leaf in draws}
         self._state = State(values, {**counters, **{name: count + 1 for name, count in claimed.items()}}, seed)
         return {leaf: (seed, leaf.stream, claimed[leaf.name]) for leaf in draws}
+
+
+def _is_own(array: Array) -> bool:
+    """Whether an array has memory that can be written, in order."""
+    return array.base is None and array.flags.carray
 
 
 def _is_fetch(leaf: Any) -> bool:
@@ -523,7 +601,9 @@ def _nodes_of(resolved: Iterable[Node | Updates]) -> Iterator[Node]:
 def _builder(resolved: Sequence[Node | Updates], build: Build) -> Build:
     """What puts the values of tensors into the form of what was fetched, with None in the places of updates."""
     is_value = [isinstance(leaf, Node) for leaf in resolved]
-    return build if all(is_value) else lambda values: build(iter([next(values) if v else None for v in is_value]))
+    if all(is_value):
+        return build
+    return build._replace(of=lambda values: build.of(iter([next(values) if v else None for v in is_value])))
 
 
 def _request(resolved: Sequence[Node | Updates], given: Mapping[Node, Any], training: bool | None) -> Request:

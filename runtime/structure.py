@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from graphc.errors import FetchError
 
-Build = Callable[[Iterator[Any]], Any]
+
+class Build(NamedTuple):
+    """What puts values into a form.
+
+    Attributes:
+        of: gives the form of an iterator of values.
+        plain: whether none of the user's code runs in it, so that it can't fail.
+    """
+
+    of: Callable[[Iterator[Any]], Any]
+    plain: bool
 
 
 MAX_DEPTH = 100  # of containers in each other; a list that contains itself is deeper than any
@@ -21,7 +31,7 @@ def flatten(structure: Any, is_leaf: Callable[[Any], bool], depth: int = 0) -> t
         FetchError: containers in each other more than `MAX_DEPTH` deep.
     """
     if is_leaf(structure):
-        return [structure], next
+        return [structure], LEAF
     if depth > MAX_DEPTH:
         raise FetchError(f"what is fetched is nested more than {MAX_DEPTH} deep: does a list contain itself?")
     for matches, take_apart in _CONTAINERS:
@@ -29,12 +39,23 @@ def flatten(structure: Any, is_leaf: Callable[[Any], bool], depth: int = 0) -> t
             children, rebuild = take_apart(structure)
             parts = [flatten(child, is_leaf, depth + 1) for child in children]
             builders = [build for _, build in parts]
-            return [leaf for leaves, _ in parts for leaf in leaves], _builder(rebuild, builders)
-    return [structure], next
+            plain = not _is_users(structure) and all(build.plain for build in builders)
+            return [leaf for leaves, _ in parts for leaf in leaves], Build(_joined(rebuild, builders), plain)
+    return [structure], LEAF
 
 
-def _builder(rebuild: Callable[[list[Any]], Any], builders: list[Build]) -> Build:
-    return lambda values: rebuild([build(values) for build in builders])
+LEAF = Build(next, True)
+
+
+def _joined(rebuild: Callable[[list[Any]], Any], builders: list[Build]) -> Callable[[Iterator[Any]], Any]:
+    parts = [build.of for build in builders]
+    return lambda values: rebuild([of(values) for of in parts])
+
+
+def _is_users(structure: Any) -> bool:
+    """Whether a container is rebuilt by code of the user's: all but dicts, lists, tuples and plain named tuples."""
+    named = hasattr(structure, "_fields") and type(structure).__bases__ != (tuple,)
+    return named or dataclasses.is_dataclass(structure)
 
 
 def _mapping(value: Mapping[Any, Any]) -> tuple[list[Any], Callable[[list[Any]], Any]]:

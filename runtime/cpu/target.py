@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
@@ -15,17 +16,18 @@ from graphc.errors import InternalError
 from graphc.ir import Node, Program
 from graphc.kernel import Kernel
 from graphc.op import Array
-from graphc.passes.plan import bind_plan, plan_kernels
+from graphc.passes.plan import bind_plan, plan_kernels, updated_after
 from graphc.plan import Buffer, Plan, Step, SymbolicPlan
-from graphc.runtime.cpu import gemm
+from graphc.runtime.cpu import copies, gemm
+from graphc.runtime.cpu.copies import Copy
 from graphc.runtime.cpu.driver import Command, CommandList, Scratch, aligned_memory, run
 from graphc.runtime.cpu.host import Host, this_host
 from graphc.runtime.cpu.jit import Code, load
 from graphc.runtime.cpu.kernels import native_kernel
-from graphc.runtime.cpu.phases import NativeKernel
+from graphc.runtime.cpu.phases import NativeKernel, aligned
 from graphc.runtime.cpu.pool import shared_pool
 from graphc.runtime.plan import Sizes, run_step
-from graphc.runtime.reference import DrawKey
+from graphc.runtime.reference import NOWHERE, DrawKey
 from graphc.target import TargetInfo
 from graphc.types import np_dtype
 
@@ -91,9 +93,10 @@ class CpuExecutable:
 
     def __init__(self, target: CpuTarget, symbolic: SymbolicPlan) -> None:
         self.target = target
-        self.symbolic = symbolic
         kernels = dict.fromkeys(step.kernel for step in symbolic.steps)
         self.natives = {k: native for k in kernels if (native := target.native(k)) is not None}
+        by_numpy = [at for at, step in enumerate(symbolic.steps) if step.kernel not in self.natives]
+        self.symbolic = updated_after(symbolic, max(by_numpy, default=-1))  # NumPy can fail, and be interrupted
         natives = self.natives.values()
         symbols = [[phase.symbol for phase in native.phases] for native in natives]
         loaded = load([native.assembly for native in natives], symbols, partial(gemm.library, target.host))
@@ -117,10 +120,14 @@ class CpuExecutable:
         return found
 
     def run(
-        self, values: Mapping[Node, Any], dims: Mapping[str, int], draws: Mapping[Node, DrawKey]
+        self,
+        values: Mapping[Node, Any],
+        dims: Mapping[str, int],
+        draws: Mapping[Node, DrawKey],
+        into: Mapping[Node, Array] = NOWHERE,
     ) -> tuple[list[Array], list[Array]]:
-        """See `Executable.run`; a variable's new value may be the variable's array, updated in place."""
-        return Run(self.target, self.bound(dims), values, draws).results()
+        """See `Executable.run`; what is written `into` is written by the last call of native code."""
+        return Run(self.target, self.bound(dims), values, draws, into).results()
 
 
 class Segment(NamedTuple):
@@ -135,33 +142,46 @@ class Bound:
 
     Attributes:
         workspace, scratch: bytes that the kernels need besides the arena, and that each worker needs.
-        slots: entries of the table: the workspace, each buffer, each random draw.
+        slots: entries of the table: the workspace, each buffer, each random draw, each variable that is copied to.
+        draws: the slot of each random draw.
+        copied: for each variable whose new value doesn't take its bytes, the buffer of that and the slot for it.
+        memory_bytes: of the arena, the workspace and those new values, in this order.
+        offsets: where in that memory each slot lies; 0 for what lies elsewhere.
     """
 
     def __init__(self, plan: Plan, natives: Mapping[Kernel, NativeKernel], code: Mapping[Kernel, Code]) -> None:
         self.plan = plan
         dims, steps = plan.dims, plan.kernels
         draws = [step.kernel.core for step in steps if step.kernel.kind == "random"]
-        first = 1 + len(plan.buffers)
-        self.draws = {node: first + k for k, node in enumerate(dict.fromkeys(n for n in draws if n is not None))}
-        self.slots = first + len(self.draws)
+        slots = itertools.count(1 + len(plan.buffers))
+        self.draws = {node: next(slots) for node in dict.fromkeys(node for node in draws if node is not None)}
+        updates = zip(plan.symbolic.program.updates, plan.symbolic.updates, strict=True)
+        self.copied = {v: (new, next(slots)) for (v, _), new in updates if plan.buffers[new].takes is None}
+        self.slots = next(slots)
         self.workspace = max([evaluate(native.workspace, dims) for native in natives.values()], default=0)
         phases = [phase for native in natives.values() for phase in native.phases]
         self.scratch = max([evaluate(phase.scratch, dims) for phase in phases], default=0)
+        self.offsets = np.zeros(self.slots, np.int64)
+        self.offsets[: 1 + len(plan.buffers)] = [plan.peak_bytes, *plan.offsets]
         self.memory_bytes = plan.peak_bytes + self.workspace
-        self.offsets = np.array(
-            [plan.peak_bytes, *[plan.offsets[k] for k in range(len(plan.buffers))], *[0] * len(self.draws)], np.int64
-        )
+        for new, _ in self.copied.values():
+            self.offsets[1 + new] = self.memory_bytes
+            self.memory_bytes += evaluate(aligned(plan.nbytes[new]), dims)
         self.segments = tuple(self._segments(natives, code))
 
     def _segments(self, natives: Mapping[Kernel, NativeKernel], code: Mapping[Kernel, Code]) -> Iterator[Segment]:
-        for native, group in groupby(self.plan.kernels, lambda step: step.kernel in natives):
-            steps = tuple(group)
+        groups = [(native, [*steps]) for native, steps in groupby(self.plan.kernels, lambda s: s.kernel in natives)]
+        if self.copied and not (groups and groups[-1][0]):
+            groups.append((True, []))
+        for number, (native, steps) in enumerate(groups, 1):
             if not native:
                 yield from [Segment((step,), None) for step in steps]
                 continue
             commands = [c for step in steps for c in self._commands(step, natives[step.kernel], code[step.kernel])]
             owners = tuple([step for step in steps for _ in natives[step.kernel].phases])
+            if number == len(groups):
+                nbytes = self.plan.nbytes
+                commands += [copies.command(Copy(1 + k, slot, nbytes[k])) for k, slot in self.copied.values()]
             yield Segment(owners, CommandList(commands))
 
     def _commands(self, step: Step, native: NativeKernel, code: Code) -> Iterator[Command]:
@@ -180,40 +200,52 @@ class Run:
     """One run of a bound plan: its memory, and the arrays that it reads and makes."""
 
     def __init__(
-        self, target: CpuTarget, bound: Bound, values: Mapping[Node, Any], draws: Mapping[Node, DrawKey]
+        self,
+        target: CpuTarget,
+        bound: Bound,
+        values: Mapping[Node, Any],
+        draws: Mapping[Node, DrawKey],
+        into: Mapping[Node, Array],
     ) -> None:
         self.target = target
         self.bound = bound
         self.draws = draws
         target.memory.reserve(bound.memory_bytes)
         target.scratch.reserve(bound.scratch)
-        self.arrays: dict[int, Array] = {}  # of buffers outside of the arena
+        self.arrays: dict[int, Array] = {}  # of buffers outside of the run's memory
         self.table = bound.offsets + target.memory.base
-        self._take(values)
+        self._inside = {buffer for buffer, _ in bound.copied.values()}
+        self._take(values, into)
         keys = [np.array(draws[node], np.uint64).view(np.int64) for node in bound.draws]
         for slot, key in zip(bound.draws.values(), keys, strict=True):
             self.table[slot] = address(key)
         self._keys = keys  # alive while the code runs
 
-    def _take(self, values: Mapping[Node, Any]) -> None:
-        """The arrays of all buffers outside of the arena; first what is given, which others may take over."""
-        buffers = self.bound.plan.buffers
+    def _take(self, values: Mapping[Node, Any], into: Mapping[Node, Array]) -> None:
+        """The arrays of all buffers outside of the run's memory; first what is given, which others may take over."""
+        buffers, copied = self.bound.plan.buffers, self.bound.copied
         overwritten = {buffer.takes for buffer in buffers if buffer.role == "update"}
-        outside = [k for k, buffer in enumerate(buffers) if buffer.role != "arena"]
+        outside = [k for k, buffer in enumerate(buffers) if buffer.role != "arena" and k not in self._inside]
         for k in sorted(outside, key=lambda k: buffers[k].role != "given"):
-            array = self.arrays[k] = self._array(buffers[k], values, k in overwritten)
+            copy = k in overwritten and buffers[k].node not in into
+            array = self.arrays[k] = self._array(buffers[k], values, copy)
             self.table[1 + k] = address(array)
+        for variable, (new, slot) in copied.items():
+            found = into.get(variable)
+            self.arrays[new] = self._empty(buffers[new]) if found is None else found
+            self.table[slot] = address(self.arrays[new])
 
-    def _array(self, buffer: Buffer, values: Mapping[Node, Any], overwritten: bool) -> Array:
+    def _array(self, buffer: Buffer, values: Mapping[Node, Any], copy: bool) -> Array:
         if buffer.role == "given":
             array: Array = np.asarray(values[buffer.node])
-            fits = array.flags.c_contiguous and (array.flags.writeable or not overwritten)
+            fits = array.flags.c_contiguous and array.flags.aligned and not copy
             return array if fits else np.array(array, order="C", copy=True)
         if buffer.role == "constant":
             constant: Array = buffer.node.attrs["value"].array
             return np.ascontiguousarray(constant)
-        if buffer.takes is not None:
-            return self.arrays[buffer.takes]
+        return self._empty(buffer) if buffer.takes is None else self.arrays[buffer.takes]
+
+    def _empty(self, buffer: Buffer) -> Array:
         return np.empty(buffer.type.bind(self.bound.plan.dims).shape, np_dtype(buffer.type.dtype))
 
     def results(self) -> tuple[list[Array], list[Array]]:
@@ -239,10 +271,10 @@ class Run:
         return [self._elements(k) for k in buffers]
 
     def _elements(self, k: int) -> Array:
-        """The elements of a buffer, flat."""
+        """The elements of a buffer, flat; those of a new value that is copied later are not yet in its array."""
         plan = self.bound.plan
         dtype = np_dtype(plan.buffers[k].type.dtype)
-        if k in self.arrays:
+        if k in self.arrays and k not in self._inside:
             return self.arrays[k].reshape(-1).view(dtype)
-        offset = plan.offsets[k]
+        offset = int(self.bound.offsets[1 + k])
         return self.target.memory.bytes[offset : offset + plan.nbytes[k]].view(dtype)
