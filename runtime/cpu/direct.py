@@ -18,10 +18,12 @@ import numpy as np
 
 from graphc.ir import Node
 from graphc.op import Array
+from graphc.ops.random import Draw
 from graphc.ops.state import Updates
 from graphc.runtime.cpu.driver import Threads
 from graphc.runtime.cpu.entry import Argument, Bound, Form, bind, lend, make_entry, servable
 from graphc.runtime.cpu.target import CpuExecutable, Run
+from graphc.runtime.reference import DrawKey
 from graphc.types import np_dtype
 
 MAX_REQUESTS = 256  # that a session remembers; when there are more, it begins anew
@@ -55,6 +57,9 @@ class Direct:
         feeds: how many there are.
         items: what is returned: the number of an output, or None.
         busy, version: see `entry.Bound`.
+
+    Attributes:
+        draws: the random leaves for which `call` needs keys.
     """
 
     def __init__(
@@ -73,6 +78,8 @@ class Direct:
         self._version = version
         self._seen: object = None
         self._pool: Threads | None = None
+        self._keys = np.zeros((0, 3), np.uint64)  # of the random draws, as the code reads them
+        self.draws: tuple[Draw, ...] = ()
         self._held: Callable[..., Any] | None = None
         self._quick: Callable[[], Callable[..., Any] | None] = lambda: None
 
@@ -89,12 +96,15 @@ class Direct:
                 self._quick = weakref.ref(entry)
         return entry
 
-    def call(self, args: Iterable[Any]) -> Any:
-        """Run a plan that isn't short, in one's turn; `MISS` if that can't be done for these arguments."""
-        if self._held is None or self._pool is None:
+    def call(self, args: Iterable[Any], draws: Mapping[Node, DrawKey]) -> Any:
+        """Run a plan that is longer, or draws, in one's turn; `MISS` if that can't be done for these arguments."""
+        if self._held is None:
             return MISS
-        crew = self._pool.ready()  # which lives until the entry returns
-        lend(self._held, crew.address)
+        if self._pool is not None:
+            crew = self._pool.ready()  # which lives until the entry returns
+            lend(self._held, crew.address)
+        if self.draws:
+            self._keys[:] = [draws[leaf] for leaf in self.draws]
         return self._held(*args)
 
     def note(self, served: Served) -> Callable[..., Any] | None:
@@ -106,11 +116,11 @@ class Direct:
         bound = self._bound(served) if shapes == before else None
         if bound is None:
             return None
-        if bound.commands.short:
-            entry = quick = self.quick()
-        else:
-            self._pool, quick = served.executable.target.pool, None
-            entry = self._held = self._held or self._make(missed)
+        quick = self.quick() if bound.commands.short and not self.draws else None
+        if quick is None:
+            self._held = self._held or self._make(missed)
+            self._pool = None if bound.commands.short else served.executable.target.pool
+        entry = quick or self._held
         if entry is not None:
             bind(entry, bound)
         return quick
@@ -121,7 +131,7 @@ class Direct:
         target, found = executable.target, executable.bound(served.dims)
         symbolic, buffers = found.plan.symbolic, found.plan.buffers
         commands = [segment.commands for segment in found.segments]
-        if len(commands) != 1 or commands[0] is None or found.draws:
+        if len(commands) != 1 or commands[0] is None:
             return None
         fed = {leaf for _, leaf in served.fed}
         overwritten = [taken for update in symbolic.updates if (taken := buffers[update].takes) is not None]
@@ -129,7 +139,10 @@ class Direct:
             return None
         if any(variable not in served.into for variable, _ in symbolic.program.updates):
             return None  # new values that aren't written into the variables' memory are committed by Python
-        run = Run(target, found, values, {}, served.into)
+        run = Run(target, found, values, dict.fromkeys(found.draws, (0, 0, 0)), served.into)
+        keys = np.zeros((len(found.draws), 3), np.uint64)
+        for slot, key in zip(found.draws.values(), keys, strict=True):
+            run.table[slot] = key.ctypes.data
         given = [(k, buffer.node) for k, buffer in enumerate(buffers) if buffer.role == "given"]
         if any(run.arrays[k] is not values[node] for k, node in given):
             return None
@@ -139,7 +152,11 @@ class Direct:
         results = [Argument(np_dtype(buffers[k].type.dtype), run.arrays[k].shape, 1 + k) for k in symbolic.outputs]
         if not servable([*feeds, *results]):
             return None
-        kept = [array for k, array in run.arrays.items() if buffers[k].role != "result" and buffers[k].node not in fed]
+        self._keys, self.draws = keys, tuple([leaf for leaf in found.draws if isinstance(leaf, Draw)])
+        kept = [
+            keys,
+            *[array for k, array in run.arrays.items() if buffers[k].role != "result" and buffers[k].node not in fed],
+        ]
         return Bound(
             feeds,
             results,
