@@ -30,7 +30,8 @@ PACKED_PANELS, PACKED_K = 8, 256  # what one unit of work packs
 DOT = 32  # rows of A up to which inner products are better than packing a transposed B
 IN_PLACE = 160  # rows of A up to which B is read in place, if it can be
 OFTEN = 384  # columns of B for which A is read often enough to pack it
-UNIT_NS = 8_000, 1_000_000  # time of a unit of work, at least and at most: a 64th of all between them
+PARTS = 64  # units of a large product
+UNIT_NS = 8_000, 200_000  # time of a unit of work, at least and at most: a 64th of all between them
 FLOPS, BYTES = 150, 40  # per nanosecond, roughly: of arithmetic, and of what is read from memory
 FLOATS = ("float32", "float64")
 ALWAYS, NEVER = 1 << 62, -1
@@ -102,7 +103,7 @@ class Problem:
         rows = min(self.rows, m)
         column = max(2 * rows * k / FLOPS, k * itemsize(self.dtype) / BYTES, 1.0)
         least, most = UNIT_NS
-        unit = min(max(column * n * (m / max(1, rows)) * batch / 32, least), most)
+        unit = min(max(column * n * (m / max(1, rows)) * batch / PARTS, least), most)
         return width * min(-(-n // width) or 1, max(1, round(unit / column / width)))
 
     @cached_property

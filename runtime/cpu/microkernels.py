@@ -171,6 +171,8 @@ def _micro(maker: _Maker, layout: str, shape: Tile, masked: bool) -> str:
         row = [f.load(type, f.address(b, j * lanes, element), align, masks[j]) for j in range(vectors)]
         for j in range(0 if masked else vectors):
             prefetch(f, f.address(f.address(b, x.b_panel, element), j * lanes, element), level=2)
+        if layout == "columns" and not masked:
+            prefetch(f, f.address(a, x.a_panel, element), level=2)
         for r in range(rows):
             factor = f.splat(f.load(element, f.address(a, offsets[r], element), align), lanes)
             for j in range(vectors):
