@@ -13,7 +13,8 @@ from typing import Literal, NamedTuple
 
 from graphc.ir import Node, Program
 from graphc.kernel import Kernel
-from graphc.plan_text import plan_lines, report_lines
+from graphc.plan_report import report_lines
+from graphc.plan_text import plan_lines
 from graphc.printer import text
 from graphc.types import TensorType
 
@@ -97,6 +98,23 @@ class SymbolicPlan:
         return tuple(zip(born, last, strict=True))
 
 
+class Made(NamedTuple):
+    """What a target has made of a step, for reports.
+
+    Attributes:
+        native: whether there is code for it; otherwise NumPy runs it.
+        how: it computes, in a few words: "gemm 14x32, B packed"; without code, why there is none.
+        workspace, scratch: bytes that it needs while it runs: for all threads, and for each.
+        parts: into which it is divided, so that several threads can help; 1 if it isn't.
+    """
+
+    native: bool
+    how: str
+    workspace: int = 0
+    scratch: int = 0
+    parts: int = 1
+
+
 @dataclass(frozen=True)
 class Plan:
     """A plan for given sizes: bytes, and offsets in the arena.
@@ -109,6 +127,8 @@ class Plan:
         peak_bytes: bytes of the arena: of everything that lives only during a run. What the caller passes and gets
             (feeds, variables, results), constants, and second arrays of updates are not in it; `report` lists them.
         lower_bound_bytes: most bytes of arena buffers that are live at any step; no placement needs fewer.
+        made: of each step, by a target that generates code; empty for others.
+        written: the program before the passes, if that is known.
     """
 
     symbolic: SymbolicPlan
@@ -117,6 +137,8 @@ class Plan:
     offsets: tuple[int, ...]
     peak_bytes: int
     lower_bound_bytes: int = field(compare=False)
+    made: tuple[Made, ...] = field(default=(), compare=False)
+    written: Program | None = field(default=None, compare=False, repr=False)
 
     @property
     def kernels(self) -> tuple[Step, ...]:
@@ -129,7 +151,8 @@ class Plan:
         return self.symbolic.buffers
 
     def report(self) -> str:
-        """What was made of the program: bytes, what is fused, reused and in place, and the kernels in order."""
+        """What was made of the program: what was simplified, fused, reused and in place, the kernels in order, and how
+        their code works; what lies in memory between kernels, and why."""
         return "\n".join(report_lines(self))
 
 

@@ -1,7 +1,8 @@
 """The order of the passes; their switches; what is dumped, verified and said between them.
 
-`GRAPHC_DUMP=DIR` writes the program before the first and after each pass, `GRAPHC_VERIFY=1` checks it, and
-`GRAPHC_DEBUG=1..3` says on stderr what was compiled, what each pass did, and which rules fired.
+`GRAPHC_DUMP=DIR` writes the program before the first and after each pass, and what a target makes of it;
+`GRAPHC_VERIFY=1` checks it, and `GRAPHC_DEBUG=1..3` says on stderr what was compiled, what each pass did, and which
+rules fired.
 """
 
 from __future__ import annotations
@@ -9,12 +10,11 @@ from __future__ import annotations
 import itertools
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
+from graphc import dumps
 from graphc.collector import paused
 from graphc.errors import ArgumentError, InternalError, did_you_mean
 from graphc.ir import Program
@@ -161,16 +161,13 @@ def run_pipeline(
 
 # --------------------------------------------------------------------------------------------- between passes
 
-_runs = itertools.count()
-
-
 class _Watch:
     """Dumps, verifies and reports between passes, as the environment asks."""
 
     def __init__(self, program: Program, options: Options) -> None:
         self.options = options
         self.verify = os.environ.get("GRAPHC_VERIFY", "") not in ("", "0")
-        self.folder = _dump_folder(os.environ.get("GRAPHC_DUMP", ""))
+        self.folder = dumps.new_folder()
         self.count = itertools.count()
         self.started = time.perf_counter()
         self.before = len(program.nodes()) if options.debug else 0
@@ -192,6 +189,8 @@ class _Watch:
         return result
 
     def finish(self, program: Program) -> None:
+        if self.folder:
+            dumps.keep_folder(program, self.folder)
         if self.options.debug:
             took = 1e3 * (time.perf_counter() - self.started)
             purpose = f"{'training' if self.options.training else 'evaluation'} on {self.options.target.name}"
@@ -199,7 +198,8 @@ class _Watch:
 
     def _look(self, program: Program, name: str) -> None:
         if self.folder:
-            _write(self.folder / f"{next(self.count):02d}-{_file_name(name)}.txt", text(program, sources=True))
+            file = f"{next(self.count):02d}-{dumps.file_name(name)}.txt"
+            dumps.write(self.folder / file, text(program, sources=True))
         if self.verify:
             try:
                 verify(program)
@@ -217,19 +217,3 @@ def _debug_level() -> int:
     if asked not in ("0", "1", "2", "3"):
         raise ArgumentError(f"GRAPHC_DEBUG is a number from 0 to 3, got {asked!r}")
     return int(asked)
-
-
-def _dump_folder(parent: str) -> Path | None:
-    """A new private folder for this run's dumps."""
-    if not parent:
-        return None
-    os.makedirs(parent, mode=0o700, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix=f"program-{next(_runs):04d}-", dir=parent))
-
-
-def _file_name(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)[:60]
-
-
-def _write(path: Path, content: str) -> None:
-    path.write_text(content + "\n", encoding="utf-8")

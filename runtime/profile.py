@@ -1,0 +1,322 @@
+"""Profiles: when each part of a run happened, on which thread, and what it achieved of what the machine can do.
+
+A `Recorder` is filled while one run goes on; a `Profile` is what is known from one run or several: a trace that
+Perfetto and chrome://tracing open, and a table of the kernels, those first that take longest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from statistics import median
+from typing import Any, NamedTuple
+
+from graphc.errors import ArgumentError
+from graphc.files import as_path, write_atomically
+from graphc.plan_text import with_unit
+from graphc.runtime.work import Work
+
+clock = time.perf_counter_ns
+WIDEST = 60  # characters of a kernel's name in a table
+
+
+class Peak(NamedTuple):
+    """What a machine achieves at most, with as many threads as a session has.
+
+    Attributes:
+        flops: operations a nanosecond, by dtype: of multiply-adds on registers.
+        bytes: read and written, a nanosecond, by a copy that is too large for the caches.
+    """
+
+    flops: dict[str, float]
+    bytes: float
+
+
+class Span(NamedTuple):
+    """Something that happened on one thread, in nanoseconds of `time.perf_counter_ns`.
+
+    Attributes:
+        step: the number of the kernel of which this is a part; None for what Python does.
+        phase: which of the parts that a kernel does one after the other.
+        tickets: how many pieces of work, taken one by one, this is.
+    """
+
+    name: str
+    start: int
+    end: int
+    thread: int = 0
+    step: int | None = None
+    phase: int = 0
+    tickets: int = 1
+
+
+class Recorder:
+    """What happens in one run.
+
+    Attributes:
+        spans: in the order in which they were told.
+        works: what each step does, by its number.
+        live: bytes of temporaries at each step.
+        threads: that may take part.
+        peak: measures what these threads achieve at most, where that is known; called after the run.
+    """
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+        self.works: Sequence[Work] = ()
+        self.live: Sequence[int] = ()
+        self.threads = 1
+        self.peak: Callable[[], Peak] | None = None
+        self.last = clock()
+
+    def did(self, name: str) -> None:
+        """Python did this since the last thing that was told."""
+        started, self.last = self.last, clock()
+        self.spans.append(Span(name, started, self.last))
+
+    def did_step(self, step: int) -> None:
+        """The calling thread ran a step since the last thing that was told."""
+        started, self.last = self.last, clock()
+        self.spans.append(Span(self.works[step].name, started, self.last, step=step))
+
+    def add(self, spans: Iterable[Span]) -> None:
+        """What was recorded elsewhere, and is over now."""
+        self.spans += spans
+        self.last = clock()
+
+
+class KernelProfile(NamedTuple):
+    """What is known of a kernel from its runs.
+
+    Attributes:
+        ns: from when the first thread begins it to when the last has done; the median of the runs.
+        busy: of that time, times the threads, the share in which they worked.
+        roof_ns: what it would take at the machine's peak, of arithmetic or of memory, whichever is more.
+        bound: which that is, "compute" or "memory"; "" if the peak isn't known, or there is nothing to do.
+    """
+
+    work: Work
+    ns: float
+    busy: float
+    roof_ns: float
+    bound: str
+
+    @property
+    def rate(self) -> str:
+        """What it achieved of what bounds it: `83 GFLOP/s` or `12 GB/s`."""
+        amount, unit = (self.work.flops, "GFLOP/s") if self._counts_flops else (self.work.nbytes, "GB/s")
+        return f"{amount / self.ns:.3g} {unit}" if self.ns and amount else ""
+
+    @property
+    def of_peak(self) -> float | None:
+        """The share of the peak that was achieved; above 1 where the bytes come from a cache, or by an algorithm
+        that needs fewer operations than the definition."""
+        return self.roof_ns / self.ns if self.roof_ns and self.ns else None
+
+    @property
+    def _counts_flops(self) -> bool:
+        return self.bound == "compute" if self.bound else self.work.kind in ("contract", "conv")
+
+
+class Profile:
+    """Runs of one request, recorded. `print` shows the table.
+
+    Attributes:
+        device: of the session.
+        runs: at least one.
+    """
+
+    def __init__(self, device: str, runs: Sequence[Recorder]) -> None:
+        self.device = device
+        self.runs = tuple(runs)
+
+    @cached_property
+    def peak(self) -> Peak | None:
+        """What the threads of the session achieve at most, where that is known; measured once in a process."""
+        measure = self.runs[0].peak
+        return None if measure is None else measure()
+
+    @cached_property
+    def kernels(self) -> tuple[KernelProfile, ...]:
+        """All kernels, in the order of the plan."""
+        found = [_durations(run) for run in self.runs]
+        return tuple([self._kernel(step, work, found) for step, work in enumerate(self.runs[0].works)])
+
+    def _kernel(self, step: int, work: Work, runs: Sequence[dict[int, tuple[int, int]]]) -> KernelProfile:
+        walls, works = zip(*[run.get(step, (0, 0)) for run in runs], strict=True)
+        possible = sum(walls) * self.runs[0].threads
+        roofs = _roofs(work, self.peak)
+        bound = max(roofs, key=roofs.__getitem__, default="")
+        busy = sum(works) / possible if possible else 0.0
+        return KernelProfile(work, median(walls), busy, roofs.get(bound, 0.0), bound)
+
+    @property
+    def total_ns(self) -> float:
+        """A run from its first part to its last, in nanoseconds; the median of the runs."""
+        return median([run.spans[-1].end - run.spans[0].start for run in self.runs])
+
+    @property
+    def summary(self) -> str:
+        """The kernels as a table, those that take longest first."""
+        return "\n".join(_table(self))
+
+    def __str__(self) -> str:
+        return self.summary
+
+    def __repr__(self) -> str:
+        return f"<Profile of {len(self.runs)} runs of {len(self.kernels)} kernels on {self.device!r}>"
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a trace that https://ui.perfetto.dev and chrome://tracing open, atomically.
+
+        It has a row for each thread, a counter of the bytes of temporaries, and with each kernel its operands, the
+        user's line, and what it achieved.
+
+        Raises:
+            ArgumentError: the file can't be written.
+        """
+        trace = {"traceEvents": list(_events(self)), "displayTimeUnit": "ns", "otherData": {"device": self.device}}
+        write_atomically(path, json.dumps(trace, indent=0).encode(), ArgumentError)
+
+
+def checked_path(path: str | os.PathLike[str]) -> None:
+    """See, before anything runs, that a trace can be written there.
+
+    Raises:
+        ArgumentError: it is no path, or not in a folder that can be written to.
+    """
+    folder = as_path(path).parent
+    if not os.access(folder, os.W_OK) or as_path(path).is_dir():
+        problem = "is a folder" if as_path(path).is_dir() else f"{str(folder)!r} is no folder that can be written to"
+        raise ArgumentError(f"profile={str(path)!r}: {problem}", hint='profile="trace.json" writes a file there')
+
+
+# ------------------------------------------------------------------------------------------- what was achieved
+
+
+def _durations(run: Recorder) -> dict[int, tuple[int, int]]:
+    """For each step the time from its beginning to its end, and the time that threads worked on it."""
+    parts: dict[tuple[int, int], list[Span]] = defaultdict(list)
+    for span in run.spans:
+        if span.step is not None:
+            parts[span.step, span.phase].append(span)
+    found: dict[int, tuple[int, int]] = {}
+    for (step, _), spans in parts.items():
+        wall, worked = found.get(step, (0, 0))
+        wall += max([span.end for span in spans]) - min([span.start for span in spans])
+        found[step] = wall, worked + sum([span.end - span.start for span in spans])
+    return found
+
+
+def _roofs(work: Work, peak: Peak | None) -> dict[str, float]:
+    """Nanoseconds that a kernel takes at the peak, of what it has to do."""
+    if peak is None:
+        return {}
+    flops = work.flops / peak.flops["float64" if work.dtype == "float64" else "float32"]
+    roofs = {"memory": work.nbytes / peak.bytes, "compute": flops}
+    return {name: ns for name, ns in roofs.items() if ns}
+
+
+# ------------------------------------------------------------------------------------------- the table
+
+
+HEADS = ("share", "time", "threads", "rate", "of peak", "bound by", "kernel", "written at", "code")
+LEFT = frozenset({"bound by", "kernel", "written at", "code"})
+
+
+def _table(profile: Profile) -> Iterator[str]:
+    count, threads = len(profile.runs), profile.runs[0].threads
+    inside = sum(kernel.ns for kernel in profile.kernels)
+    yield (
+        f"{count} {'run' if count == 1 else 'runs'} on {profile.device!r}, {threads} "
+        f"{'thread' if threads == 1 else 'threads'}: {_time(profile.total_ns)} a run, {_time(inside)} in "
+        f"{len(profile.kernels)} kernels"
+    )
+    if profile.peak is not None:
+        flops = ", ".join(f"{rate:.3g} GFLOP/s {dtype}" for dtype, rate in profile.peak.flops.items())
+        yield f"peak of these threads: {flops}, {profile.peak.bytes:.3g} GB/s read and written"
+    order = sorted(profile.kernels, key=lambda kernel: -kernel.ns)
+    rows = [HEADS, *[_row(kernel, inside, threads) for kernel in order]]
+    shown = [k for k in range(len(HEADS)) if any(row[k] for row in rows[1:])]
+    widths = {k: max([len(row[k]) for row in rows]) for k in shown}
+    for row in rows:
+        cells = [row[k].ljust(widths[k]) if HEADS[k] in LEFT else row[k].rjust(widths[k]) for k in shown]
+        yield "  ".join(cells).rstrip()
+
+
+def _row(kernel: KernelProfile, total: float, threads: int) -> tuple[str, ...]:
+    work, share = kernel.work, kernel.of_peak
+    what = f"{work.name}  {work.node}" if work.node and work.node not in work.name.split() else work.name
+    return (
+        f"{100 * kernel.ns / total:.1f} %" if total else "",
+        _time(kernel.ns),
+        f"{kernel.busy * threads:.1f}" if threads > 1 else "",
+        kernel.rate,
+        "" if share is None else f"{100 * share:.0f} %",
+        kernel.bound,
+        what if len(what) <= WIDEST else what[: WIDEST - 3] + "...",
+        work.line,
+        work.how,
+    )
+
+
+def _time(ns: float) -> str:
+    """`1234567` as `1.23 ms`."""
+    for unit, size in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
+        if ns >= size:
+            return f"{ns / size:.3g} {unit}"
+    return f"{ns:.3g} ns"
+
+
+# ------------------------------------------------------------------------------------------- the trace
+
+
+def _events(profile: Profile) -> Iterator[dict[str, Any]]:
+    """The events of a trace; times are microseconds from the first run's beginning."""
+    process, zero = os.getpid(), profile.runs[0].spans[0].start
+    kernels = profile.kernels
+    threads = sorted({span.thread for run in profile.runs for span in run.spans})
+    yield _named("process_name", process, 0, f"graphc on {profile.device!r}")
+    for thread in threads:
+        yield _named("thread_name", process, thread, "caller" if thread == 0 else f"worker {thread}")
+    for run in profile.runs:
+        began: dict[int, int] = {}
+        for span in run.spans:
+            args = {} if span.step is None else _arguments(kernels[span.step], span)
+            kind = "python" if span.step is None else kernels[span.step].work.kind
+            at = {"ts": (span.start - zero) / 1e3, "dur": (span.end - span.start) / 1e3}
+            yield {"ph": "X", "pid": process, "tid": span.thread, "name": span.name, "cat": kind, **at, "args": args}
+            if span.step is not None:
+                began[span.step] = min(span.start, began.get(span.step, span.start))
+        samples = [(start, run.live[step]) for step, start in sorted(began.items())]
+        for start, nbytes in [*samples, (run.last, 0)]:
+            at = {"ts": (start - zero) / 1e3}
+            yield {"ph": "C", "pid": process, "name": "temporaries", **at, "args": {"live bytes": nbytes}}
+
+
+def _named(what: str, process: int, thread: int, name: str) -> dict[str, Any]:
+    return {"ph": "M", "name": what, "pid": process, "tid": thread, "args": {"name": name}}
+
+
+def _arguments(kernel: KernelProfile, span: Span) -> dict[str, Any]:
+    """What a trace says of a kernel."""
+    work, share = kernel.work, kernel.of_peak
+    found = {
+        "step": span.step,
+        "node": work.node,
+        "line": work.line,
+        "reads": ", ".join(work.operands),
+        "writes": ", ".join(work.results),
+        "bytes": with_unit(work.nbytes),
+        "flops": work.flops,
+        "rate": kernel.rate,
+        "of peak": "" if share is None else f"{100 * share:.0f} %",
+        "bound by": kernel.bound,
+        "code": work.how,
+        "pieces": span.tickets if span.tickets > 1 else "",
+    }
+    return {name: value for name, value in found.items() if value not in ("", None)}
