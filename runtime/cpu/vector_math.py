@@ -191,13 +191,18 @@ EXP_RANGE = {"float": (-104.0, 89.0), "double": (-746.0, 710.0)}
 EXPM1_LOW = {"float": -18.0, "double": -38.0}
 
 
-def _reduced(m: Math, x: Value, offset: int) -> tuple[Value, Value]:
-    """x = n·ln 2 + r with |r| <= ln(2)/2: a value that has `n + offset` in its low bits, and r."""
+def _reduced(m: Math, x: Value, offset: int, parts: int = 2) -> tuple[Value, Value]:
+    """x = n·ln 2 + r with |r| <= ln(2)/2: a value that has `n + offset` in its low bits, and r.
+
+    Args:
+        parts: in which ln 2 is taken; two, unless n is small.
+    """
     base = m.format.rounder + offset
     summed = m.fma(x, m.format.rounded(1 / LN2), base)
     n = m.sub(summed, base)
-    high, low = m.format.split(LN2, 2, m.format.head)
-    return m.bits(summed), m.fma(n, -low, m.fma(n, -high, x))
+    for part in m.format.split(LN2, parts, m.format.head):
+        x = m.fma(n, -part, x)
+    return m.bits(summed), x
 
 
 def exp(f: Function, x: Value) -> Value:
@@ -210,12 +215,6 @@ def exp(f: Function, x: Value) -> Value:
     half = m.bits(m.fma(x, m.format.rounded(1 / LN2) / 2, m.format.rounder + bias))
     rest = f.binary("sub", whole, half)
     return m.mul(m.mul(m.horner(r, (1.0, 1.0, *EXP[element_of(x.type)])), m.shifted(half)), m.shifted(rest))
-
-
-def _exp_inside(m: Math, x: Value) -> Value:
-    """e ** x, of what is so small that the result is a normal number; of nan nan."""
-    whole, r = _reduced(m, x, m.format.bias)
-    return m.mul(m.horner(r, (1.0, 1.0, *EXP[element_of(x.type)])), m.shifted(whole))
 
 
 def expm1(f: Function, x: Value) -> Value:
@@ -331,7 +330,9 @@ def tanh(f: Function, x: Value) -> Value:
     element = element_of(x.type)
     size = m.abs(x)
     inside = m.at_most(size, TANH_ONE[element])
-    large = m.sub(1.0, m.div(2.0, m.add(_exp_inside(m, m.add(inside, inside)), 1.0)))
+    whole, r = _reduced(m, m.add(inside, inside), m.format.bias, parts=1)
+    power = m.mul(m.horner(r, (1.0, 1.0, *EXP[element])), m.shifted(whole))
+    large = m.sub(1.0, m.div(2.0, m.add(power, 1.0)))
     square = m.mul(x, x)
     small = m.fma(m.mul(x, square), m.horner(square, TANH[element]), x)
     return m.copysign(m.select(m.less(size, TANH_SMALL[element]), small, large), x)  # of -0.0 too
