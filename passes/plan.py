@@ -139,11 +139,7 @@ def reuse(plan: SymbolicPlan) -> SymbolicPlan:
 
 def updated_after(plan: SymbolicPlan, last: int) -> SymbolicPlan:
     """The plan, in which no step up to the `last` writes over a variable: such new values get arrays of their own."""
-    early = {
-        new
-        for new in plan.updates
-        if plan.buffers[new].takes is not None and plan.lifetimes[new][0] <= last
-    }
+    early = {new for new in plan.updates if plan.buffers[new].takes is not None and plan.lifetimes[new][0] <= last}
     if not early:
         return plan
     buffers = [b._replace(takes=None) if k in early else b for k, b in enumerate(plan.buffers)]

@@ -11,10 +11,19 @@ from random_starts import STARTS, whole_case, with_gradients
 from test_random_graphs import expected_results, for_random, ran
 
 from graphc.passes.pipeline import run_pipeline
+from graphc.runtime.cpu import driver
 from graphc.runtime.cpu.host import narrowed, this_host
 from graphc.runtime.cpu.target import CpuTarget
 
 WIDTHS = [width for width in (64, 32, 16) if width <= this_host().vector_bytes]
+
+
+@pytest.fixture(autouse=True)
+def cut_finely(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Divide commands among threads as if all were costly: one unit of work is a ticket."""
+    for name in ("SHORT_NS", "PARALLEL_NS"):
+        monkeypatch.setattr(driver, name, 0)
+    monkeypatch.setattr(driver, "TICKET_NS", 1)
 
 
 def check(case: Case, width: int = 64) -> None:

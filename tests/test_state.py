@@ -247,31 +247,36 @@ def test_a_run_that_fails_anywhere_changes_nothing_and_the_next_one_works(device
 
 
 # Where interrupts are tried: everywhere but in the lock's own module, where Python itself takes care of them.
-ANYWHERE = frozenset(map(str, set(RUNTIME.glob("*.py")) - {RUNTIME / "turns.py"}))
+ANYWHERE = frozenset(map(str, {*RUNTIME.glob("*.py"), *RUNTIME.glob("cpu/*.py")} - {RUNTIME / "turns.py"}))
 SESSION = frozenset({str(RUNTIME / "session.py")})
 PROVENANCE = frozenset({occurrences.__file__})
 
 
 class Swap:
-    """A session in which `a` and `b` change together, always both or none."""
+    """A session in which all variables change together, always all or none, some in place and some from other arrays.
 
-    def __init__(self, device):
+    Args:
+        call: what is done to the sum that is fetched besides.
+    """
+
+    def __init__(self, device, call=lambda x: x):
         with gc.Graph():
-            self.a, self.b = variable([1.0, 2.0], "a"), variable([3.0, 4.0], "b")
+            self.a, self.b, self.c = (variable(v, n) for v, n in ((([1, 2]), "a"), ([3, 4], "b"), ([0, 0, 0], "c")))
             self.x = gc.placeholder("x", shape=("n",))
             self.noise = gc.random.uniform((2,), name="noise")
-            self.update = gc.group(self.a.assign(self.b), self.b.assign(self.a))
-            self.total = self.x.sum() + self.noise.sum()
+            self.update = gc.group(self.a.assign(self.b), self.b.assign(self.a), self.c.assign(self.x - self.c))
+            self.total = call(self.x.sum() + self.noise.sum())
         self.session = gc.Session(device=device)
 
     def run(self):
         return self.session.run([self.update, {"total": self.total}], {self.x: np.ones(3, "float32")})
 
     def state(self):
-        return self.session[self.a].tolist(), self.session[self.b].tolist()
+        return tuple(self.session[v].tolist() for v in (self.a, self.b, self.c))
 
 
-BOTH = ([1, 2], [3, 4]), ([3, 4], [1, 2])
+BOTH = ([1, 2], [3, 4], [0, 0, 0]), ([3, 4], [1, 2], [1, 1, 1])
+by_numpy = user_op(lambda x: x * 2)
 
 
 def interrupted(at, files, call, **options):
@@ -284,9 +289,15 @@ def interrupted(at, files, call, **options):
     return interrupt.reached
 
 
-@pytest.mark.parametrize(("device", "files"), [("reference", ANYWHERE), ("plan", SESSION)])
-def test_an_interrupt_before_any_line_leaves_all_variables_or_none_changed(device, files):
-    swap = Swap(device)
+CALLS = {"": lambda x: x, "and a step of Python": by_numpy}
+
+
+@pytest.mark.parametrize(
+    ("device", "files", "call"),
+    [("reference", ANYWHERE, ""), ("plan", SESSION, ""), *(("cpu", ANYWHERE, call) for call in CALLS)],
+)
+def test_an_interrupt_before_any_line_leaves_all_variables_or_none_changed(device, files, call):
+    swap = Swap(device, CALLS[call])
     swap.run()
     at = 0
     while interrupted(at, files, swap.run):
@@ -298,8 +309,9 @@ def test_an_interrupt_before_any_line_leaves_all_variables_or_none_changed(devic
     assert at > 50
 
 
-def test_an_interrupt_before_any_instruction_leaves_all_variables_or_none_changed():
-    swap = Swap("reference")
+@pytest.mark.parametrize("device", ["reference", "cpu"])
+def test_an_interrupt_before_any_instruction_leaves_all_variables_or_none_changed(device):
+    swap = Swap(device)
     swap.run()
     at, changed, going_on = 0, [], True
     while going_on:
@@ -311,7 +323,7 @@ def test_an_interrupt_before_any_instruction_leaves_all_variables_or_none_change
     assert at > 500 and changed == sorted(changed) and changed[-1]  # nothing interrupts a commit
 
 
-@pytest.mark.parametrize("device", ["reference", "plan"])
+@pytest.mark.parametrize("device", ["reference", "plan", "cpu"])
 def test_an_interrupted_first_run_can_be_repeated(device):
     at = 0
     while interrupted(at, SESSION, (swap := Swap(device)).run):
@@ -361,8 +373,9 @@ def test_an_interrupted_load_takes_all_or_nothing(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="POSIX timers")
-def test_signals_at_any_moment_leave_the_session_usable():
-    swap = Swap("reference")
+@pytest.mark.parametrize("device", ["reference", "cpu"])
+def test_signals_at_any_moment_leave_the_session_usable(device):
+    swap = Swap(device)
     swap.run()
     turn = exclusive(lambda self: None).__code__
 
@@ -479,7 +492,7 @@ def collector_off():
 
 
 @pytest.mark.usefixtures("collector_off")
-@pytest.mark.parametrize("device", ["reference", "plan"])
+@pytest.mark.parametrize("device", ["reference", "plan", "cpu"])
 @pytest.mark.parametrize("closed", [True, False])
 def test_arrays_and_plans_are_freed_with_the_session(device, closed):
     with gc.Graph():
