@@ -64,8 +64,8 @@ def _passed(f: Function, node: Node, args: Sequence[Value]) -> Value:
     return args[0]
 
 
-def _floats(make: Callable[..., Value]) -> Emit:
-    """An op of floats that a function of the operands emits."""
+def _simple(make: Callable[..., Value]) -> Emit:
+    """An op that a function of its operands emits."""
     return lambda f, node, args: make(f, *args)
 
 
@@ -336,22 +336,22 @@ TABLE: Mapping[Op, Emit] = MappingProxyType(
         ops.add: _binary("fadd", "add", "or"),
         ops.subtract: _binary("fsub", "sub", "xor"),
         ops.multiply: _binary("fmul", "mul", "and"),
-        ops.divide: _floats(lambda f, a, b: f.binary("fdiv", a, b)),
+        ops.divide: _simple(lambda f, a, b: f.binary("fdiv", a, b)),
         ops.negative: _negative,
         ops.floor_divide: _floor_divide,
         ops.remainder: _remainder,
         ops.power_op: _power,
         ops.sqrt: _intrinsic("sqrt"),
-        ops.exp: _floats(vector_math.exp),
-        ops.expm1: _floats(vector_math.expm1),
-        ops.log: _floats(vector_math.log),
-        ops.log1p: _floats(vector_math.log1p),
-        ops.log2: _floats(vector_math.log2),
-        ops.log10: _floats(vector_math.log10),
-        ops.sin: _floats(vector_math.sin),
-        ops.cos: _floats(vector_math.cos),
-        ops.tanh: _floats(vector_math.tanh),
-        ops.erf: _floats(vector_math.erf),
+        ops.exp: _simple(vector_math.exp),
+        ops.expm1: _simple(vector_math.expm1),
+        ops.log: _simple(vector_math.log),
+        ops.log1p: _simple(vector_math.log1p),
+        ops.log2: _simple(vector_math.log2),
+        ops.log10: _simple(vector_math.log10),
+        ops.sin: _simple(vector_math.sin),
+        ops.cos: _simple(vector_math.cos),
+        ops.tanh: _simple(vector_math.tanh),
+        ops.erf: _simple(vector_math.erf),
         ops.abs: _abs,
         ops.sign: _sign,
         ops.maximum: _maximum,
@@ -366,11 +366,11 @@ TABLE: Mapping[Op, Emit] = MappingProxyType(
         ops.less_equal: _comparison("ole", "le"),
         ops.greater: _comparison("ogt", "gt"),
         ops.greater_equal: _comparison("oge", "ge"),
-        ops.logical_and: _floats(lambda f, a, b: f.binary("and", a, b)),
-        ops.logical_or: _floats(lambda f, a, b: f.binary("or", a, b)),
-        ops.logical_xor: _floats(lambda f, a, b: f.binary("xor", a, b)),
-        ops.logical_not: _floats(lambda f, x: f.binary("xor", x, constant(x.type, True))),
-        ops.where: _floats(lambda f, condition, a, b: f.select(condition, a, b)),
+        ops.logical_and: _simple(lambda f, a, b: f.binary("and", a, b)),
+        ops.logical_or: _simple(lambda f, a, b: f.binary("or", a, b)),
+        ops.logical_xor: _simple(lambda f, a, b: f.binary("xor", a, b)),
+        ops.logical_not: _simple(lambda f, x: f.binary("xor", x, constant(x.type, True))),
+        ops.where: _simple(lambda f, condition, a, b: f.select(condition, a, b)),
     }
 )
 
