@@ -172,6 +172,11 @@ class _Direct:
         self.f = self.frame.f
 
     @property
+    def adds(self) -> bool:
+        """Whether the channels of the source are multiplied in several goes."""
+        return self.blocking.depth < self.what.channels
+
+    @property
     def is_spread(self) -> bool:
         """Whether the results fall into several classes."""
         return self.spread != (1, 1)
@@ -221,7 +226,8 @@ class _Direct:
         (n, r, p), (n_count, r_count, p_count) = first, counts
         for tall in self.height.classes:
             for wide in self.width.classes:
-                zero_fill(f, self.host, self.scratch(0), f.mul(r_count, self.blocking.row))
+                if self.adds or not (tall.met and wide.met):
+                    zero_fill(f, self.host, self.scratch(0), f.mul(r_count, self.blocking.row))
                 if tall.met and wide.met:
                     self.multiply(group, first, counts, (tall, wide))
                 if self.is_spread:
@@ -304,7 +310,7 @@ class _Direct:
         shape = self.blocking.tile._replace(rows=rows)
         steps = tuple([step for step, _ in self.loops])
         strides = Strides(steps, self.what.row_step, self.blocking.row, self.blocking.row)
-        return product_tile(self.code.module, self.host, shape, strides)
+        return product_tile(self.code.module, self.host, shape, strides, adds=self.adds)
 
     def copier(self) -> str:
         """The function that lays out the rows that the taps of some channels meet.

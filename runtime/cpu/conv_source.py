@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from graphc.dims import Dim
-from graphc.runtime.cpu.builder import Int, Value, constant, vector
-from graphc.runtime.cpu.conv_tiles import BYTES, FLOAT, some_lanes
+from graphc.runtime.cpu.builder import I64, Function, Int, Value, constant, lanes_of, vector
+from graphc.runtime.cpu.conv_tiles import BYTES, FLOAT
 from graphc.runtime.cpu.phases import Frame, KernelCode, Strided
 
 Spans = tuple[tuple[int, int], tuple[int, int]]  # first and last (exclusive) element, along height and width
@@ -60,25 +60,35 @@ def _padded_row(frame: Frame, ends: Sequence[Value], stride: Dim, span: tuple[in
     Args:
         ends: where the row begins in the source and in the target.
         span: the first element's number, and how many there are.
-        there: how many elements the source has, from number 0 on.
+        there: how many elements the source has, from number 0 on, an i32.
     """
     f, (source, target), (low, count) = frame.f, ends, span
     wide = frame.host.lanes(BYTES)
-    type = vector(FLOAT, wide)
 
     def piece(i: Value, _: list[Value]) -> None:
-        at = f.convert("trunc", f.i64(f.add(i, low)), "i32")
-        number = f.binary("add", f.counter(wide, "i32"), f.splat(at, wide))
-        exists = f.compare("icmp ult", number, f.splat(there, wide))
+        exists = _existing(f, f.add(i, low), there, wide)
         first = f.address(source, f.mul(i, frame.size(stride)), FLOAT)
-        if stride == 1:
-            value = f.load(type, first, BYTES, exists)
-        else:
-            steps = f.binary("mul", f.counter(wide), f.splat(f.i64(frame.size(stride)), wide))
-            value = f.gather(type, f.addresses(first, steps, FLOAT), BYTES, exists)
+        value = _load_row(frame, first, stride, exists, vector(FLOAT, wide))
         f.store(value, f.address(target, i, FLOAT), BYTES, f.mask(f.sub(count, i), wide))
 
     f.loop(0, count, wide, piece)
+
+
+def _existing(f: Function, first: Int, there: Value, lanes: int) -> Value:
+    """The lanes from element `first` on that have a number in `0 .. there - 1`."""
+    at = f.convert("trunc", f.i64(first), "i32")
+    number = f.binary("add", f.counter(lanes, "i32"), f.splat(at, lanes))
+    return f.compare("icmp ult", number, f.splat(there, lanes))
+
+
+def _load_row(frame: Frame, at: Value, stride: Dim, exists: Value, type: str) -> Value:
+    """Elements that lie `stride` apart, those that exist."""
+    f = frame.f
+    if stride == 1:
+        return f.load(type, at, BYTES, exists)
+    lanes = lanes_of(type)
+    steps = f.binary("mul", f.counter(lanes), f.splat(f.i64(frame.size(stride)), lanes))
+    return f.gather(type, f.addresses(at, steps, FLOAT), BYTES, exists)
 
 
 def _width_there(frame: Frame, h: Int, sizes: tuple[int, int]) -> Value:
@@ -101,31 +111,76 @@ def channels_last(
     units = batch * rows
     frame = code.phase(units, units * (columns * channels // 2 + 1))
     f = frame.f
-    type = vector(FLOAT, wide)
 
     def row(unit: Value, _: list[Value]) -> None:
         n, h = f.div(unit, rows), f.add(f.rem(unit, rows), top)
-        there = _width_there(frame, h, sizes)
-
-        def pixel(w: Value, _: list[Value]) -> None:
-            exists = f.compare("icmp ult", f.convert("trunc", w, "i32"), there)
-
-            def some(c: Int, count: int) -> None:
-                step = frame.size(source.strides[1])
-                steps = f.binary("mul", f.counter(wide), f.splat(f.i64(step), wide))
-                lanes = f.splat(exists, wide)
-                mask = some_lanes(count, wide)
-                met = lanes if mask is None else f.binary("and", lanes, mask)
-                value = f.gather(type, f.addresses(frame.at(source, (n, c, h, w)), steps, FLOAT), BYTES, met)
-                f.store(value, frame.at(target, (n, c, h, w)), BYTES, mask)
-
-            whole = channels // wide * wide
-            f.loop(0, whole, wide, lambda c, _: some(c, wide))
-            if whole < channels:
-                some(whole, channels - whole)
-
-        f.loop(left, right, 1, pixel)
+        into = frame.at(target, (n, 0, h, left))
+        turn_rows(frame, source, (n, 0), into, channels, channels, sizes, ((h, 1), (left, columns)))
 
     f.loop(frame.low, frame.high, 1, row)
     frame.done()
     return target
+
+
+def turn_rows(
+    frame: Frame,
+    source: Strided,
+    index: Sequence[Int],
+    target: Value,
+    channels: Int,
+    pixel: int,
+    sizes: tuple[int, int],
+    spans: tuple[tuple[Int, int], tuple[int, int]],
+) -> None:
+    """Copy rows of a source with their channels last, zeros where it has no elements.
+
+    Args:
+        index: of the image and the first channel.
+        target: where the first pixel goes; `pixel` elements from one to the next.
+        channels: how many.
+        sizes: of the source, along height and width.
+        spans: the first row and column, and how many.
+    """
+    f = frame.f
+    (top, rows), (left, columns) = spans
+    steps = [frame.size(step) for step in source.strides[1:]]
+    args = [channels, pixel, *sizes, top, rows, left, columns, *steps]
+    f.call(_turn_rows(frame), "void", frame.at(source, index), target, *map(f.i64, args))
+
+
+def _turn_rows(frame: Frame) -> str:
+    """The function behind `turn_rows`."""
+    name, module = "turn_rows", frame.code.module
+    if module.has(name):
+        return name
+    numbers = [(I64, f"count{k}") for k in range(11)]
+    f = module.function(name, [("ptr noalias", "from"), ("ptr noalias", "to"), *numbers], internal=True)
+    source, target, *sizes, channel_step, line_step, column_step = (f.parameter(k) for k in range(13))
+    channels, pixel, height, width, top, rows, left, columns = sizes
+    wide = frame.host.lanes(BYTES)
+    type = vector(FLOAT, wide)
+    apart = f.binary("mul", f.counter(wide, "i32"), f.splat(f.convert("trunc", channel_step, "i32"), wide))
+
+    def row(r: Value, _: list[Value]) -> None:
+        h = f.i64(f.add(top, r))
+        there = f.select(f.compare("icmp ult", h, height), width, f.i64(0))
+
+        def column(k: Value, _: list[Value]) -> None:
+            w = f.i64(f.add(left, k))
+            exists = f.splat(f.compare("icmp ult", w, there), wide)
+            at = f.address(source, f.add(f.mul(h, line_step), f.mul(w, column_step)), FLOAT)
+            into = f.address(target, f.mul(f.add(f.mul(r, columns), k), pixel), FLOAT)
+
+            def some(c: Value, _: list[Value]) -> None:
+                mask = f.mask(f.sub(channels, c), wide)
+                places = f.addresses(f.address(at, f.mul(c, channel_step), FLOAT), apart, FLOAT)
+                value = f.gather(type, places, BYTES, f.binary("and", exists, mask))
+                f.store(value, f.address(into, c, FLOAT), BYTES, mask)
+
+            f.loop(0, channels, wide, some)
+
+        f.loop(0, columns, 1, column)
+
+    f.loop(0, rows, 1, row)
+    f.ret()
+    return name

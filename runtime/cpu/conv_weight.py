@@ -8,11 +8,11 @@ split into a fixed number of parts, each with sums of its own, which a last phas
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from graphc.runtime.cpu import lanes
-from graphc.runtime.cpu.builder import I64, Int, Value, constant, vector
+from graphc.runtime.cpu.builder import I64, Function, Int, Value, constant, vector
 from graphc.runtime.cpu.conv_geometry import Convolution, sweep, two_dimensional
 from graphc.runtime.cpu.conv_source import channels_last, padded
 from graphc.runtime.cpu.conv_tiles import (
@@ -133,7 +133,7 @@ class _WeightGradient:
 
         f.loop(frame.low, frame.high, 1, unit)
         frame.done()
-        self.add_up()
+        self.put()
 
     def unit(self, run: tuple[Int, Int, Int], channels: tuple[Int, Int], images: tuple[Int, Int], sums: Value) -> None:
         """Add to the sums of one run (group, and which along height and width) what some images give.
@@ -202,42 +202,66 @@ class _WeightGradient:
         f.ret()
         return name
 
-    def add_up(self) -> None:
-        """The last phase: the parts' sums, laid out as weights."""
-        runs, code = self.runs, self.code
-        taps = [each.classes[0].met for each in (self.height, self.width)]
-        units = self.groups * self.outputs
-        frame = code.phase(units, units * (self.inputs * math.prod(taps) * (1 + runs.parts // 8) + 1))
-        f = frame.f
-        wide = self.host.lanes(BYTES)
-        whole = self.inputs // wide * wide
-        type = vector(FLOAT, wide)
+    def put(self) -> None:
+        """The last phase."""
+        taps = (self.height.classes[0].met, self.width.classes[0].met)
+        joined = self.runs.shape[1] != taps[1]
 
-        def some(unit: Value, i: Int, j: Int, c: Int, count: int) -> None:
-            group, row = f.div(unit, self.outputs), f.rem(unit, self.outputs)
-            run, at = (j, 0) if runs.shape[1] == taps[1] else (0, f.mul(j, self.inputs))
-            mask = some_lanes(count, wide)
+        def sums_at(f: Function, part: Int, row: Int, tap: Int, c: Int) -> Sequence[Int]:
+            group, o = f.div(row, self.outputs), f.rem(row, self.outputs)
+            i, j = f.div(tap, taps[1]), f.rem(tap, taps[1])
+            return (part, group, i, 0, o, f.add(f.mul(j, self.inputs), c)) if joined else (part, group, i, j, o, c)
 
+        size = (self.groups * self.outputs, self.inputs, math.prod(taps))
+        put_weights(self.code, self.sums, self.runs.parts, self.result, size, sums_at)
+
+
+def put_weights(
+    code: KernelCode,
+    sums: Strided,
+    parts: int,
+    result: Strided,
+    size: tuple[int, int, int],
+    index: Callable[[Function, Int, Int, Int, Int], Sequence[Int]],
+) -> None:
+    """Emit a phase that adds up the parts' sums, in which neighbouring channels are contiguous, as weights.
+
+    Args:
+        size: rows, channels and taps of the result, which is row-major.
+        index: where `sums` has those of a part, a row, a tap and a channel.
+    """
+    rows, channels, taps = size
+    frame = code.phase(rows, rows * (channels * taps * (1 + parts) // 4 + 1))
+    f = frame.f
+    wide = code.host.lanes(BYTES)
+    type, whole = vector(FLOAT, wide), channels // wide * wide
+    turned = f.stack(type, taps)  # the sums of `wide` channels, tap by tap
+    order = [k % taps * wide + k // taps for k in range(taps * wide)]  # to read them channel by channel
+    places = code.module.table("places", "i32", order)
+
+    def some(row: Value, c: Int, count: int) -> None:
+        mask = some_lanes(count, wide)
+
+        def tap(t: Value, _: list[Value]) -> None:
             def part(k: Value, total: list[Value]) -> list[Value]:
-                here = frame.at(self.sums, (k, group, i, run, row, f.add(at, c)))
-                return [f.binary("fadd", total[0], f.load(type, here, BYTES, mask))]
+                return [f.binary("fadd", total[0], f.load(type, frame.at(sums, index(f, k, row, t, c)), BYTES, mask))]
 
-            (total,) = f.loop(0, runs.parts, 1, part, [constant(type, 0)])
-            into = frame.at(self.result, (unit, c, i, j))
-            if math.prod(taps) == 1:
-                f.store(total, into, BYTES, mask)
-                return
-            steps = f.binary("mul", f.counter(wide), constant(vector(I64, wide), math.prod(taps)))
-            f.scatter(total, f.addresses(into, steps, FLOAT), BYTES, mask)
+            (total,) = f.loop(0, parts, 1, part, [constant(type, 0)])
+            f.store(total, f.address(turned, t, type), code.host.vector_bytes)
 
-        def row(unit: Value, _: list[Value]) -> None:
-            def tap(number: Value, _: list[Value]) -> None:
-                i, j = f.div(number, taps[1]), f.rem(number, taps[1])
-                f.loop(0, whole, wide, lambda c, _: some(unit, i, j, c, wide))
-                if whole < self.inputs:
-                    some(unit, i, j, whole, self.inputs - whole)
+        def piece(k: Value, _: list[Value]) -> None:
+            exists = f.mask(f.sub(count * taps, k), wide) if count * taps % wide else None
+            at = f.load(vector("i32", wide), f.address(places, k, "i32"), BYTES)
+            value = f.gather(type, f.addresses(turned, at, FLOAT), BYTES, exists)
+            f.store(value, f.address(frame.at(result, (row, c)), k, FLOAT), BYTES, exists)
 
-            f.loop(0, math.prod(taps), 1, tap)
+        f.loop(0, taps, 1, tap)
+        f.loop(0, count * taps, wide, piece)
 
-        f.loop(frame.low, frame.high, 1, row)
-        frame.done()
+    def row(number: Value, _: list[Value]) -> None:
+        f.loop(0, whole, wide, lambda c, _: some(number, c, wide))
+        if whole < channels:
+            some(number, whole, channels - whole)
+
+    f.loop(frame.low, frame.high, 1, row)
+    frame.done()

@@ -83,14 +83,14 @@ class Shape(NamedTuple):
 
 
 def is_profitable(convolution: Convolution, host: Host) -> bool:
-    """Whether the transforms can compute g or x, and promise to be faster than `direct`."""
+    """Whether the transforms can compute what is wanted, and promise to be faster than anything else."""
     if not convolution.is_static or len(convolution.axes) != 2 or convolution.groups != 1 or host.lanes(BYTES) < 4:
         return False
     if any((axis.kernel, axis.stride, axis.dilation) != (TAPS, 1, 1) for axis in convolution.axes):
         return False
     if min(int(convolution.inputs), int(convolution.outputs)) < LEAST:
         return False
-    height, width = (sweep(axis, convolution.roles[2]).results for axis in convolution.axes)
+    height, width = (sweep(axis, "x" if convolution.roles[2] == "x" else "g").results for axis in convolution.axes)
     down, across = -(-height // RESULTS), -(-width // RESULTS)
     batch = convolution.batch if isinstance(convolution.batch, int) else BATCH
     wide = host.lanes(BYTES)
@@ -373,7 +373,7 @@ class _Winograd:
         row_step, channel_step = (i_step, o_step) if self.turned else (o_step, i_step)
         down, across = (-taps_step[0], -taps_step[1]) if self.turned else taps_step
         corner = (TAPS - 1) * sum(taps_step) if self.turned else 0
-        steps = f.binary("mul", f.counter(wide), constant(vector(I64, wide), channel_step))
+        steps = f.binary("mul", f.counter(wide, "i32"), constant(vector("i32", wide), channel_step))
 
         def some(r: Int, c: Int) -> None:
             at = f.address(source, f.add(f.add(f.mul(r, row_step), f.mul(c, channel_step)), corner), FLOAT)

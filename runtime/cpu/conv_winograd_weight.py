@@ -1,0 +1,306 @@
+"""Gradients of 3x3 convolutions of stride 1 in their weights, by the transforms of `winograd`, in float32.
+
+Transposed, the transforms of a convolution compute its gradients: with V = B^T d B of the tiles' elements of x and
+H = A h A^T of their 4x4 elements of g, it is G^T [sum of H * V over the tiles] G. Channels lie in the lanes of vectors:
+for each of the 36 places, H^T V is a product of matrices whose rows are tiles. V is made once, into workspace; a unit
+of work makes its channels of H, and keeps its sums in scratch until their transform is the gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from graphc.dims import Dim, ceil_div
+from graphc.runtime.cpu import lanes
+from graphc.runtime.cpu.builder import Function, Int, Value, vector
+from graphc.runtime.cpu.conv_geometry import Convolution, Sweep, sweep
+from graphc.runtime.cpu.conv_source import turn_rows
+from graphc.runtime.cpu.conv_tiles import (
+    BYTES,
+    FLOAT,
+    Strides,
+    Tile,
+    choose_tile,
+    counters,
+    even_part,
+    product_tile,
+    rows_of_tiles,
+    zero_fill,
+)
+from graphc.runtime.cpu.conv_weight import put_weights
+from graphc.runtime.cpu.host import Host
+from graphc.runtime.cpu.phases import KernelCode, Strided, aligned
+from graphc.runtime.cpu.winograd import PLACES, RESULTS, SIDE, TAPS, Lines, store_column, two_passes
+
+TILES = 64  # of a block, about: as many products are summed in one go
+CACHED = 1 << 17  # elements of the sums of a unit of work
+CHUNK = 48  # channels of the gradient in a unit of work, at most
+UNITS = 4  # of work, about, that are made by splitting the images
+
+
+class Shape(NamedTuple):
+    """What is computed, and how it is divided.
+
+    Attributes:
+        height, width: the sweeps of the axes.
+        down, across: tiles of an image.
+        images, lines: of a block: whole images, or lines of tiles of one.
+        row: distance of the rows of matrices whose columns are channels of x.
+        tile: of a product.
+        chunk: channels of the gradient in a unit of work.
+        parts: into which the blocks are split.
+    """
+
+    batch: Dim
+    inputs: int
+    outputs: int
+    height: Sweep
+    width: Sweep
+    down: int
+    across: int
+    images: int
+    lines: int
+    row: int
+    tile: Tile
+    chunk: int
+    parts: int
+
+    @property
+    def line_blocks(self) -> int:
+        """Blocks of an image that has several."""
+        return -(-self.down // self.lines)
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of a block, at most."""
+        return self.images * self.lines * self.across
+
+
+def winograd_weight(code: KernelCode, convolution: Convolution) -> None:
+    """Emit a gradient in w for which the transforms are profitable."""
+    x, g = lanes.operand(code, 0), lanes.operand(code, 1)
+    result = lanes.result(code, 0)
+    _Winograd(code, _shape(convolution, code.host), x, g, convolution.products // 100 + 1).emit(result)
+    lanes.finish(code, 0)
+
+
+def _shape(convolution: Convolution, host: Host) -> Shape:
+    wide = host.lanes(BYTES)
+    inputs, outputs, batch = int(convolution.inputs), int(convolution.outputs), convolution.batch
+    height, width = (sweep(axis, "g") for axis in convolution.axes)
+    down, across = -(-height.results // RESULTS), -(-width.results // RESULTS)
+    if down * across <= TILES:
+        images, lines = even_part(batch, TILES // (down * across)), down
+    else:
+        images, lines = 1, even_part(down, max(1, TILES // across))
+    most = max(wide // 2, min(CHUNK, CACHED // (PLACES * inputs)))
+    vectors = -(-inputs // wide)
+    tile = choose_tile(host, even_part(outputs, most), vectors)
+    vectors = -(-vectors // tile.vectors) * tile.vectors
+    chunk = -(-even_part(outputs, most) // tile.rows) * tile.rows
+    parts = max(1, UNITS // -(-outputs // chunk))
+    if isinstance(batch, int):
+        parts = max(1, min(parts, -(-batch // images) * -(-down // lines)))
+    return Shape(batch, inputs, outputs, height, width, down, across, images, lines, vectors * wide, tile, chunk, parts)
+
+
+class _Winograd:
+    """The phases in the making.
+
+    Matrices of different places lie one vector further apart than they need, as in `conv_winograd`.
+    """
+
+    def __init__(self, code: KernelCode, shape: Shape, x: Strided, g: Strided, cost: Dim) -> None:
+        self.code, self.host, self.shape, self.cost = code, code.host, shape, cost
+        self.wide = wide = code.host.lanes(BYTES)
+        self.type = vector(FLOAT, wide)
+        self.x, self.g = x, g
+        self.corner = (shape.height.reach[0], shape.width.reach[0])
+        self.blocks = ceil_div(shape.batch, shape.images) * shape.line_blocks
+        self.gradient_row = -(-shape.chunk // wide) * wide
+        self.tile_place = shape.tiles * shape.row + wide
+        self.gradient_place = shape.tiles * self.gradient_row + wide
+        self.sum_place = shape.chunk * shape.row + wide
+        self.tiles = code.workspace(self.blocks * PLACES * self.tile_place * BYTES)
+
+    def emit(self, result: Strided) -> None:
+        """All phases."""
+        shape = self.shape
+        sums = lanes.in_workspace(self.code, (shape.parts, TAPS, TAPS, shape.outputs, shape.row), "float32")
+        self.tiles_phase()
+        self.products_phase(sums)
+
+        def index(f: Function, part: Int, row: Int, tap: Int, c: Int) -> Sequence[Int]:
+            return part, f.div(tap, TAPS), f.rem(tap, TAPS), row, c
+
+        put_weights(self.code, sums, shape.parts, result, (shape.outputs, shape.inputs, TAPS * TAPS), index)
+
+    # ------------------------------------------------------------------------------------ phases
+
+    def begin(self, units: Dim, cost: Dim, sizes: Sequence[int]) -> None:
+        """Begin a phase, whose scratch has parts of so many elements."""
+        self.places = [0]
+        for size in sizes:
+            self.places.append(self.places[-1] + int(aligned(size * BYTES)))
+        self.frame = self.code.phase(units, cost, self.places[-1])
+        self.f = self.frame.f
+
+    def scratch(self, part: int) -> Value:
+        """Where a part of scratch begins."""
+        return self.f.address(self.frame.scratch, self.places[part], "i8")
+
+    def tiles_phase(self) -> None:
+        """Transform the elements of x that tiles meet, one line of tiles in a unit."""
+        shape = self.shape
+        units, columns = shape.batch * shape.down, shape.across * RESULTS + SIDE - RESULTS
+        self.begin(units, units * shape.across * shape.inputs * RESULTS, [SIDE * columns * shape.row])
+        f, frame, sizes = self.f, self.frame, (shape.height.size, shape.width.size)
+
+        def line(unit: Value, _: list[Value]) -> None:
+            n, t = f.div(unit, shape.down), f.rem(unit, shape.down)
+            block = f.add(f.mul(f.div(n, shape.images), shape.line_blocks), f.div(t, shape.lines))
+            inside = f.add(f.mul(f.rem(n, shape.images), shape.lines), f.rem(t, shape.lines))
+            spans = ((f.add(f.mul(t, RESULTS), self.corner[0]), SIDE), (self.corner[1], columns))
+            turn_rows(frame, self.x, (n, 0), self.scratch(0), shape.inputs, shape.row, sizes, spans)
+            into = self.tiles_at(block, f.mul(f.mul(inside, shape.across), shape.row))
+            self.transform("source", self.scratch(0), into)
+
+        f.loop(frame.low, frame.high, 1, line)
+        frame.done()
+
+    def products_phase(self, sums: Strided) -> None:
+        """Sum the products of some channels of the gradient over a part of the blocks, and transform the sums."""
+        shape = self.shape
+        chunks = -(-shape.outputs // shape.chunk)
+        line = RESULTS * RESULTS * shape.across * self.gradient_row
+        self.begin(shape.parts * chunks, self.cost, [PLACES * self.sum_place, PLACES * self.gradient_place, line])
+        f, frame = self.f, self.frame
+        blocks = frame.size(self.blocks)
+
+        def unit(number: Value, _: list[Value]) -> None:
+            part, chunk = counters(f, number, [shape.parts, chunks])
+            low, high = (f.div(f.mul(f.add(part, k), blocks), shape.parts) for k in (0, 1))
+            first = f.mul(chunk, shape.chunk)
+            rows = f.min(shape.chunk, f.sub(shape.outputs, first))
+            zero_fill(f, self.host, self.scratch(0), PLACES * self.sum_place)
+            f.loop(low, high, 1, lambda block, _: self.block(block, first, rows))
+
+            def row(r: Value, _: list[Value]) -> None:
+                into = frame.at(sums, (part, 0, 0, f.add(first, r)))
+                at = f.address(self.scratch(0), f.mul(r, shape.row), FLOAT)
+                f.call(self.tap_gradients(sums), "void", at, into)
+
+            f.loop(0, rows, 1, row)
+
+        f.loop(frame.low, frame.high, 1, unit)
+        frame.done()
+
+    def tiles_at(self, block: Int, offset: Int) -> Value:
+        """An element of the transformed tiles of a block."""
+        f = self.f
+        at = f.add(f.mul(block, PLACES * self.tile_place), offset)
+        return f.address(self.frame.workspace(self.tiles), at, FLOAT)
+
+    def block(self, block: Int, first: Int, rows: Int) -> None:
+        """Add the products of some channels of the gradient with a block."""
+        f, frame, shape = self.f, self.frame, self.shape
+        images, lines = counters(f, block, [0, shape.line_blocks])
+        n, line = f.mul(images, shape.images), f.mul(lines, shape.lines)
+        n_count = f.min(shape.images, f.sub(frame.size(shape.batch), n))
+        lines_count = f.min(shape.lines, f.sub(shape.down, line))
+        results = (shape.height.results, shape.width.results)
+
+        def tiles(image: Value, t: Value) -> None:
+            spans = ((f.mul(f.add(line, t), RESULTS), RESULTS), (0, shape.across * RESULTS))
+            index = (f.add(n, image), first)
+            turn_rows(frame, self.g, index, self.scratch(2), rows, self.gradient_row, results, spans)
+            inside = f.mul(f.add(f.mul(image, shape.lines), t), shape.across * self.gradient_row)
+            self.transform("gradients", self.scratch(2), f.address(self.scratch(1), inside, FLOAT))
+
+        f.loop(0, n_count, 1, lambda image, _: f.loop(0, lines_count, 1, lambda t, _: tiles(image, t)))
+        count = f.mul(f.add(f.mul(f.sub(n_count, 1), shape.lines), lines_count), shape.across)
+        f.loop(0, PLACES, 1, lambda place, _: self.product(place, self.tiles_at(block, 0), rows, count))
+
+    def product(self, place: Value, tiles: Value, rows: Int, count: Int) -> None:
+        """Add the products of one place, summed over `count` tiles."""
+        f, shape = self.f, self.shape
+        a = f.address(self.scratch(1), f.mul(place, self.gradient_place), FLOAT)
+        b = f.address(tiles, f.mul(place, self.tile_place), FLOAT)
+        c = f.address(self.scratch(0), f.mul(place, self.sum_place), FLOAT)
+        strides = Strides((self.gradient_row,), 1, shape.row, shape.row)
+
+        def columns(j: Value, _: list[Value]) -> None:
+            def tile(r: Int, height: int) -> None:
+                name = product_tile(self.code.module, self.host, shape.tile._replace(rows=height), strides)
+                into = f.address(c, f.add(f.mul(r, shape.row), j), FLOAT)
+                f.call(name, "void", f.address(a, r, FLOAT), f.address(b, j, FLOAT), into, f.i64(count))
+
+            rows_of_tiles(f, rows, shape.tile, shape.outputs % shape.tile.rows, tile)
+
+        f.loop(0, shape.row, shape.tile.vectors * self.wide, columns)
+
+    # ------------------------------------------------------------------------------------ functions
+
+    def transform(self, name: str, source: Value, target: Value) -> None:
+        """Transform a line of tiles, of x ("source") or g ("gradients"), whose channels are last."""
+        self.f.call(self.line_transform(name), "void", source, target)
+
+    def line_transform(self, name: str) -> str:
+        """The function behind `transform`."""
+        module, wide, shape = self.code.module, self.wide, self.shape
+        if module.has(name):
+            return name
+        f = module.function(name, [("ptr noalias", "from"), ("ptr noalias", "to")], internal=True)
+        line, side, columns, row, apart = {
+            "source": (Lines(f).source, SIDE, shape.across * RESULTS + SIDE - RESULTS, shape.row, self.tile_place),
+            "gradients": (Lines(f).gradients, RESULTS, shape.across * RESULTS, self.gradient_row, self.gradient_place),
+        }[name]
+
+        def tile(t: Value, _: list[Value]) -> None:
+            begin = f.address(f.parameter(0), f.mul(t, RESULTS * row), FLOAT)
+            target = f.address(f.parameter(1), f.mul(t, row), FLOAT)
+
+            def some(c: Value, _: list[Value]) -> None:
+                at, into = f.address(begin, c, FLOAT), f.address(target, c, FLOAT)
+
+                def load(i: Value) -> list[Value]:
+                    pixels = f.address(at, f.mul(i, columns * row), FLOAT)
+                    return [f.load(self.type, f.address(pixels, j * row, FLOAT), BYTES) for j in range(side)]
+
+                def store(j: Value, values: Sequence[Value]) -> None:
+                    store_column(f, f.address(into, f.mul(j, apart), FLOAT), values, apart)
+
+                two_passes(f, self.type, line, (side, SIDE), load, store)
+
+            f.loop(0, row, wide, some)
+
+        f.loop(0, shape.across, 1, tile)
+        f.ret()
+        return name
+
+    def tap_gradients(self, sums: Strided) -> str:
+        """The function that transforms the sums of one channel of the gradient: from where, to where."""
+        module, wide, name = self.code.module, self.wide, "tap_gradients"
+        if module.has(name):
+            return name
+        f = module.function(name, [("ptr noalias", "from"), ("ptr noalias", "to")], internal=True)
+        _, down, across, *_ = (int(step) for step in sums.strides)
+
+        def some(c: Value, _: list[Value]) -> None:
+            at, into = (f.address(f.parameter(k), c, FLOAT) for k in (0, 1))
+
+            def load(i: Value) -> list[Value]:
+                row = f.address(at, f.mul(i, SIDE * self.sum_place), FLOAT)
+                return [f.load(self.type, f.address(row, j * self.sum_place, FLOAT), BYTES) for j in range(SIDE)]
+
+            def store(j: Value, values: Sequence[Value]) -> None:
+                column = f.address(into, f.mul(j, across), FLOAT)
+                for i, value in enumerate(values):
+                    f.store(value, f.address(column, i * down, FLOAT), BYTES)
+
+            two_passes(f, self.type, Lines(f).tap_gradients, (SIDE, TAPS), load, store)
+
+        f.loop(0, self.shape.row, wide, some)
+        f.ret()
+        return name
