@@ -27,6 +27,7 @@ from graphc.runtime.reference import DrawKey
 from graphc.types import np_dtype
 
 MAX_REQUESTS = 256  # that a session remembers; when there are more, it begins anew
+_IDLE = np.zeros(1, np.int64)
 MISS = object()  # what an entry returns where Python has to do it
 
 
@@ -50,6 +51,15 @@ class Served(NamedTuple):
     into: Mapping[Node, Array]
 
 
+class _Held(NamedTuple):
+    """An entry that is called in one's turn: what helps, what it draws, and where it reads the keys of that."""
+
+    entry: Callable[..., Any]
+    pool: Threads | None
+    draws: tuple[Draw, ...]
+    keys: Array
+
+
 class Direct:
     """One request in one form, with its feeds in one order.
 
@@ -57,19 +67,9 @@ class Direct:
         feeds: how many there are.
         items: what is returned: the number of an output, or None.
         busy, version: see `entry.Bound`.
-
-    Attributes:
-        draws: the random leaves for which `call` needs keys.
     """
 
-    def __init__(
-        self,
-        feeds: int,
-        form: Form,
-        items: Sequence[int | None],
-        busy: Array,
-        version: Array,
-    ) -> None:
+    def __init__(self, feeds: int, form: Form, items: Sequence[int | None], busy: Array, version: Array) -> None:
         results = sum([item is not None for item in items])
         self._make = partial(make_entry, feeds=feeds, results=results, items=len(items))
         self._form: Form = form
@@ -77,10 +77,7 @@ class Direct:
         self._busy = busy
         self._version = version
         self._seen: object = None
-        self._pool: Threads | None = None
-        self._keys = np.zeros((0, 3), np.uint64)  # of the random draws, as the code reads them
-        self.draws: tuple[Draw, ...] = ()
-        self._held: Callable[..., Any] | None = None
+        self._held: _Held | None = None
         self._quick: Callable[[], Callable[..., Any] | None] = lambda: None
 
     def quick(self, slow: Callable[..., Any] = missed) -> Callable[..., Any] | None:
@@ -96,16 +93,22 @@ class Direct:
                 self._quick = weakref.ref(entry)
         return entry
 
+    @property
+    def draws(self) -> tuple[Draw, ...]:
+        """The random leaves for which `call` needs keys."""
+        return () if self._held is None else self._held.draws
+
     def call(self, args: Iterable[Any], draws: Mapping[Node, DrawKey]) -> Any:
         """Run a plan that is longer, or draws, in one's turn; `MISS` if that can't be done for these arguments."""
-        if self._held is None:
+        held = self._held
+        if held is None:
             return MISS
-        if self._pool is not None:
-            crew = self._pool.ready()  # which lives until the entry returns
-            lend(self._held, crew.address)
-        if self.draws:
-            self._keys[:] = [draws[leaf] for leaf in self.draws]
-        return self._held(*args)
+        if held.pool is not None:
+            crew = held.pool.ready()  # which lives until the entry returns
+            lend(held.entry, crew.address)
+        if held.draws:
+            held.keys[:] = [draws[leaf] for leaf in held.draws]
+        return held.entry(*args)
 
     def note(self, served: Served) -> Callable[..., Any] | None:
         """Remember what Python had to do, and bind an entry if it comes again; the quick one, if that is it."""
@@ -113,20 +116,22 @@ class Direct:
             return None
         shapes = [value.shape for value, _ in served.fed]
         before, self._seen = self._seen, shapes
-        bound = self._bound(served) if shapes == before else None
-        if bound is None:
+        found = self._bound(served) if shapes == before else None
+        if found is None:
             return None
-        quick = self.quick() if bound.commands.short and not self.draws else None
-        if quick is None:
-            self._held = self._held or self._make(missed)
-            self._pool = None if bound.commands.short else served.executable.target.pool
-        entry = quick or self._held
+        bound, draws, keys = found
+        if bound.commands.short and not draws and (quick := self.quick()) is not None:
+            bind(quick, bound)
+            return quick
+        entry = self._make(missed)
         if entry is not None:
-            bind(entry, bound)
-        return quick
+            bind(entry, bound._replace(busy=_IDLE))  # it is the caller who is busy
+            pool = None if bound.commands.short else served.executable.target.pool
+            self._held = _Held(entry, pool, draws, keys)
+        return None
 
-    def _bound(self, served: Served) -> Bound | None:
-        """What an entry needs to do the same again; None where Python has to."""
+    def _bound(self, served: Served) -> tuple[Bound, tuple[Draw, ...], Array] | None:
+        """What an entry needs to do the same again, with what it draws and where; None where Python has to."""
         executable, values = served.executable, served.values
         target, found = executable.target, executable.bound(served.dims)
         symbolic, buffers = found.plan.symbolic, found.plan.buffers
@@ -152,12 +157,9 @@ class Direct:
         results = [Argument(np_dtype(buffers[k].type.dtype), run.arrays[k].shape, 1 + k) for k in symbolic.outputs]
         if not servable([*feeds, *results]):
             return None
-        self._keys, self.draws = keys, tuple([leaf for leaf in found.draws if isinstance(leaf, Draw)])
-        kept = [
-            keys,
-            *[array for k, array in run.arrays.items() if buffers[k].role != "result" and buffers[k].node not in fed],
-        ]
-        return Bound(
+        draws = tuple([leaf for leaf in found.draws if isinstance(leaf, Draw)])
+        kept = [array for k, array in run.arrays.items() if buffers[k].role != "result" and buffers[k].node not in fed]
+        bound = Bound(
             feeds,
             results,
             self._form,
@@ -167,8 +169,9 @@ class Direct:
             target.scratch,
             self._busy,
             self._version,
-            (executable, target.memory.bytes, kept),
+            (executable, target.memory.bytes, keys, kept),
         )
+        return bound, draws, keys
 
 
 class Shortcuts:
