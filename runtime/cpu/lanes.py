@@ -10,9 +10,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from graphc.dims import Dim, ceil_div, evaluate, product
-from graphc.kernel import Region
+from graphc.kernel import Access, Region
 from graphc.kernel_text import counter
 from graphc.passes.index_maps import row_major
+from graphc.passes.lower import collapsed
 from graphc.runtime.cpu import pointwise
 from graphc.runtime.cpu.builder import Int, Value
 from graphc.runtime.cpu.nest import Element, Nest, Port, layout_of, loading, stored_in
@@ -33,13 +34,30 @@ def region_phase(code: KernelCode, region: Region, element: Strided | None = Non
         element: where the elements of the core's result lie, for a region that begins with one.
         into: where the one output of a region without stores goes.
     """
-    work = _Work(code, region, element, into)
+    work = _Work(code, *_collapsed(region, element, into))
     split = work.split()
     code.note(work.described() + (", long rows in parts" if split else ""))
     if split is None:
         work.whole()
     else:
         work.in_parts(*split)
+
+
+def _collapsed(
+    region: Region, element: Strided | None, into: Strided | None
+) -> tuple[Region, Strided | None, Strided | None]:
+    """A region over the axes of a core, over fewer loops where what a core computed or takes allows it, too."""
+    extra = [array for array in (element, into) if array is not None]
+    if not extra:
+        return region, element, into
+    accesses = [access for _, access in (*region.loads, *region.stores)]
+    accesses += [Access(array.offset, array.strides) for array in extra]
+    loops, accesses = collapsed(range(len(region.loops)), [loop.extent for loop in region.loops], (), accesses)
+    rest = iter(accesses)
+    loads = tuple([load._replace(access=next(rest)) for load in region.loads])
+    stores = tuple([store._replace(access=next(rest)) for store in region.stores])
+    element, into = (None if a is None else a._replace(strides=next(rest).strides) for a in (element, into))
+    return Region(loops, loads, region.body, stores), element, into
 
 
 class _Work:
