@@ -127,7 +127,13 @@ def test_sizes_known_when_it_runs(layout, sizes):
 def test_batches_and_what_is_broadcast_over_them():
     rng = np.random.default_rng(0)
     count = symbol("count")
-    for x_shape, y_shape in (((3, 1, 5, 7), (4, 7, 9)), ((4, 30, 8), (8, 40)), ((2, 3, 1, 6), (3, 6, 1))):
+    for x_shape, y_shape in (
+        ((3, 1, 5, 7), (4, 7, 9)),
+        ((4, 30, 8), (8, 40)),
+        ((2, 3, 1, 6), (3, 6, 1)),
+        ((2, 3, 1, 6), (6, 5)),
+        ((3, 4, 5), (5, 1)),
+    ):
         for dtype in ("float32", "float16", "int32"):
             x, y = gc.placeholder("x", x_shape, dtype), gc.placeholder("y", y_shape, dtype)
             feeds = {x: numbers(rng, x_shape, dtype), y: numbers(rng, y_shape, dtype)}
@@ -156,6 +162,21 @@ def test_what_follows_runs_on_each_block(shape, dtype):
     wanted = np.maximum(feeds[x].astype(np.float64) @ feeds[y] + feeds[bias], 0)
     tolerance = 1e-5 if dtype == "float32" else 2e-2
     np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("shape", [(3, 20, 50), (40, 20, 33), (40, 20, 1), (1, 20, 50)], ids=str)
+def test_results_are_stored_where_views_put_them(shape):
+    m, k, n = shape
+    rng = np.random.default_rng(0)
+    x, y = gc.placeholder("x", (2, m, k)), gc.placeholder("y", (2, k, n))
+    feeds = {v: numbers(rng, v.shape, "float32") for v in (x, y)}
+    wanted = feeds[x] @ feeds[y]
+    (found,) = run([gc.matrix_transpose(x @ y)], feeds)
+    np.testing.assert_allclose(found, wanted.swapaxes(1, 2), rtol=1e-5, atol=1e-5)
+    (found,) = run([gc.transpose(x @ y, (1, 0, 2))], feeds)
+    np.testing.assert_allclose(found, wanted.swapaxes(0, 1), rtol=1e-5, atol=1e-5)
+    (found,) = run([gc.matrix_transpose(gc.relu(x @ y))], feeds)
+    np.testing.assert_allclose(found, np.maximum(wanted, 0).swapaxes(1, 2), rtol=1e-5, atol=1e-5)
 
 
 def test_infinities_and_nan_stay_where_they_belong():

@@ -7,12 +7,14 @@ block while it is in the cache. What depends on sizes that aren't known yet is d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 from graphc.dims import Dim, ceil_div, product
+from graphc.kernel import Region
 from graphc.op import Op
 from graphc.ops.linalg import matmul_op
 from graphc.runtime.cpu import lanes, microkernels, packing
@@ -24,7 +26,7 @@ from graphc.runtime.cpu.packing import compute_dtype
 from graphc.runtime.cpu.phases import Frame, KernelCode, Strided, itemsize
 
 PANEL_BYTES = 32 << 10  # of a panel of B in one block of k: about the first-level cache
-CACHE_BYTES = 1 << 20  # of the second level
+SMALL_BYTES, CACHE_BYTES = 32 << 10, 1 << 20  # about the first level of the cache, and the second
 PANELS = 16  # of A in one unit of work
 PACKED_PANELS, PACKED_K = 8, 256  # what one unit of work packs
 DOT = 32  # rows of A up to which inner products are better than packing a transposed B
@@ -53,6 +55,8 @@ class Problem:
     Attributes:
         batch: leading sizes.
         a, b: where the operands lie; the strides of the last two axes are those of (m, k) and (k, n).
+        c: where the product goes; None if something else is computed from it. The matrices of a batch that are
+            multiplied by the same B, and lie like one matrix in `a` and `c`, are one.
         swapped: whether A and B are the second operand and the first, transposed, and so is the result.
     """
 
@@ -64,6 +68,7 @@ class Problem:
     k: Dim
     a: Strided
     b: Strided
+    c: Strided | None
     swapped: bool
 
     @cached_property
@@ -110,16 +115,16 @@ class Problem:
     def depth(self) -> int:
         """k of one block, at most."""
         most = PANEL_BYTES // tile(self.host, self.compute).width // itemsize(self.compute)
-        if isinstance(self.m, int) and self.m <= self.limit("b") and self.b_exceeds_cache:
-            most //= 4
+        if isinstance(self.m, int) and self.m <= self.limit("b"):
+            # Rows of B that are read in place take single lines of a cache that doesn't hold it.
+            most //= 4 if CACHE_BYTES < self.nbytes(self.k, self.n) < math.inf else 1
         blocks = -(-self.k // most) if isinstance(self.k, int) and self.k else 1
         return -(-self.k // blocks // 8) * 8 or 8 if isinstance(self.k, int) and blocks > 1 else most
 
-    @property
-    def b_exceeds_cache(self) -> bool:
-        """Whether B is known not to fit the cache, of which its rows, read in place, would take single lines."""
-        size = self.k * self.n * itemsize(self.dtype)
-        return isinstance(size, int) and size > CACHE_BYTES
+    def nbytes(self, *sizes: Dim) -> float:
+        """Bytes of an array of operands; infinite while they aren't known."""
+        count = product(sizes)
+        return count * itemsize(self.dtype) if isinstance(count, int) else math.inf
 
     @property
     def cost(self) -> Dim:
@@ -127,26 +132,38 @@ class Problem:
         return product(self.batch) * self.k * (self.m * self.n // (FLOPS // 2) + self.n // 8 + 1) + 20
 
     def limit(self, which: str) -> int:
-        """Rows of A up to which an operand, "a" or "b", needs no panels: most are read as they lie."""
-        native = self.dtype == self.compute
+        """Rows of A up to which an operand, "a" or "b", needs no panels."""
         few = self.few[1] if self.few else NEVER
         if which == "a":
-            often = isinstance(self.n, int) and self.n >= OFTEN
-            # Columns that are a multiple of the page apart fall into the same few lines of the cache.
-            step = self.a.strides[-1]
-            collide = self.a_lines == "columns" and isinstance(step, int) and step * itemsize(self.dtype) % 4096 == 0
-            return few if self.a_lines == "strided" or not native or often or collide else ALWAYS
-        return max(few, IN_PLACE if self.b_lines == "rows" and native else NEVER)
+            return few if self.packs_a else ALWAYS
+        if self.b_lines != "rows" or self.dtype != self.compute:
+            return few
+        return ALWAYS if self.nbytes(self.k, self.n) <= SMALL_BYTES else max(few, IN_PLACE)
+
+    @cached_property
+    def packs_a(self) -> bool:
+        """Whether A must be packed, or is read so often, or by columns of so few lines of the cache, that it pays."""
+        if self.a_lines == "strided" or self.dtype != self.compute:
+            return True
+        step = self.a.strides[-1]
+        collide = self.a_lines == "columns" and isinstance(step, int) and step * itemsize(self.dtype) % 4096 == 0
+        often = isinstance(self.n, int) and self.n >= OFTEN
+        return collide or (often and self.nbytes(self.m, self.k) > SMALL_BYTES)
 
     @cached_property
     def few(self) -> tuple[str, int] | None:
         """The function for few rows of A, and up to how many: none reads what must be converted."""
+        shape = tile(self.host, self.compute)
         if self.dtype != self.compute:
             return None
         if self.b_lines == "rows":
-            return "thin", THIN
-        inner = self.dtype in ("float32", "float64") and self.b_lines == "columns" and self.a_lines == "rows"
-        return ("dot", DOT) if inner else None
+            small = self.nbytes(self.k, self.n) <= SMALL_BYTES
+            narrow = isinstance(self.n, int) and self.n < shape.width
+            return None if small and narrow else ("thin", 1 if small else THIN)
+        if self.dtype not in FLOATS or self.b_lines != "columns" or self.a_lines != "rows":
+            return None
+        short = isinstance(self.k, int) and self.k < 2 * shape.lanes
+        return "dot", THIN if short else DOT
 
 
 def _layout(shape: Sequence[Dim], strides: Sequence[Dim]) -> str:
@@ -164,7 +181,33 @@ def problem_of(code: KernelCode) -> Problem:
     swapped = m != 1 and (n == 1 or lanes.is_transposed(code.kernel.results[0]))
     if swapped:
         m, n, a, b = n, m, _transposed(b), _transposed(a)
-    return Problem(code.host, core.dtype, tuple(batch), m, n, k, a, b, swapped)
+    c = _destination(code.kernel.results[0], core.dtype, swapped)
+    while batch and c is not None and b.strides[-3] == 0 and _is_one_matrix(m, a) and _is_one_matrix(m, c):
+        a, c = _joined(m, a), _joined(m, c)
+        b = b._replace(strides=(*b.strides[:-3], *b.strides[-2:]))
+        m = m * batch.pop()
+    return Problem(code.host, core.dtype, tuple(batch), m, n, k, a, b, c, swapped)
+
+
+def _is_one_matrix(m: Dim, x: Strided) -> bool:
+    """Whether the matrices of m rows along the last axis of the batch are the rows of one matrix."""
+    return m == 1 or x.strides[-3] == m * x.strides[-2]
+
+
+def _joined(m: Dim, x: Strided) -> Strided:
+    """An array without the last axis of the batch: rows follow each other through its matrices of m rows."""
+    *batch, matrix, row, column = x.strides
+    return x._replace(strides=(*batch, matrix if m == 1 else row, column))
+
+
+def _destination(region: Region, dtype: str, swapped: bool) -> Strided | None:
+    """Where the product is stored, if that is all that follows, and rows are contiguous there."""
+    if len(region.stores) != 1 or region.loads or region.body.outputs != region.body.inputs:
+        return None
+    store, columns = region.stores[0], region.loops[-2 if swapped else -1].extent
+    found = Strided("write", store.write, store.access.offset, store.access.strides, dtype)
+    found = _transposed(found) if swapped else found
+    return found if columns == 1 or found.strides[-1] == 1 else None
 
 
 def _transposed(x: Strided) -> Strided:
@@ -282,15 +325,12 @@ def contract(code: KernelCode) -> bool:
     problem = problem_of(code)
     a, b = _packed(code, problem, "a"), _packed(code, problem, "b")
     rows, columns = problem.rows, problem.columns
-    region = code.kernel.results[0]
-    direct = lanes.is_direct(region)
     c_row = columns + tile(code.host, problem.compute).lanes
-    sums = 0 if direct and problem.dtype == problem.compute else rows * c_row * itemsize(problem.compute)
-    rounded = 0 if direct or problem.dtype == problem.compute else rows * c_row * itemsize(problem.dtype)
+    sums = 0 if problem.c and problem.dtype == problem.compute else rows * c_row * itemsize(problem.compute)
+    rounded = 0 if problem.c or problem.dtype == problem.compute else rows * c_row * itemsize(problem.dtype)
     counts = (*problem.batch, ceil_div(problem.m, rows), ceil_div(problem.n, columns))
     frame = code.phase(product(counts), problem.cost, sums + rounded)
-    target = lanes.result(code, 0) if direct else None
-    work = _Blocks(frame, problem, a, b, target, c_row)
+    work = _Blocks(frame, problem, a, b, c_row)
     frame.f.loop(frame.low, frame.high, 1, lambda u, _: work.unit(_split(frame, u, counts)))
     frame.done()
     return True
@@ -300,18 +340,14 @@ class _Blocks:
     """The code of a unit of work.
 
     Attributes:
-        target: where C lies; None: what follows reads the block from scratch.
         c_row: distance of rows of C in scratch.
     """
 
-    def __init__(
-        self, frame: Frame, problem: Problem, a: Panels | None, b: Panels | None, target: Strided | None, c_row: int
-    ) -> None:
+    def __init__(self, frame: Frame, problem: Problem, a: Panels | None, b: Panels | None, c_row: int) -> None:
         self.frame = frame
         self.f = frame.f
         self.problem = problem
         self.a, self.b = a, b
-        self.target = target if target is None or not problem.swapped else _transposed(target)
         self.c_row = c_row
         self.m, self.n, self.k = frame.sizes((problem.m, problem.n, problem.k))
 
@@ -322,8 +358,8 @@ class _Blocks:
         i, j = f.mul(row, problem.rows), f.mul(column, problem.columns)
         m, n = f.min(problem.rows, f.sub(self.m, i)), f.min(problem.columns, f.sub(self.n, j))
         target: tuple[Value, Int] | None = None
-        if self.target is not None:
-            target = self.frame.at(self.target, [*batch, i, j]), self.frame.size(self.target.strides[-2])
+        if problem.c is not None:
+            target = self.frame.at(problem.c, [*batch, i, j]), self.frame.size(problem.c.strides[-2])
         block: tuple[Value, Int] = (self.frame.scratch, self.c_row)
         if problem.dtype == problem.compute:
             block = target or block
