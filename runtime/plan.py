@@ -26,7 +26,9 @@ from graphc.kernel import Access, Kernel, Region
 from graphc.op import Array
 from graphc.passes.plan import bind_plan, plan_kernels
 from graphc.plan import Plan, Step, SymbolicPlan
+from graphc.runtime.profile import Description, Recorder
 from graphc.runtime.reference import NOWHERE, DrawKey, locate
+from graphc.runtime.work import live_bytes, work_of
 from graphc.target import TargetInfo
 from graphc.types import np_dtype
 from graphc.verify_plan import verify_plan
@@ -92,25 +94,34 @@ class PlanExecutable:
         dims: Mapping[str, int],
         draws: Mapping[Node, DrawKey],
         into: Mapping[Node, Array] = NOWHERE,
+        recorder: Recorder | None = None,
     ) -> tuple[list[Array], list[Array]]:
         """See `Executable.run`; what the plan updates in place is copied first, and nothing is written `into`."""
         plan, key = self.plan(dims), tuple(sorted(dims.items()))
         if key not in self._verified:
             verify_plan(plan)
             self._verified.add(key)
-        return run_plan(plan, values, draws, self.rng)
+        return run_plan(plan, values, draws, self.rng, recorder)
 
 
 def run_plan(
-    plan: Plan, values: Mapping[Node, Any], draws: Mapping[Node, DrawKey], rng: np.random.Generator
+    plan: Plan,
+    values: Mapping[Node, Any],
+    draws: Mapping[Node, DrawKey],
+    rng: np.random.Generator,
+    recorder: Recorder | None = None,
 ) -> tuple[list[Array], list[Array]]:
     """Outputs and new values of variables, for the values of the leaves."""
     memory = _Memory(plan, values)
     symbolic = plan.symbolic
+    if recorder is not None:
+        recorder.describe = lambda: Description([work_of(step, plan) for step in plan.kernels], live_bytes(plan))
     with np.errstate(all="ignore"):
         for at, step in enumerate(plan.kernels):
             run_step(step, plan.dims, memory.of(step.reads), memory.of(step.writes), draws, rng)
             memory.drop(at)
+            if recorder is not None:
+                recorder.did("", at)
     return [memory.value(k) for k in symbolic.outputs], [memory.value(k) for k in symbolic.updates]
 
 

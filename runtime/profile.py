@@ -40,6 +40,7 @@ class Span(NamedTuple):
     """Something that happened on one thread, in nanoseconds of `time.perf_counter_ns`.
 
     Attributes:
+        name: "" for a part of a step, which has the step's.
         step: the number of the kernel of which this is a part; None for what Python does.
         phase: which of the parts that a kernel does one after the other.
         tickets: how many pieces of work, taken one by one, this is.
@@ -54,39 +55,61 @@ class Span(NamedTuple):
     tickets: int = 1
 
 
+class Description(NamedTuple):
+    """What runs.
+
+    Attributes:
+        works: what each step does, by its number.
+        live: bytes of temporaries at each step.
+        threads: that may take part.
+        peak: measures what these threads achieve at most, where that is known.
+    """
+
+    works: Sequence[Work] = ()
+    live: Sequence[int] = ()
+    threads: int = 1
+    peak: Callable[[], Peak] | None = None
+
+
 class Recorder:
     """What happens in one run.
 
     Attributes:
-        spans: in the order in which they were told.
-        works: what each step does, by its number.
-        live: bytes of temporaries at each step.
-        threads: that may take part.
-        peak: measures what these threads achieve at most, where that is known; called after the run.
+        describe: says what runs; called after the run, as it takes time.
+        skipped: nanoseconds that recording took.
     """
 
     def __init__(self) -> None:
-        self.spans: list[Span] = []
-        self.works: Sequence[Work] = ()
-        self.live: Sequence[int] = ()
-        self.threads = 1
-        self.peak: Callable[[], Peak] | None = None
-        self.last = clock()
+        self.describe: Callable[[], Description] = Description
+        self.skipped = 0
+        self._told: list[Callable[[], Iterable[Span]]] = []
+        self._last = clock()
 
-    def did(self, name: str) -> None:
-        """Python did this since the last thing that was told."""
-        started, self.last = self.last, clock()
-        self.spans.append(Span(name, started, self.last))
+    @cached_property
+    def spans(self) -> Sequence[Span]:
+        """What happened, in the order in which it was told."""
+        return [span for tell in self._told for span in tell()]
 
-    def did_step(self, step: int) -> None:
-        """The calling thread ran a step since the last thing that was told."""
-        started, self.last = self.last, clock()
-        self.spans.append(Span(self.works[step].name, started, self.last, step=step))
+    @property
+    def total_ns(self) -> int:
+        """From the beginning to what was told last, but what recording took."""
+        return max([span.end for span in self.spans]) - self.spans[0].start - self.skipped
 
-    def add(self, spans: Iterable[Span]) -> None:
-        """What was recorded elsewhere, and is over now."""
-        self.spans += spans
-        self.last = clock()
+    def did(self, name: str, step: int | None = None) -> None:
+        """The calling thread did this since the last thing that was told: a part of Python, or a step."""
+        started, self._last = self._last, clock()
+        span = Span(name, started, self._last, step=step)
+        self._told.append(lambda: [span])
+
+    def did_all(self, tell: Callable[[], Iterable[Span]]) -> None:
+        """Since the last thing that was told, several threads did what this will tell."""
+        self._last = clock()
+        self._told.append(tell)
+
+    def skip(self) -> None:
+        """Since the last thing that was told, recording has been prepared."""
+        started, self._last = self._last, clock()
+        self.skipped += self._last - started
 
 
 class KernelProfile(NamedTuple):
@@ -135,29 +158,43 @@ class Profile:
         self.runs = tuple(runs)
 
     @cached_property
+    def _description(self) -> Description:
+        return self.runs[0].describe()
+
+    @property
+    def threads(self) -> int:
+        """How many may take part."""
+        return self._description.threads
+
+    @cached_property
     def peak(self) -> Peak | None:
-        """What the threads of the session achieve at most, where that is known; measured once in a process."""
-        measure = self.runs[0].peak
+        """What these threads achieve at most, where that is known; measured once in a process."""
+        measure = self._description.peak
         return None if measure is None else measure()
 
     @cached_property
     def kernels(self) -> tuple[KernelProfile, ...]:
         """All kernels, in the order of the plan."""
         found = [_durations(run) for run in self.runs]
-        return tuple([self._kernel(step, work, found) for step, work in enumerate(self.runs[0].works)])
+        return tuple([self._kernel(step, work, found) for step, work in enumerate(self._description.works)])
 
     def _kernel(self, step: int, work: Work, runs: Sequence[dict[int, tuple[int, int]]]) -> KernelProfile:
         walls, works = zip(*[run.get(step, (0, 0)) for run in runs], strict=True)
-        possible = sum(walls) * self.runs[0].threads
+        possible = sum(walls) * self.threads
         roofs = _roofs(work, self.peak)
         bound = max(roofs, key=roofs.__getitem__, default="")
         busy = sum(works) / possible if possible else 0.0
         return KernelProfile(work, median(walls), busy, roofs.get(bound, 0.0), bound)
 
     @property
+    def live(self) -> Sequence[int]:
+        """Bytes of temporaries at each kernel, in the order of the plan."""
+        return self._description.live
+
+    @property
     def total_ns(self) -> float:
         """A run from its first part to its last, in nanoseconds; the median of the runs."""
-        return median([run.spans[-1].end - run.spans[0].start for run in self.runs])
+        return median([run.total_ns for run in self.runs])
 
     @property
     def summary(self) -> str:
@@ -229,7 +266,7 @@ LEFT = frozenset({"bound by", "kernel", "written at", "code"})
 
 
 def _table(profile: Profile) -> Iterator[str]:
-    count, threads = len(profile.runs), profile.runs[0].threads
+    count, threads = len(profile.runs), profile.threads
     inside = sum(kernel.ns for kernel in profile.kernels)
     yield (
         f"{count} {'run' if count == 1 else 'runs'} on {profile.device!r}, {threads} "
@@ -278,7 +315,7 @@ def _time(ns: float) -> str:
 def _events(profile: Profile) -> Iterator[dict[str, Any]]:
     """The events of a trace; times are microseconds from the first run's beginning."""
     process, zero = os.getpid(), profile.runs[0].spans[0].start
-    kernels = profile.kernels
+    kernels, live = profile.kernels, profile.live
     threads = sorted({span.thread for run in profile.runs for span in run.spans})
     yield _named("process_name", process, 0, f"graphc on {profile.device!r}")
     for thread in threads:
@@ -286,14 +323,16 @@ def _events(profile: Profile) -> Iterator[dict[str, Any]]:
     for run in profile.runs:
         began: dict[int, int] = {}
         for span in run.spans:
-            args = {} if span.step is None else _arguments(kernels[span.step], span)
-            kind = "python" if span.step is None else kernels[span.step].work.kind
             at = {"ts": (span.start - zero) / 1e3, "dur": (span.end - span.start) / 1e3}
-            yield {"ph": "X", "pid": process, "tid": span.thread, "name": span.name, "cat": kind, **at, "args": args}
-            if span.step is not None:
-                began[span.step] = min(span.start, began.get(span.step, span.start))
-        samples = [(start, run.live[step]) for step, start in sorted(began.items())]
-        for start, nbytes in [*samples, (run.last, 0)]:
+            event = {"ph": "X", "pid": process, "tid": span.thread, **at}
+            if span.step is None:
+                yield event | {"name": span.name, "cat": "session"}
+                continue
+            kernel = kernels[span.step]
+            began[span.step] = min(span.start, began.get(span.step, span.start))
+            yield event | {"name": kernel.work.name, "cat": kernel.work.kind, "args": _arguments(kernel, span)}
+        samples = [(start, live[step]) for step, start in sorted(began.items())]
+        for start, nbytes in [*samples, (run.spans[-1].end, 0)]:
             at = {"ts": (start - zero) / 1e3}
             yield {"ph": "C", "pid": process, "name": "temporaries", **at, "args": {"live bytes": nbytes}}
 

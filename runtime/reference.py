@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
@@ -12,6 +13,8 @@ from graphc.errors import GraphcError
 from graphc.evaluate import bind_attrs, compute
 from graphc.ir import Node, Program, explain
 from graphc.op import Array
+from graphc.runtime.profile import Description, Recorder
+from graphc.runtime.work import live_values, work_of_node
 from graphc.target import TargetInfo
 
 DrawKey = tuple[int, int, int]  # seed, stream, counter
@@ -27,6 +30,7 @@ class Executable(Protocol):
         dims: Mapping[str, int],
         draws: Mapping[Node, DrawKey],
         into: Mapping[Node, Array] = NOWHERE,
+        recorder: Recorder | None = None,
     ) -> tuple[list[Array], list[Array]]:
         """Outputs and new values of variables, for the values of the leaves.
 
@@ -36,6 +40,7 @@ class Executable(Protocol):
             draws: what each random leaf draws from.
             into: the arrays that are kept for all variables with new values (in `values` too, where those are read).
                 A target may write all new values there, or none whatever interrupts the run, and return these arrays.
+            recorder: is told what happens when; the results are the same.
         """
         ...
 
@@ -74,11 +79,14 @@ class ReferenceExecutable:
         dims: Mapping[str, int],
         draws: Mapping[Node, DrawKey],
         into: Mapping[Node, Array] = NOWHERE,
+        recorder: Recorder | None = None,
     ) -> tuple[list[Array], list[Array]]:
         """See `Executable.run`; nothing is written `into`."""
         env = dict(values)
+        if recorder is not None:
+            recorder.describe = partial(self._described, dims)
         with np.errstate(all="ignore"):
-            for node, symbolic, dead in self.steps:
+            for at, (node, symbolic, dead) in enumerate(self.steps):
                 args = (draws[node],) if node in draws else [env[i] for i in node.inputs]
                 attrs = bind_attrs(node.attrs, dims) if symbolic else node.attrs
                 try:
@@ -88,8 +96,14 @@ class ReferenceExecutable:
                     raise
                 for used in dead:
                     del env[used]
+                if recorder is not None:
+                    recorder.did("", at)
         found = [env[root] for root in self.roots]
         return found[: self.outputs], found[self.outputs :]
+
+    def _described(self, dims: Mapping[str, int]) -> Description:
+        works = [work_of_node(step.node, dims) for step in self.steps]
+        return Description(works, live_values([(step.node, step.dead) for step in self.steps], dims))
 
 
 def _last_uses(computed: Sequence[Node], roots: Sequence[Node]) -> list[tuple[Node, ...]]:

@@ -106,6 +106,17 @@ def live_bytes(plan: Plan) -> list[int]:
     return found
 
 
+def live_values(order: Iterable[tuple[Node, Iterable[Node]]], dims: Mapping[str, int]) -> list[int]:
+    """Bytes of computed values that are live at each node of an order, which tells what nothing needs afterwards."""
+    found, live, sizes = [], 0, {}
+    for node, dead in order:
+        sizes[node] = sum([evaluate(t.nbytes, dims) for t in _types(node)])
+        live += sizes[node]
+        found.append(live)
+        live -= sum([sizes.pop(used, 0) for used in dead])
+    return found
+
+
 def _types(node: Node) -> tuple[TensorType, ...]:
     return node.type.items if isinstance(node.type, TupleType) else (node.tensor_type,)
 

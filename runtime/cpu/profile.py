@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -26,12 +26,15 @@ from graphc.runtime.cpu.driver import (
     TICKETS,
     CommandList,
     Scratch,
+    Threads,
     aligned_memory,
+    run,
 )
 from graphc.runtime.cpu.fields import Fields, call
 from graphc.runtime.cpu.host import Host, this_host
 from graphc.runtime.cpu.jit import Code, load
 from graphc.runtime.cpu.phases import PARAMETERS
+from graphc.runtime.profile import Recorder, Span
 
 # What a timed command takes as `args`: the phase, what that takes, the log, and the command's number. Byte offsets.
 PHASE, INNER, LOG, NUMBER = range(0, 32, 8)
@@ -140,7 +143,7 @@ class Timed(CommandList):
         """What ran, in the order in which it began, since this was made.
 
         Args:
-            scratch: with which it was run; see `prepared`.
+            scratch: with which it was run; at least a page for each worker.
         """
         stride = int(np.frombuffer((ctypes.c_int64 * 1).from_address(scratch.address), np.int64)[0])
         count = int(self._log[0])
@@ -165,11 +168,6 @@ class Call(NamedTuple):
     tickets: int
 
 
-def prepared(scratch: Scratch) -> None:
-    """See that the memory of different workers has different addresses."""
-    scratch.reserve(max(scratch.nbytes, PAGE))
-
-
 def _joined(records: Array) -> Iterator[Call]:
     """Records, by command and worker and start, as calls."""
     groups = np.flatnonzero(np.any(np.diff(records[:, [0, 3]], axis=0, prepend=-1) != 0, axis=1))
@@ -177,3 +175,33 @@ def _joined(records: Array) -> Iterator[Call]:
     for part in parts:
         command, start, _, worker = map(int, part[0])
         yield Call(command, worker, start, int(part[-1][2]), len(part))
+
+
+def run_recorded(
+    commands: CommandList, table: int, scratch_bytes: int, pool: Threads, steps: Sequence[int], recorder: Recorder
+) -> int:
+    """Run commands as `driver.run` does, and tell the recorder when each was run by whom.
+
+    Args:
+        steps: of each command the number of its step; commands beyond those belong to none.
+
+    Returns:
+        See `driver.run`.
+    """
+    timed = Timed(commands)
+    # Memory of its own: entries that are bound to the session's must find that where it is.
+    scratch = Scratch(pool.threads, max(scratch_bytes, PAGE))
+    recorder.skip()
+    failed = run(timed, table, scratch, pool)
+    recorder.did_all(lambda: _spans(timed.calls(scratch), steps))
+    return failed
+
+
+def _spans(calls: Iterable[Call], steps: Sequence[int]) -> Iterator[Span]:
+    first = {step: len(steps) - k for k, step in enumerate(reversed(steps), 1)}  # command of each step
+    for command, worker, start, end, tickets in calls:
+        if command >= len(steps):
+            yield Span("store variables", start, end, worker)
+        else:
+            step = steps[command]
+            yield Span("", start, end, worker, step, command - first[step], tickets)

@@ -1,0 +1,42 @@
+"""What the native target says of a plan: how each kernel is computed, what it needs, and what has no code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+
+from graphc.dims import evaluate
+from graphc.kernel import Kernel
+from graphc.plan import Made, Plan, Step
+from graphc.runtime.cpu.driver import SHORT_NS, tickets_of
+from graphc.runtime.cpu.phases import NativeKernel
+
+
+def made_of(plan: Plan, natives: Mapping[Kernel, NativeKernel]) -> tuple[Made, ...]:
+    """What the target has made of each step of a plan."""
+    return tuple(_made(plan, natives))
+
+
+def _made(plan: Plan, natives: Mapping[Kernel, NativeKernel]) -> Iterator[Made]:
+    for native, group in groupby(plan.kernels, lambda step: step.kernel in natives):
+        steps = list(group)
+        if not native:
+            yield from [Made(False, f"no code for {_without_code(step)}") for step in steps]
+            continue
+        found = [_phases(natives[step.kernel], plan.dims) for step in steps]
+        short = sum(cost for phases in found for _, cost, _ in phases) < SHORT_NS
+        for step, phases in zip(steps, found, strict=True):
+            code = natives[step.kernel]
+            parts = [1 if short else tickets_of(units, cost)[1] for units, cost, _ in phases]
+            scratch = max([scratch for _, _, scratch in phases], default=0)
+            yield Made(True, ", ".join(code.notes), evaluate(code.workspace, plan.dims), scratch, max([1, *parts]))
+
+
+def _phases(native: NativeKernel, dims: Mapping[str, int]) -> Sequence[tuple[int, int, int]]:
+    """Units, cost and scratch of each phase."""
+    return [(evaluate(p.units, dims), evaluate(p.cost, dims), evaluate(p.scratch, dims)) for p in native.phases]
+
+
+def _without_code(step: Step) -> str:
+    core = step.kernel.core
+    return core.op.name if core is not None else ", ".join(dict.fromkeys(node.op.name for node in step.nodes))
