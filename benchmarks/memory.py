@@ -24,16 +24,20 @@ MIB = 1 << 20
 
 def peaks(options: Options) -> Iterator[Row]:
     """graphc's peak with its limit, its planned part, and torch's peak."""
-    peak, idle = measured("graphc", options)
-    yield Row("ResNet-18 training, peak above idle", f"{peak:.0f} MiB", f"<= {LIMIT_MIB} MiB", peak <= LIMIT_MIB)
-    yield Row("  its idle process", f"{idle:.0f} MiB", "", True)
+    yield from rows("graphc", options, limit=LIMIT_MIB)
     yield Row("  planned peak of the buffers", f"{planned_bytes() / MIB:.0f} MiB", "", True)
+    yield from rows("torch", options)
+
+
+def rows(system: str, options: Options, limit: float | None = None) -> Iterator[Row]:
+    """The peak of a system above idle, and idle; or why there is none."""
+    what, wanted = f"ResNet-18 training in {system}, peak above idle", "" if limit is None else f"<= {limit} MiB"
     try:
-        peak, idle = measured("torch", options)
-    except WorkerError as failure:
-        yield Row("torch, peak above idle", str(failure), "", True)
+        peak, idle = measured(system, options)
+    except WorkerError as error:
+        yield Row(what, str(error), wanted, limit is None)
     else:
-        yield Row("torch, peak above idle", f"{peak:.0f} MiB", "", True)
+        yield Row(what, f"{peak:.0f} MiB", wanted, limit is None or peak <= limit)
         yield Row("  its idle process", f"{idle:.0f} MiB", "", True)
 
 

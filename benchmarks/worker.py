@@ -7,6 +7,7 @@ is prepared. What can't be done is answered by `{"missing": why}`, what fails by
 
 from __future__ import annotations
 
+import ctypes
 import gc as collector
 import importlib
 import importlib.metadata
@@ -39,15 +40,23 @@ def main(name: str, threads: int) -> None:
     try:
         table = importlib.import_module(f"benchmarks.systems.{system.module}").prepare(system.variant, threads)
         say(answers, {"version": importlib.metadata.version(system.package)})
-    except ImportError as error:  # importlib.metadata's is one
+    except ModuleNotFoundError as error:  # importlib.metadata's error is one
         say(answers, {"missing": f"not installed: {error}"})
+        return
+    except Exception as error:
+        say(answers, failure(error))
         return
     ready: list[Prepared] = []
     for line in sys.stdin:
         try:
             say(answers, answered(table, ready, **json.loads(line)))
         except Exception as error:  # a worker outlives what a system can't do
-            say(answers, {"failed": f"{type(error).__name__}: {error}".splitlines()[0]})
+            say(answers, failure(error))
+
+
+def failure(error: Exception) -> Answer:
+    """What is said of an error."""
+    return {"failed": f"{type(error).__name__}: {error}".splitlines()[0]}
 
 
 def answered(table: Table, ready: list[Prepared], what: str, **request: Any) -> Answer:
@@ -85,6 +94,7 @@ def peak(prepared: Prepared, steps: int) -> Answer:
     """Resident memory with the weights materialised, and at most during the steps after that; in bytes."""
     prepared.materialise()
     collector.collect()
+    return_free_memory()
     idle = memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts again from here
     for _ in range(steps):
@@ -93,6 +103,13 @@ def peak(prepared: Prepared, steps: int) -> Answer:
 
 
 ANSWERS: dict[str, Callable[..., Answer]] = {"values": values, "time": timed, "peak": peak}
+
+
+def return_free_memory() -> None:
+    """Let glibc give back what was freed, which steps would use again without being seen."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def memory(field: str) -> int:

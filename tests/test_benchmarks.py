@@ -4,17 +4,18 @@ import inspect
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from checkout import ROOT
 
 import graphc as gc
-from benchmarks import op_cases, ops, peers
+from benchmarks import op_cases, ops, peers, worker
 from benchmarks.__main__ import parsed
 from benchmarks.op_cases import CASES, WITHOUT_CASE, WITHOUT_GRADIENT
 from benchmarks.running import Worker, WorkerError
-from benchmarks.systems import graphc_ops, graphc_session
+from benchmarks.systems import Prepared, graphc_ops, graphc_session
 from benchmarks.workloads import WORKLOADS, Scale
 from graphc.ops import REGISTRY
 
@@ -42,8 +43,8 @@ def test_a_workload_takes_steps(name):
 
 
 def test_the_first_step_from_scratch_gives_the_loss_of_a_step():
-    (loss,) = results(STEP, "first_step", steps=1)
-    assert loss == results(STEP, "resnet18", steps=1)[0]
+    table = {"mlp": graphc_session.Ways("step", 1).first_step(graphc_session.models.mlp, gc.optim.Adam())}
+    assert results(table, "mlp", steps=1) == results(STEP, "mlp", steps=1)
 
 
 def test_the_chain_gives_the_gradient_of_its_weights():
@@ -153,13 +154,20 @@ def test_arguments_are_checked(capsys):
 
 def test_a_worker_answers_and_survives_what_it_can_not_do():
     _, options = parsed(["--threads", "1"])
-    with Worker("graphc", options) as worker:
-        assert worker.answer() == {"version": gc.__version__}
-        worker.ask("prepare", workload="linreg")
-        assert len(worker.ask("values")["values"]) == 3
+    with Worker("graphc", options) as process:
+        assert process.answer() == {"version": gc.__version__}
+        process.ask("prepare", workload="linreg")
+        assert len(process.ask("values")["values"]) == 3
         with pytest.raises(WorkerError, match="TypeError"):
-            worker.ask("time", stepz=1)
-        assert worker.ask("time", steps=2, turn=0.0)["steps"] == 2
+            process.ask("time", stepz=1)
+        assert process.ask("time", steps=2, turn=0.0)["steps"] == 2
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells a process its peak")
+def test_the_peak_is_that_of_the_steps():
+    size = 64 << 20
+    prepared = Prepared(lambda: np.ones(size, np.uint8))
+    assert 0.9 * size < (found := worker.peak(prepared, steps=2))["peak"] - found["idle"] < 1.5 * size
 
 
 def test_a_system_that_is_not_installed_says_so():
