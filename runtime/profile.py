@@ -129,20 +129,20 @@ class KernelProfile(NamedTuple):
     bound: str
 
     @property
-    def rate(self) -> str:
-        """What it achieved of what bounds it: `83 GFLOP/s` or `12 GB/s`."""
-        amount, unit = (self.work.flops, "GFLOP/s") if self._counts_flops else (self.work.nbytes, "GB/s")
-        return f"{amount / self.ns:.3g} {unit}" if self.ns and amount else ""
+    def gflops(self) -> float:
+        """Arithmetic operations a nanosecond; see `Work.flops`."""
+        return self.work.flops / self.ns if self.ns else 0.0
+
+    @property
+    def gbytes(self) -> float:
+        """Bytes a nanosecond, those of each operand and result counted once."""
+        return self.work.nbytes / self.ns if self.ns else 0.0
 
     @property
     def of_peak(self) -> float | None:
         """The share of the peak that was achieved; above 1 where the bytes come from a cache, or by an algorithm
         that needs fewer operations than the definition."""
         return self.roof_ns / self.ns if self.roof_ns and self.ns else None
-
-    @property
-    def _counts_flops(self) -> bool:
-        return self.bound == "compute" if self.bound else self.work.kind in ("contract", "conv")
 
 
 class Profile:
@@ -197,6 +197,16 @@ class Profile:
         return median([run.total_ns for run in self.runs])
 
     @property
+    def between_ns(self) -> float:
+        """The time between kernels, in which none runs, in nanoseconds; the median of the runs."""
+        return median([_within(run) - _kernels_ns(run) for run in self.runs])
+
+    @property
+    def around_ns(self) -> float:
+        """Before the first kernel and after the last: feeds, results; the median of the runs."""
+        return median([run.total_ns - _within(run) for run in self.runs])
+
+    @property
     def summary(self) -> str:
         """The kernels as a table, those that take longest first."""
         return "\n".join(_table(self))
@@ -249,6 +259,16 @@ def _durations(run: Recorder) -> dict[int, tuple[int, int]]:
     return found
 
 
+def _within(run: Recorder) -> int:
+    """From the first kernel's beginning to the last one's end."""
+    inside = [span for span in run.spans if span.step is not None]
+    return max([span.end for span in inside]) - min([span.start for span in inside]) if inside else 0
+
+
+def _kernels_ns(run: Recorder) -> int:
+    return sum([wall for wall, _ in _durations(run).values()])
+
+
 def _roofs(work: Work, peak: Peak | None) -> dict[str, float]:
     """Nanoseconds that a kernel takes at the peak, of what it has to do."""
     if peak is None:
@@ -261,7 +281,7 @@ def _roofs(work: Work, peak: Peak | None) -> dict[str, float]:
 # ------------------------------------------------------------------------------------------- the table
 
 
-HEADS = ("share", "time", "threads", "rate", "of peak", "bound by", "kernel", "written at", "code")
+HEADS = ("share", "time", "threads", "GFLOP/s", "GB/s", "of peak", "bound by", "kernel", "written at", "code")
 LEFT = frozenset({"bound by", "kernel", "written at", "code"})
 
 
@@ -270,8 +290,11 @@ def _table(profile: Profile) -> Iterator[str]:
     inside = sum(kernel.ns for kernel in profile.kernels)
     yield (
         f"{count} {'run' if count == 1 else 'runs'} on {profile.device!r}, {threads} "
-        f"{'thread' if threads == 1 else 'threads'}: {_time(profile.total_ns)} a run, {_time(inside)} in "
-        f"{len(profile.kernels)} kernels"
+        f"{'thread' if threads == 1 else 'threads'}: {_time(profile.total_ns)} a run"
+    )
+    yield (
+        f"{_time(inside)} in {len(profile.kernels)} kernels, {_time(profile.between_ns)} between them, "
+        f"{_time(profile.around_ns)} in Python around them"
     )
     if profile.peak is not None:
         flops = ", ".join(f"{rate:.3g} GFLOP/s {dtype}" for dtype, rate in profile.peak.flops.items())
@@ -292,13 +315,19 @@ def _row(kernel: KernelProfile, total: float, threads: int) -> tuple[str, ...]:
         f"{100 * kernel.ns / total:.1f} %" if total else "",
         _time(kernel.ns),
         f"{kernel.busy * threads:.1f}" if threads > 1 else "",
-        kernel.rate,
+        _number(kernel.gflops),
+        _number(kernel.gbytes),
         "" if share is None else f"{100 * share:.0f} %",
         kernel.bound,
         what if len(what) <= WIDEST else what[: WIDEST - 3] + "...",
         work.line,
         work.how,
     )
+
+
+def _number(rate: float) -> str:
+    """Three digits; nothing for 0."""
+    return f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}" if rate else ""
 
 
 def _time(ns: float) -> str:
@@ -352,7 +381,8 @@ def _arguments(kernel: KernelProfile, span: Span) -> dict[str, Any]:
         "writes": ", ".join(work.results),
         "bytes": with_unit(work.nbytes),
         "flops": work.flops,
-        "rate": kernel.rate,
+        "GFLOP/s": _number(kernel.gflops),
+        "GB/s": _number(kernel.gbytes),
         "of peak": "" if share is None else f"{100 * share:.0f} %",
         "bound by": kernel.bound,
         "code": work.how,

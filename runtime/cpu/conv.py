@@ -42,12 +42,11 @@ def fastest(code: KernelCode) -> bool:
     convolution = described(core)
     if core.dtype != "float32" or not conv_winograd.is_profitable(convolution, code.host):
         return exact(code)
-    if convolution.roles[2] == "w":
-        conv_winograd_weight.winograd_weight(code, convolution)
-    elif conv_direct.is_served(code, convolution):
-        conv_winograd.winograd(code, convolution)
-    else:
+    is_weight = convolution.roles[2] == "w"
+    if not is_weight and not conv_direct.is_served(code, convolution):
         return exact(code)
+    code.note("winograd 4x4")
+    (conv_winograd_weight.winograd_weight if is_weight else conv_winograd.winograd)(code, convolution)
     return True
 
 

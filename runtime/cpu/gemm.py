@@ -324,6 +324,7 @@ def contract(code: KernelCode) -> bool:
     """Emit the phases of a product of matrices."""
     problem = problem_of(code)
     a, b = _packed(code, problem, "a"), _packed(code, problem, "b")
+    code.note(_described(problem, a, b))
     rows, columns = problem.rows, problem.columns
     c_row = columns + tile(code.host, problem.compute).lanes
     sums = 0 if problem.c and problem.dtype == problem.compute else rows * c_row * itemsize(problem.compute)
@@ -334,6 +335,16 @@ def contract(code: KernelCode) -> bool:
     frame.f.loop(frame.low, frame.high, 1, lambda u, _: work.unit(_split(frame, u, counts)))
     frame.done()
     return True
+
+
+def _described(problem: Problem, a: Panels | None, b: Panels | None) -> str:
+    """In a few words, how a product is computed, for reports."""
+    if problem.few and isinstance(problem.m, int) and problem.m <= problem.few[1]:
+        return {"thin": "gemm, a few rows at a time", "dot": "gemm by inner products"}[problem.few[0]]
+    when = "" if isinstance(problem.m, int) else " if there are many rows"
+    packed = " and ".join([name + when for name, panels in (("A", a), ("B", b)) if panels is not None])
+    width = tile(problem.host, problem.compute).width
+    return f"gemm {problem.height}x{width}, {packed or 'nothing'} packed"
 
 
 class _Blocks:
