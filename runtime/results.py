@@ -9,6 +9,7 @@ import numpy as np
 
 from graphc.errors import ArgumentError
 from graphc.op import Array
+from graphc.runtime.cpu.blocks import Block
 from graphc.types import TensorType, np_dtype
 
 
@@ -17,7 +18,8 @@ def owned(results: Iterable[Array], others: Iterable[Array]) -> list[Array]:
     taken = {id(array) for array in others}
     found = []
     for array in results:
-        if array.base is not None or id(array) in taken or not array.flags.c_contiguous or not array.flags.writeable:
+        alone = array.base is None or isinstance(array.base, Block)
+        if not alone or id(array) in taken or not array.flags.c_contiguous or not array.flags.writeable:
             array = np.array(array, order="C", copy=True)
         taken.add(id(array))
         found.append(array)

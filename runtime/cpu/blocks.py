@@ -1,0 +1,63 @@
+"""Memory for large results, used again when nothing refers to them any more.
+
+Fresh memory of this size comes from the system page by page, at the price of a fault each; a loop that drops its
+results gets the same blocks again, whose pages are there. Smaller memory the C library keeps by itself.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from graphc.op import Array
+from graphc.runtime.cpu.phases import ALIGN
+
+LARGE = 16 << 20  # bytes of a result from which its memory is recycled
+MAX_KEPT = 512 << 20  # bytes of blocks that are remembered, those included that are in use
+SLACK = 4  # a result gets a block that is larger than it by at most this part of itself
+
+
+class Block(np.ndarray[Any, Any]):
+    """Bytes that one result is a view of. What refers to the result, or to views of it, refers to the block.
+
+    It owns its memory, or the views would refer to the owner instead.
+    """
+
+
+_block = [Block(0, np.uint8)]
+UNUSED = sys.getrefcount(_block[0])  # of a block to which nothing but a list refers
+
+
+class Blocks:
+    """Blocks that were lent to results; those that nothing refers to are lent again."""
+
+    def __init__(self, max_kept: int = MAX_KEPT) -> None:
+        self.max_kept = max_kept
+        self._blocks: list[Block] = []  # the last one lent first
+
+    def array(self, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
+        """An array that shares memory with no other that is in use, not initialised."""
+        nbytes = math.prod(shape) * dtype.itemsize
+        if nbytes < LARGE:
+            return np.empty(shape, dtype)
+        block = self._lent(nbytes + ALIGN)
+        return np.ndarray(shape, dtype, buffer=block, offset=-block.ctypes.data % ALIGN)
+
+    def _lent(self, nbytes: int) -> Block:
+        """A block of about this size that nobody has, or a new one; others are forgotten where all are too much."""
+        blocks = self._blocks
+        sizes = range(nbytes, nbytes + nbytes // SLACK + 1)
+        free = (k for k in range(len(blocks)) if blocks[k].size in sizes and sys.getrefcount(blocks[k]) <= UNUSED)
+        k = next(free, None)
+        block = Block(nbytes, np.uint8) if k is None else blocks[k]
+        kept, left = [block], self.max_kept - block.size
+        for other in blocks:
+            if other is not block and other.size <= left:
+                kept.append(other)
+                left -= other.size
+        self._blocks = kept
+        return block
