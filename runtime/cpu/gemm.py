@@ -341,10 +341,10 @@ def _described(problem: Problem, a: Panels | None, b: Panels | None) -> str:
     """In a few words, how a product is computed, for reports."""
     if problem.few and isinstance(problem.m, int) and problem.m <= problem.few[1]:
         return {"thin": "gemm, a few rows at a time", "dot": "gemm by inner products"}[problem.few[0]]
-    when = "" if isinstance(problem.m, int) else " if there are many rows"
-    packed = " and ".join([name + when for name, panels in (("A", a), ("B", b)) if panels is not None])
+    packed = " and ".join([name for name, panels in (("A", a), ("B", b)) if panels is not None])
+    when = "" if isinstance(problem.m, int) or not packed else " if there are many rows"
     width = tile(problem.host, problem.compute).width
-    return f"gemm {problem.height}x{width}, {packed or 'nothing'} packed"
+    return f"gemm {problem.height}x{width}, {packed or 'nothing'} packed{when}"
 
 
 class _Blocks:
