@@ -10,8 +10,11 @@ import pytest
 import graphc as gc
 from graphc.op import Sample
 from graphc.ops import indexing
+from graphc.passes.plan import plan_kernels
+from graphc.runtime.cpu.target import CpuTarget
 from graphc.types import np_dtype
 from tests.cpu_cores import WIDTHS, FailedError, assemble, host_of, run
+from tests.plan_testing import prepared
 
 GATHERS = list(indexing._gathers(np.random.default_rng(0)))
 SCATTERS = list(indexing._scatters(np.random.default_rng(0)))
@@ -113,6 +116,13 @@ def test_views_are_read_as_they_lie() -> None:
     turned = gc.permute_dims(node, (2, 1, 0))
     (found,) = run([gc.take(turned, gc.flip(i, 0)[3], 1)], {node: x, i: index})
     np.testing.assert_array_equal(found, x.transpose(2, 1, 0)[:, index[16]])
+
+
+def test_the_target_never_stores_an_index_that_only_counts() -> None:
+    x, i = gc.placeholder("x", (5, 40)), gc.placeholder("i", (5, 3), "int64")
+    u = gc.placeholder("u", (5, 3))
+    outputs = [gc.take_along_axis(x, i, 1), gc.scatter_add_along_axis(x, i, u, axis=1)]
+    assert len(plan_kernels(prepared(outputs, info=CpuTarget.info), CpuTarget.info).steps) == len(outputs)
 
 
 def test_other_machines() -> None:

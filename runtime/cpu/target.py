@@ -16,6 +16,7 @@ from graphc.errors import InternalError
 from graphc.ir import Node, Program
 from graphc.kernel import Kernel
 from graphc.op import Array
+from graphc.ops.sorting import topk_op
 from graphc.passes.plan import bind_plan, plan_kernels, updated_after
 from graphc.plan import Buffer, Plan, Step, SymbolicPlan
 from graphc.runtime.cpu import copies, gemm
@@ -67,7 +68,11 @@ class CpuTarget:
         host: another host's instructions, such as narrower vectors.
     """
 
-    info = TargetInfo(name="cpu")
+    info = TargetInfo(
+        name="cpu",
+        whole=frozenset({topk_op}),
+        views=frozenset({"contract", "window", "index", "scan", "sort"}),
+    )
 
     def __init__(self, threads: int | None = None, disable: Collection[str] = (), host: Host | None = None) -> None:
         self.disable = disable
