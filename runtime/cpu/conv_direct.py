@@ -26,6 +26,7 @@ from graphc.runtime.cpu.conv_tiles import (
     copy_row,
     copy_run,
     counters,
+    cycles_of,
     even_part,
     nested,
     product_tile,
@@ -35,11 +36,13 @@ from graphc.runtime.cpu.conv_tiles import (
 )
 from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.nest import Element
-from graphc.runtime.cpu.phases import KernelCode, Strided, aligned
+from graphc.runtime.cpu.phases import ALIGN, KernelCode, Strided, aligned
 
 COLUMNS = 16  # vectors of a block's columns, about
 DEPTH = 160  # rows that are multiplied at a time, about: a tile's part of them shall fit the first cache
 ROWS = 128  # of weights, at most, in one unit of work
+SETS, WAYS = 64, 8  # of the first cache, at least
+SHORT = 16  # pieces of a block's row that are copied without a loop
 CLASSES = 9  # classes of results (see `Sweep`) that are worth their code
 
 
@@ -125,7 +128,7 @@ def blocking(what: Direct, host: Host) -> Blocking:
     if plane <= COLUMNS * wide:
         images, height = even_part(what.batch, COLUMNS * wide // max(1, plane)), points
     else:
-        images, height = 1, even_part(points, max(1, COLUMNS * wide // width))
+        images, height = 1, _best_height(host, min(what.rows, ROWS), points, width)
     vectors = -(-images * height * width // wide)
     tile = choose_tile(host, min(what.rows, ROWS), vectors)
     vectors = -(-vectors // tile.vectors) * tile.vectors
@@ -139,6 +142,17 @@ def blocking(what: Direct, host: Host) -> Blocking:
         tile,
         (vectors | 1) * wide,  # an odd number of cache lines: the rows of a tile fall into all sets of the cache
     )
+
+
+def _best_height(host: Host, rows: int, points: int, width: int) -> int:
+    """How many rows of points make the best blocks: the products of a channel take the least time, all in all."""
+    wide = host.lanes(BYTES)
+
+    def cost(height: int) -> tuple[int, int]:
+        vectors = -(-height * width // wide)
+        return -(-points // height) * cycles_of(choose_tile(host, rows, vectors), rows, vectors), -height
+
+    return min(range(1, min(points, max(1, COLUMNS * wide // width)) + 1), key=cost)
 
 
 def _most_taps(sweeps: tuple[Sweep, Sweep]) -> int:
@@ -159,6 +173,12 @@ class _Direct:
         sizes = [rows * blocks.row, blocks.depth * taps * blocks.row + self.host.lanes(BYTES)]
         if self.is_spread:  # the classes' results, joined
             sizes.append(rows * blocks.images * self.plane * math.prod(self.spread) + self.host.lanes(BYTES))
+        else:
+            sizes.append(0)
+        self.loops = self._weight_loops()
+        wide = self.host.lanes(BYTES)
+        self.packed_row = (-(-blocks.depth * taps // wide) | 1) * wide if self.is_packed else 0
+        sizes.append(rows * self.packed_row + wide)
         places = [0]
         for size in sizes:
             places.append(places[-1] + int(aligned(size * BYTES)))
@@ -166,10 +186,15 @@ class _Direct:
         self.image_blocks = ceil_div(what.batch, blocks.images)
         self.row_blocks = -(-self.height.points // blocks.height) if self.height.points else 0
         self.chunks = -(-what.rows // blocks.chunk)
-        self.loops = self._weight_loops()
         units = what.groups * self.chunks * self.image_blocks * self.row_blocks
         self.frame = code.phase(units, cost, places[-1])
         self.f = self.frame.f
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether the weights are copied first, as a tile's rows would fall into the same few sets of the cache."""
+        sets = SETS // math.gcd(SETS, self.what.row_step * BYTES // ALIGN)
+        return not self.is_spread and self.loops[-1][0] == 1 and sets * WAYS < self.blocking.tile.rows
 
     @property
     def adds(self) -> bool:
@@ -291,12 +316,15 @@ class _Direct:
             a = f.address(frame.at(weights), f.add(base, f.mul(c, what.channel_step)), FLOAT)
             every = (depth, tall.met, wide.met)
             runs = [_product(f, [every[k] for k in inside]) for _, inside in self.loops]
+            if self.packed_row:
+                f.call(self.packer(), "void", a, self.scratch(3), *map(f.i64, (r_count, *runs)))
+                a, runs = self.scratch(3), [_product(f, every)]
 
             def columns_at(j: Value, _: list[Value]) -> None:
                 def tile_at(row: Int, rows: int) -> None:
                     name = self.tile(rows)
                     c_at = self.scratch(0, f.add(f.mul(row, blocks.row), j))
-                    a_at = f.address(a, f.mul(row, what.row_step), FLOAT)
+                    a_at = f.address(a, f.mul(row, self.packed_row or what.row_step), FLOAT)
                     f.call(name, "void", a_at, self.scratch(1, j), c_at, *map(f.i64, runs))
 
                 rows_of_tiles(f, r_count, tile, what.rows % tile.rows, tile_at)
@@ -308,9 +336,34 @@ class _Direct:
     def tile(self, rows: int) -> str:
         """The function of a tile of so many rows."""
         shape = self.blocking.tile._replace(rows=rows)
-        steps = tuple([step for step, _ in self.loops])
-        strides = Strides(steps, self.what.row_step, self.blocking.row, self.blocking.row)
+        steps, row_step = tuple([step for step, _ in self.loops]), self.what.row_step
+        if self.packed_row:
+            steps, row_step = (1,), self.packed_row
+        strides = Strides(steps, row_step, self.blocking.row, self.blocking.row)
         return product_tile(self.code.module, self.host, shape, strides, adds=self.adds)
+
+    def packer(self) -> str:
+        """The function that copies weights: from where, to where, how many rows, and how often each loop runs."""
+        name, module = "pack", self.code.module
+        if module.has(name):
+            return name
+        counts = [(I64, f"count{k}") for k in range(1 + len(self.loops))]
+        f = module.function(name, [("ptr noalias", "from"), ("ptr noalias", "to"), *counts], internal=True)
+        source, target, rows, *outer, run = (f.parameter(k) for k in range(3 + len(self.loops)))
+
+        def row(r: Value, _: list[Value]) -> None:
+            def copy(offsets: Sequence[Int], carried: list[Value]) -> list[Value]:
+                (to,) = carried
+                copy_run(f, self.host, f.address(source, offsets[0], FLOAT), to, run)
+                return [f.address(to, run, FLOAT)]
+
+            steps = [(step,) for step, _ in self.loops[:-1]]
+            begin = f.address(target, f.mul(r, self.packed_row), FLOAT)
+            nested(f, list(zip(outer, steps, strict=True)), (f.mul(r, self.what.row_step),), [begin], copy)
+
+        f.loop(0, rows, 1, row)
+        f.ret()
+        return name
 
     def copier(self) -> str:
         """The function that lays out the rows that the taps of some channels meet.
@@ -328,6 +381,8 @@ class _Direct:
         apart = [max((taps.step for taps in each.classes), key=abs) for each in self.what.sweeps]
         points, width = self.height, self.width
         is_one_run = points.stride == 1 and width.stride == 1 and line == width.points
+        pieces = self.blocking.height * -(-width.points // self.host.lanes(BYTES))
+        is_short = points.points % self.blocking.height == 0 and pieces <= SHORT
 
         def at_tap(offsets: Sequence[Int], carried: list[Value]) -> list[Value]:
             (row,) = carried
@@ -339,13 +394,16 @@ class _Direct:
                     copy_run(f, self.host, start, into, f.mul(sizes[4], width.points))
                     return
 
-                def at_point(p: Value, _: list[Value]) -> None:
+                def at_point(p: Int) -> None:
                     begin = f.address(start, f.mul(p, line * points.stride), FLOAT)
-                    copy_row(
-                        f, self.host, begin, f.address(into, f.mul(p, width.points), FLOAT), width.points, width.stride
-                    )
+                    to = f.address(into, f.mul(p, width.points), FLOAT)
+                    copy_row(f, self.host, begin, to, width.points, width.stride)
 
-                f.loop(0, sizes[4], 1, at_point)
+                if is_short:
+                    for p in range(self.blocking.height):
+                        at_point(p)
+                else:
+                    f.loop(0, sizes[4], 1, lambda p, _: at_point(p))
 
             f.loop(0, sizes[3], 1, at_image)
             return [f.address(row, self.blocking.row, FLOAT)]

@@ -28,24 +28,22 @@ class Tile(NamedTuple):
 
 
 def choose_tile(host: Host, rows: int, vectors: int) -> Tile:
-    """The tile that covers a matrix of `rows` by `vectors` in the fewest cycles.
-
-    A cycle has two products, or two reads.
-    """
-
-    def cost(tile: Tile) -> tuple[int, int]:
-        def cycles(rows: int) -> int:
-            return max(rows * tile.vectors, rows + tile.vectors, LATENCY)
-
-        whole, rest = divmod(rows, tile.rows)
-        return -(-vectors // tile.vectors) * (whole * cycles(tile.rows) + (cycles(rest) if rest else 0)), -tile.vectors
-
+    """The tile that covers a matrix of `rows` by `vectors` in the fewest cycles."""
     shapes = []
     for wide in range(1, min(VECTORS, vectors) + 1):
         most = (host.registers - 1 - wide) // wide
-        count = -(-rows // most)
-        shapes.append(Tile(-(-rows // count), wide))
-    return min(shapes, key=cost)
+        shapes.append(Tile(even_part(rows, most), wide))
+    return min(shapes, key=lambda tile: (cycles_of(tile, rows, vectors), -tile.vectors))
+
+
+def cycles_of(tile: Tile, rows: int, vectors: int) -> int:
+    """Cycles for one outer product of a matrix that tiles cover: a cycle has two products, or two reads."""
+
+    def half_cycles(rows: int) -> int:
+        return max(rows * tile.vectors, rows + tile.vectors, LATENCY) if rows else 0
+
+    whole, rest = divmod(rows, tile.rows)
+    return -(-vectors // tile.vectors) * (whole * half_cycles(tile.rows) + half_cycles(rest)) // 2
 
 
 def nested(
