@@ -180,7 +180,7 @@ def _reason(buffer: int, writer: Step, readers: Sequence[Step]) -> str:
     """Why a value lies in memory, as far as the plan shows it; a value that several kernels need is one that none can
     keep to itself, whatever else holds."""
     if len(readers) > 1:
-        return "several kernels read them"
+        return "several kernels read them, each of which would compute them again"
     (reader,) = readers
     core = reader.kernel.core
     if core is not None and any(

@@ -29,7 +29,8 @@ def _made(plan: Plan, natives: Mapping[Kernel, NativeKernel]) -> Iterator[Made]:
             code = natives[step.kernel]
             parts = [1 if short else tickets_of(units, cost)[1] for units, cost, _ in phases]
             scratch = max([scratch for _, _, scratch in phases], default=0)
-            yield Made(True, ", ".join(code.notes), evaluate(code.workspace, plan.dims), scratch, max([1, *parts]))
+            how, workspace = ", ".join(code.notes) or "native", evaluate(code.workspace, plan.dims)
+            yield Made(True, how, workspace, scratch, max([1, *parts]))
 
 
 def _phases(native: NativeKernel, dims: Mapping[str, int]) -> Sequence[tuple[int, int, int]]:
