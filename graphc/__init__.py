@@ -19,6 +19,7 @@ from graphc.errors import (
     GuardError,
     InternalError,
     MissingExtra,
+    ResourceError,
     SessionError,
     ShapeError,
     StateError,
@@ -157,6 +158,7 @@ from graphc.ops.sorting import argsort, sort, topk
 from graphc.ops.state import Placeholder, Updates, Variable, by_mode, group, placeholder, tracked
 from graphc.passes.gradients import gradients, hessian, hvp, jacobian, jvp, vjp
 from graphc.printer import text
+from graphc.runtime.cpu.cache import cache_info, clear_cache
 from graphc.runtime.session import Session
 
 __version__ = "0.1.0.dev0"
@@ -178,6 +180,7 @@ __all__ = [
     "Op",
     "Placeholder",
     "Program",
+    "ResourceError",
     "Session",
     "SessionError",
     "ShapeError",
@@ -201,8 +204,10 @@ __all__ = [
     "broadcast_arrays",
     "broadcast_to",
     "by_mode",
+    "cache_info",
     "cast",
     "ceil",
+    "clear_cache",
     "chunk",
     "clip",
     "composite",

@@ -101,6 +101,10 @@ class SessionError(GraphcError, RuntimeError):
     """A session used after `close()`, or from inside one of its own runs."""
 
 
+class ResourceError(GraphcError, MemoryError):
+    """A run that needs more memory than there is; it has changed nothing."""
+
+
 class ExportError(GraphcError, ValueError):
     """What an exporter can't express; all of it is told at once."""
 

@@ -6,6 +6,7 @@ changes, only bytes and offsets. `plan_program` does both.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
@@ -18,6 +19,7 @@ from graphc.passes.lower import lower
 from graphc.passes.memory import Interval, assign_offsets, lower_bound, round_up, share_storage
 from graphc.passes.schedule import schedule
 from graphc.plan import Plan, SymbolicPlan
+from graphc.shortage import shortage
 from graphc.target import TargetInfo
 from graphc.types import TensorType, np_dtype
 
@@ -63,6 +65,7 @@ def bind_plan(plan: SymbolicPlan, dims: Mapping[str, int], *, shared: bool = Tru
 
     Raises:
         ShapeError: a symbolic dimension has no size in `dims`.
+        ResourceError: more bytes than numbers of the machine count.
     """
     with paused():
         return _bound(plan, dims, shared)
@@ -71,6 +74,8 @@ def bind_plan(plan: SymbolicPlan, dims: Mapping[str, int], *, shared: bool = Tru
 def _bound(plan: SymbolicPlan, dims: Mapping[str, int], shared: bool) -> Plan:
     sizes = {type: _nbytes(type, dims) for type in {buffer.type for buffer in plan.buffers}}
     nbytes = [sizes[buffer.type] for buffer in plan.buffers]
+    if sum(nbytes) > sys.maxsize:
+        raise shortage(plan.buffers, nbytes, dims, sum(nbytes))
     arena = [k for k, buffer in enumerate(plan.buffers) if buffer.role == "arena"]
     number = {buffer: k for k, buffer in enumerate(arena)}
     intervals = [Interval(round_up(nbytes[k]), *plan.lifetimes[k]) for k in arena]

@@ -8,34 +8,33 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from operator import attrgetter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from graphc.collector import paused
-from graphc.dims import Guard
 from graphc.errors import ArgumentError, FeedError, FetchError, GraphError, SessionError, did_you_mean
-from graphc.ir import Graph, Node, Program, current_graph, reachable, substitute
+from graphc.ir import Graph, Node, Program, current_graph
 from graphc.occurrences import context
 from graphc.op import Array
-from graphc.operands import parameter
 from graphc.ops.random import Draw
-from graphc.ops.state import Placeholder, Updates, Variable, group
-from graphc.passes.modes import resolve_mode
+from graphc.ops.state import Placeholder, Updates, Variable
 from graphc.passes.pipeline import PIPELINE, Pass, check_switches, run_pipeline, switches
 from graphc.passes.plan import TECHNIQUES
-from graphc.plan import Plan
+from graphc.plan import Made, Plan
 from graphc.restore import LoadReport, compare, require_all
 from graphc.runtime import checkpoint
 from graphc.runtime.cpu.direct import MISS, Direct, Served, Shortcuts, form_of, request_of
-from graphc.runtime.cpu.target import CpuExecutable, CpuTarget
+from graphc.runtime.cpu.target import CpuExecutable
+from graphc.runtime.devices import BEST, CONV_PRECISIONS, DEVICES, ConvPrecision, Settings, chosen
 from graphc.runtime.feeds import Intake, convert_feeds, feeds_given, missing_feeds, resolve_feeds, with_misfits
 from graphc.runtime.plan import PlanExecutable, PlanTarget
+from graphc.runtime.profile import Profile, Recorder, checked_path
 from graphc.runtime.rebuilds import Rebuilds
-from graphc.runtime.reference import DrawKey, Executable, ReferenceTarget, Target
+from graphc.runtime.reference import DrawKey, Executable
+from graphc.runtime.requests import Request, builder, collect_guards, is_fetch, nodes_of, program_of, requested
 from graphc.runtime.results import check_out, copied_out, owned
 from graphc.runtime.structure import Build, flatten
 from graphc.runtime.turns import Turns, exclusive
@@ -44,33 +43,7 @@ from graphc.source import here, name_in_caller
 from graphc.target import TargetInfo
 from graphc.types import TensorType
 
-
-class Settings(NamedTuple):
-    """What a session tells its target; see `Session`."""
-
-    seed: int
-    threads: int | None
-    disable: frozenset[str]
-
-
-class Device(NamedTuple):
-    """What `device=` can name: how its target is made, and which passes run for it."""
-
-    target: Callable[[Settings], Target]
-    passes: tuple[Pass, ...]
-
-
-REQUIRED = tuple(p for p in PIPELINE if not p.optional)  # the oracle depends on no optimisation
-
-DEVICES: dict[str, Device] = {
-    "cpu": Device(lambda settings: CpuTarget(settings.threads, settings.disable & TECHNIQUES), PIPELINE),
-    "reference": Device(lambda settings: ReferenceTarget(), REQUIRED),
-    "plan": Device(lambda settings: PlanTarget(settings.seed, settings.disable), PIPELINE),
-}
-
 MAX_PLANS = 128  # compiled programs that a session keeps; the least recently used goes first
-FETCHES = (Node, str, Updates)
-SERIAL = attrgetter("serial")
 
 
 class CacheInfo(NamedTuple):
@@ -93,16 +66,6 @@ class State(NamedTuple):
     seed: int
 
 
-class Request(NamedTuple):
-    """What a run asks for, resolved: the key of the plan cache."""
-
-    fetches: tuple[Node, ...]
-    updates: tuple[tuple[Node, Node], ...]
-    losses: tuple[Node, ...]
-    fed: tuple[Node, ...]  # in the order of creation
-    training: bool
-
-
 @dataclass(frozen=True)
 class Compiled:
     """A request, compiled: the executable and which values it takes."""
@@ -121,10 +84,15 @@ class Session:
 
     Args:
         graph: the graph it runs; by default that of what is fetched first.
-        device: "cpu", "reference" or "plan"; None takes the best that works here. See `Session.device`.
+        device: "cpu", "reference" or "plan"; None takes the best that works here.
         seed: of everything random: initial values and draws.
         threads: how many threads a native target may use; NumPy's own settings rule the others.
         disable: names of passes and techniques to switch off, such as `("fuse",)`.
+        conv_precision: "exact", as accurate as sums of products in float32 are, or "winograd4": faster, with errors
+            that are several times as large.
+
+    Attributes:
+        device: what it runs on: "reference", after a warning, where "cpu" can't be used.
 
     A session may be used from many threads; its runs are serialised. Results belong to the caller: they never share
     memory with variables, feeds or each other.
@@ -138,10 +106,11 @@ class Session:
         seed: int = 0,
         threads: int | None = None,
         disable: str | Sequence[str] = (),
+        conv_precision: ConvPrecision = "winograd4",
     ) -> None:
         if graph is not None and not isinstance(graph, Graph):
             raise ArgumentError(f"the graph of a session must be a Graph, got {graph!r}", hint="gc.Session(device=...)")
-        name = "cpu" if device is None else device
+        name = BEST if device is None else device
         if name not in DEVICES:
             raise ArgumentError(
                 f"device {device!r} is not one of {', '.join(map(repr, DEVICES))}{did_you_mean(str(device), DEVICES)}"
@@ -150,14 +119,17 @@ class Session:
             raise ArgumentError(f"threads must be a positive int, got {threads!r}")
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 1 << 64:
             raise ArgumentError(f"seed must be an int in [0, 2**64), got {seed!r}")
+        if conv_precision not in CONV_PRECISIONS:
+            known = " or ".join(map(repr, CONV_PRECISIONS))
+            raise ArgumentError(f"conv_precision must be {known}, got {conv_precision!r}")
         disable = [disable] if isinstance(disable, str) else disable
         check_switches(disable, switches() | TECHNIQUES)
         self.graph = graph
-        self.device = name
         self.threads = threads
         self.disable = frozenset(disable)
-        self._passes = DEVICES[name].passes
-        self._target = DEVICES[name].target(Settings(int(seed), threads, self.disable))
+        self.conv_precision = conv_precision
+        found = chosen(name, Settings(int(seed), threads, self.disable, conv_precision))
+        self.device, self._target, self._passes, self._instead = found
         self._state = State({}, {}, int(seed))
         self._plans: OrderedDict[Request, Compiled] = OrderedDict()
         self._hits = self._misses = 0
@@ -201,7 +173,14 @@ class Session:
 
     # ------------------------------------------------------------------------------------------ running
 
-    def run(self, fetches: Any, feeds: Mapping[Any, Any] | None = None, *, training: bool | None = None) -> Any:
+    def run(
+        self,
+        fetches: Any,
+        feeds: Mapping[Any, Any] | None = None,
+        *,
+        training: bool | None = None,
+        profile: str | os.PathLike[str] | None = None,
+    ) -> Any:
         """Compute `fetches` and return their values in the same form.
 
         Args:
@@ -209,6 +188,7 @@ class Session:
                 dataclasses.
             feeds: values by tensor or name: of placeholders, or of any other tensor, which is then not computed.
             training: the mode; by default a run that fetches a training update is a training run.
+            profile: write there a trace of the run, which https://ui.perfetto.dev opens; see `profile`.
 
         Returns:
             NumPy arrays that belong to the caller.
@@ -217,6 +197,11 @@ class Session:
             FetchError: something that can't be fetched. FeedError: all feeds that don't fit or are missing.
             GuardError: sizes that contradict what the graph had to assume. SessionError: a closed session.
         """
+        if profile is not None:
+            checked_path(profile)
+            found, recorder = self._recorded(fetches, feeds, training)
+            Profile(self.device, [recorder]).save(profile)
+            return found
         key = request_of(fetches, feeds, training)
         try:
             entry = self._shortcuts.quick.get(key)
@@ -236,17 +221,59 @@ class Session:
         if direct is not None and (found := self._again(direct, feeds.values() if feeds else ())) is not MISS:
             self._reused()
             return found
-        resolved, build = self._resolved(fetches)
-        given = self._given(feeds, resolved)
-        request = _request(resolved, given, training)
-        try:
-            compiled = self._compiled(request, resolved)
-        except FeedError as missing:
-            raise with_misfits(missing, given) from None
+        compiled, given, build = self._ready(fetches, feeds, training)
         if direct is None and key is not None and (form := form_of(fetches, feeds or ())) is not None:
             direct = self._shortcuts.direct(form, len(given))
             self._shortcuts.remember(key, direct)
-        return self._execute(compiled, given, _builder(resolved, build), direct=direct, key=key)
+        return self._execute(compiled, given, build, direct=direct, key=key)
+
+    def _ready(
+        self, fetches: Any, feeds: Mapping[Any, Any] | None, training: bool | None
+    ) -> tuple[Compiled, Mapping[Node, Any], Build]:
+        """What a run computes, the feeds by node, and what puts the results into their form."""
+        resolved, build = self._resolved(fetches)
+        given = self._given(feeds, resolved)
+        try:
+            compiled = self._compiled(requested(resolved, given, training), resolved)
+        except FeedError as missing:
+            raise with_misfits(missing, given) from None
+        return compiled, given, builder(resolved, build)
+
+    def profile(
+        self,
+        fetches: Any,
+        feeds: Mapping[Any, Any] | None = None,
+        *,
+        runs: int = 5,
+        training: bool | None = None,
+    ) -> Profile:
+        """Run several times, updates included, and say which kernels take how long and what they achieve.
+
+        Args:
+            fetches, feeds, training: as for `run`.
+            runs: how many; times are medians of them.
+
+        Returns:
+            `print(profile)` shows the kernels, the slowest first; `profile.kernels` has the numbers, and
+            `profile.save("trace.json")` writes all runs as a trace.
+
+        Raises:
+            ArgumentError: `runs` isn't a positive int. What `run` raises.
+        """
+        if isinstance(runs, bool) or not isinstance(runs, int) or runs < 1:
+            raise ArgumentError(f"runs must be a positive int, got {runs!r}")
+        return Profile(self.device, [self._recorded(fetches, feeds, training)[1] for _ in range(runs)])
+
+    @exclusive
+    def _recorded(
+        self, fetches: Any, feeds: Mapping[Any, Any] | None, training: bool | None
+    ) -> tuple[Any, Recorder]:
+        """See `run`; and what happened when."""
+        self._check_open()
+        recorder = Recorder()
+        compiled, given, build = self._ready(fetches, feeds, training)
+        recorder.did("find or make the plan")
+        return self._execute(compiled, given, build, recorder=recorder), recorder
 
     def compile(self, fetches: Any, feeds: Any = (), *, training: bool | None = None) -> Callable[..., Any]:
         """The hot path: a function of the values of `feeds`, in order, that returns what `run` would.
@@ -280,9 +307,9 @@ class Session:
         self._check_open()
         resolved, build = self._resolved(fetches)
         given = resolve_feeds([(key, None) for key in keys], self._names(resolved))
-        request = _request(resolved, given, training)
+        request = requested(resolved, given, training)
         self._compiled(request, resolved)
-        return request, tuple(given), _builder(resolved, build)
+        return request, tuple(given), builder(resolved, build)
 
     @exclusive
     def _step(
@@ -308,14 +335,16 @@ class Session:
         self._check_open()
         resolved, _ = self._resolved(fetches)
         given = self._given(feeds, resolved)
-        request = _request(resolved, given, training)
+        request = requested(resolved, given, training)
         compiled = self._compiled(request)
         _, dims = compiled.intake.take(given)
+        program, _ = program_of(request)
         if isinstance(compiled.executable, PlanExecutable | CpuExecutable):
-            return compiled.executable.plan(dims)
-        program, _ = self._program(request)
+            return replace(compiled.executable.plan(dims), written=program)
         target = PlanTarget(self.seed, self.disable)
-        return target.compile(self._optimised(program, target.info, request.training, PIPELINE)).plan(dims)
+        plan = target.compile(self._optimised(program, target.info, request.training, PIPELINE)).plan(dims)
+        plan = replace(plan, written=program)
+        return replace(plan, made=(Made(False, self._instead),) * len(plan.kernels)) if self._instead else plan
 
     # ------------------------------------------------------------------------------------------ variables
 
@@ -399,11 +428,11 @@ class Session:
 
     def _names(self, resolved: Iterable[Node | Updates] = ()) -> Graph:
         """The graph in which names are looked up: the session's, or that of what is fetched."""
-        return self.graph or self._graph_of(_nodes_of(resolved)) or current_graph()
+        return self.graph or self._graph_of(nodes_of(resolved)) or current_graph()
 
     def _resolved(self, fetches: Any) -> tuple[list[Node | Updates], Build]:
         """The leaves of what is fetched, as nodes and updates, and what builds its form of their values."""
-        leaves, build = flatten(fetches, _is_fetch)
+        leaves, build = flatten(fetches, is_fetch)
         return [leaf if isinstance(leaf, Node) else self._fetch(leaf) for leaf in leaves], build
 
     def _given(self, feeds: Mapping[Any, Any] | None, resolved: Iterable[Node | Updates]) -> dict[Node, Any]:
@@ -481,7 +510,7 @@ class Session:
         several = next((n for n in (*request.fetches, *request.fed) if not isinstance(n.type, TensorType)), None)
         if several is not None:
             raise FetchError(f"{several!r} has several results, which are fetched and fed one by one")
-        program, overridden = self._program(request)
+        program, overridden = program_of(request)
         optimised = self._optimised(program, self._target.info, request.training)
         nodes = optimised.nodes()
         given = set(request.fed) | set(overridden.values())
@@ -510,23 +539,6 @@ class Session:
         disable = self.disable & switches(passes)
         return run_pipeline(program, info, training=training, disable=disable, passes=passes)
 
-    def _program(self, request: Request) -> tuple[Program, dict[Node, Node]]:
-        """The program of a request in its mode, with every fed tensor that isn't a leaf replaced by a parameter."""
-        inner = [node for node in request.fed if not isinstance(node, Placeholder | Variable)]
-        overridden = {node: parameter(k, node.type) for k, node in enumerate(inner)}
-        outputs = (*request.fetches, *request.losses)
-        roots = (*outputs, *(new for _, new in request.updates))
-        replaced = substitute(roots, overridden) if overridden else roots
-        updates = tuple(zip([v for v, _ in request.updates], replaced[len(outputs) :], strict=True))
-        inputs = [overridden.get(node, node) for node in request.fed]
-        others = {n for n in reachable(replaced) if isinstance(n, Placeholder)}.difference(request.fed)
-        inputs += sorted(others, key=SERIAL)
-        # Statistics on the way to a loss are updated even if no gradient, and so no update, depends on them.
-        whole = resolve_mode(Program(tuple(inputs), replaced[: len(outputs)], updates), training=request.training)
-        if not request.losses:
-            return whole, overridden
-        return Program(whole.inputs, whole.outputs[: len(request.fetches)], whole.updates), overridden
-
     def _execute(
         self,
         compiled: Compiled,
@@ -535,9 +547,12 @@ class Session:
         out: Sequence[Array] | None = None,
         direct: Direct | None = None,
         key: Hashable = None,
+        recorder: Recorder | None = None,
     ) -> Any:
         """Convert the feeds, compute, give the results their form; and, when nothing can fail any more, commit."""
         values, dims = compiled.intake.take(feeds)
+        if recorder is not None:
+            recorder.did("feeds")
         if compiled.overridden:
             values = {compiled.overridden.get(node, node): array for node, array in values.items()}
         if out is not None:
@@ -546,7 +561,7 @@ class Session:
         into = self._storage(compiled) if build.plain else {}
         state = self._state
         values.update([(variable, state.values[variable]) for variable in compiled.variables])
-        outputs, news = compiled.executable.run(values, dims, self._claimed(compiled.draws), into)
+        outputs, news = compiled.executable.run(values, dims, self._claimed(compiled.draws), into, recorder)
         fresh = {v: new for v, new in zip(compiled.updated, news, strict=True) if new is not into.get(v)}
         found = owned([*outputs, *fresh.values()], values.values())
         results = found[: len(outputs)]
@@ -556,6 +571,8 @@ class Session:
         if direct is not None and isinstance(compiled.executable, CpuExecutable):
             fed = [(value, compiled.overridden.get(node, node)) for node, value in feeds.items()]
             self._shortcuts.note(key, direct, Served(compiled.executable, fed, values, dims, into))
+        if recorder is not None:
+            recorder.did("results")
         return built
 
     def _storage(self, compiled: Compiled) -> Mapping[Node, Array]:
@@ -586,43 +603,3 @@ class Session:
 def _is_own(array: Array) -> bool:
     """Whether an array has memory that can be written, in order."""
     return array.base is None and array.flags.carray
-
-
-def _is_fetch(leaf: Any) -> bool:
-    return isinstance(leaf, FETCHES)
-
-
-def _nodes_of(resolved: Iterable[Node | Updates]) -> Iterator[Node]:
-    """The nodes among what is fetched, those in updates included."""
-    for leaf in resolved:
-        yield from [leaf] if isinstance(leaf, Node) else [node for pair in leaf.items() for node in pair]
-
-
-def _builder(resolved: Sequence[Node | Updates], build: Build) -> Build:
-    """What puts the values of tensors into the form of what was fetched, with None in the places of updates."""
-    is_value = [isinstance(leaf, Node) for leaf in resolved]
-    if all(is_value):
-        return build
-    return build._replace(of=lambda values: build.of(iter([next(values) if v else None for v in is_value])))
-
-
-def _request(resolved: Sequence[Node | Updates], given: Mapping[Node, Any], training: bool | None) -> Request:
-    if not (training is None or isinstance(training, bool | np.bool_)):
-        raise ArgumentError(f"training must be True, False or None, got {training!r}")
-    fetches = tuple([leaf for leaf in resolved if isinstance(leaf, Node)])
-    updates = [leaf for leaf in resolved if not isinstance(leaf, Node)]
-    fed = tuple(sorted(given, key=SERIAL))
-    if not updates:
-        return Request(fetches, (), (), fed, bool(training))
-    merged = updates[0] if len(updates) == 1 else group(*updates)
-    return Request(fetches, merged.pairs, merged.losses, fed, merged.training if training is None else bool(training))
-
-
-def collect_guards(program: Program) -> tuple[tuple[Guard, Node], ...]:
-    """The assumptions of all nodes of a program, those inside composites included, each with a node that made it."""
-    found: dict[Guard, Node] = {}
-    for node in program.nodes():
-        inner = () if node.body is None else [guard for guard, _ in collect_guards(node.body)]
-        for guard in (*node.guards, *inner):
-            found.setdefault(guard, node)
-    return tuple(found.items())

@@ -38,6 +38,24 @@ HOSTS = {
 }  # whose code can be made, and assembled, on any machine
 
 
+NEEDED = {"x86_64": ("avx2", "fma", "f16c"), "aarch64": (), "arm64": ()}  # features without which NumPy is faster
+
+
+def lacking() -> str:
+    """What the processor lacks to run native code; "" if nothing.
+
+    Raises:
+        ImportError, OSError: llvmlite can't be loaded.
+    """
+    import llvmlite.binding as llvm
+
+    architecture = llvm.get_process_triple().split("-")[0]
+    if architecture not in NEEDED:
+        return f"an architecture that code is made for: it is {architecture}, not {' or '.join(NEEDED)}"
+    found: dict[str, bool] = dict(llvm.get_host_cpu_features())
+    return ", ".join(name for name in NEEDED[architecture] if not found.get(name))
+
+
 @cache
 def this_host() -> Host:
     """The host that the process runs on."""

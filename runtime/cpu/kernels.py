@@ -17,6 +17,7 @@ Core = Callable[[KernelCode], bool]  # emits the phases of a kernel with a core;
 
 ROOMS = (conv, gemm, index, philox, scan, sort, window)  # each has a table of the cores that it emits
 CORES: Mapping[Op, Core] = {op: core for room in ROOMS for op, core in room.CORES.items()}
+EXACT_CORES: Mapping[Op, Core] = {**CORES, **conv.EXACT_CORES}  # none of an algorithm that loses bits for speed
 
 
 def native_kernel(kernel: Kernel, host: Host, cores: Mapping[Op, Core] = CORES) -> NativeKernel | None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import partial
+from dataclasses import replace
+from functools import cached_property, partial
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from graphc.dims import evaluate
+from graphc.dumps import folder_of
 from graphc.errors import InternalError
 from graphc.ir import Node, Program
 from graphc.kernel import Kernel
@@ -20,15 +22,23 @@ from graphc.ops.sorting import topk_op
 from graphc.passes.plan import bind_plan, plan_kernels, updated_after
 from graphc.plan import Buffer, Plan, Step, SymbolicPlan
 from graphc.runtime.cpu import copies, gemm
+from graphc.runtime.cpu.blocks import Blocks
 from graphc.runtime.cpu.copies import Copy
 from graphc.runtime.cpu.driver import Command, CommandList, Scratch, aligned_memory, run
+from graphc.runtime.cpu.dump import dump_kernels, dump_plan
 from graphc.runtime.cpu.host import Host, this_host
 from graphc.runtime.cpu.jit import Code, load
-from graphc.runtime.cpu.kernels import native_kernel
+from graphc.runtime.cpu.kernels import CORES, EXACT_CORES, native_kernel
+from graphc.runtime.cpu.peak import measured_peak
 from graphc.runtime.cpu.phases import NativeKernel, aligned
 from graphc.runtime.cpu.pool import shared_pool
+from graphc.runtime.cpu.profile import run_recorded
+from graphc.runtime.cpu.report import made_of
 from graphc.runtime.plan import Sizes, run_step
+from graphc.runtime.profile import Description, Recorder
 from graphc.runtime.reference import NOWHERE, DrawKey
+from graphc.runtime.work import live_bytes, work_of
+from graphc.shortage import shortage
 from graphc.target import TargetInfo
 from graphc.types import np_dtype
 
@@ -66,6 +76,7 @@ class CpuTarget:
         threads: that a run may use; by default the cores that the process may use.
         disable: techniques of `graphc.passes.plan.TECHNIQUES` to leave out.
         host: another host's instructions, such as narrower vectors.
+        conv_precision: see `Session`.
     """
 
     info = TargetInfo(
@@ -74,18 +85,26 @@ class CpuTarget:
         views=frozenset({"contract", "window", "index", "scan", "sort"}),
     )
 
-    def __init__(self, threads: int | None = None, disable: Collection[str] = (), host: Host | None = None) -> None:
+    def __init__(
+        self,
+        threads: int | None = None,
+        disable: Collection[str] = (),
+        host: Host | None = None,
+        conv_precision: Literal["winograd4", "exact"] = "winograd4",
+    ) -> None:
         self.disable = disable
         self.host = this_host() if host is None else host
         self.pool = shared_pool(threads)
         self.memory = Memory()
         self.scratch = Scratch(self.pool.threads)
+        self.blocks = Blocks()
+        self.cores = CORES if conv_precision == "winograd4" else EXACT_CORES
         self._natives: dict[Kernel, NativeKernel | None] = {}
 
     def native(self, kernel: Kernel) -> NativeKernel | None:
         """The code of a kernel, made once; None where NumPy runs it."""
         if kernel not in self._natives:
-            self._natives[kernel] = native_kernel(kernel, self.host)
+            self._natives[kernel] = native_kernel(kernel, self.host, self.cores)
         return self._natives[kernel]
 
     def compile(self, program: Program) -> CpuExecutable:
@@ -102,15 +121,19 @@ class CpuExecutable:
         self.natives = {k: native for k in kernels if (native := target.native(k)) is not None}
         by_numpy = [at for at, step in enumerate(symbolic.steps) if step.kernel not in self.natives]
         self.symbolic = updated_after(symbolic, max(by_numpy, default=-1))  # NumPy can fail, and be interrupted
-        natives = self.natives.values()
+        self._folder = folder_of(symbolic.program)
+        natives, library = self.natives.values(), partial(gemm.library, target.host)
+        if self._folder is not None:
+            dump_kernels(self._folder, self.symbolic, self.natives, target.host, library)
         symbols = [[phase.symbol for phase in native.phases] for native in natives]
-        loaded = load([native.assembly for native in natives], symbols, partial(gemm.library, target.host))
+        loaded = load([native.assembly for native in natives], symbols, library)
         self.code = dict(zip(self.natives, loaded, strict=True))
         self._bound: OrderedDict[Sizes, Bound] = OrderedDict()
 
     def plan(self, dims: Mapping[str, int]) -> Plan:
-        """The plan for these sizes."""
-        return self.bound(dims).plan
+        """The plan for these sizes, with what is said of its code."""
+        plan = self.bound(dims).plan
+        return replace(plan, made=made_of(plan, self.natives))
 
     def bound(self, dims: Mapping[str, int]) -> Bound:
         """The commands for these sizes."""
@@ -119,6 +142,8 @@ class CpuExecutable:
         if found is None:
             plan = bind_plan(self.symbolic, dims, shared="arena" not in self.target.disable)
             found = Bound(plan, self.natives, self.code)
+            if self._folder is not None:
+                dump_plan(self._folder, replace(plan, made=made_of(plan, self.natives)))
         self._bound[key] = found
         if len(self._bound) > MAX_BOUND:
             self._bound.popitem(last=False)
@@ -130,9 +155,25 @@ class CpuExecutable:
         dims: Mapping[str, int],
         draws: Mapping[Node, DrawKey],
         into: Mapping[Node, Array] = NOWHERE,
+        recorder: Recorder | None = None,
     ) -> tuple[list[Array], list[Array]]:
         """See `Executable.run`; what is written `into` is written by the last call of native code."""
-        return Run(self.target, self.bound(dims), values, draws, into).results()
+        bound = self.bound(dims)
+        if recorder is not None:
+            recorder.describe = partial(self._described, bound)
+        try:
+            made = Run(self.target, bound, values, draws, into)
+        except MemoryError:
+            plan = bound.plan
+            needed = bound.total_bytes(self.target.scratch.workers)
+            raise shortage(plan.buffers, plan.nbytes, plan.dims, needed) from None
+        return made.results(recorder)
+
+    def _described(self, bound: Bound) -> Description:
+        steps = zip(bound.plan.kernels, made_of(bound.plan, self.natives), strict=True)
+        works = [work_of(step, bound.plan, made.how if made.native else f"NumPy: {made.how}") for step, made in steps]
+        threads = self.target.pool.threads
+        return Description(works, live_bytes(bound.plan), threads, partial(measured_peak, threads))
 
 
 class Segment(NamedTuple):
@@ -173,6 +214,17 @@ class Bound:
             self.offsets[1 + new] = self.memory_bytes
             self.memory_bytes += evaluate(aligned(plan.nbytes[new]), dims)
         self.segments = tuple(self._segments(natives, code))
+
+    @cached_property
+    def numbers(self) -> Mapping[Step, int]:
+        """The place of each step in the plan."""
+        return {step: number for number, step in enumerate(self.plan.kernels)}
+
+    def total_bytes(self, workers: int) -> int:
+        """Bytes that a run takes: while it runs, and for its results."""
+        sizes = zip(self.plan.buffers, self.plan.nbytes, strict=True)
+        results = sum([nbytes for buffer, nbytes in sizes if buffer.role == "result"])
+        return self.memory_bytes + self.scratch * workers + results
 
     def _segments(self, natives: Mapping[Kernel, NativeKernel], code: Mapping[Kernel, Code]) -> Iterator[Segment]:
         groups = [(native, [*steps]) for native, steps in groupby(self.plan.kernels, lambda s: s.kernel in natives)]
@@ -251,21 +303,33 @@ class Run:
         return self._empty(buffer) if buffer.takes is None else self.arrays[buffer.takes]
 
     def _empty(self, buffer: Buffer) -> Array:
-        return np.empty(buffer.type.bind(self.bound.plan.dims).shape, np_dtype(buffer.type.dtype))
+        shape = [evaluate(dim, self.bound.plan.dims) for dim in buffer.type.shape]
+        return self.target.blocks.array(shape, np_dtype(buffer.type.dtype))
 
-    def results(self) -> tuple[list[Array], list[Array]]:
+    def results(self, recorder: Recorder | None = None) -> tuple[list[Array], list[Array]]:
         """Run all segments; outputs and new values of variables."""
         target, symbolic = self.target, self.bound.plan.symbolic
+        if recorder is not None:
+            recorder.did("prepare")
         for segment in self.bound.segments:
             if segment.commands is None:
                 self._by_numpy(segment.steps[0])
+                if recorder is not None:
+                    recorder.did("", self.bound.numbers[segment.steps[0]])
                 continue
-            status = run(segment.commands, address(self.table), target.scratch, target.pool)
+            if recorder is None:
+                status = run(segment.commands, address(self.table), target.scratch, target.pool)
+            else:
+                status = self._recorded(segment, segment.commands, recorder)
             if status:
                 step = segment.steps[status - 1]
                 self._by_numpy(step)
                 raise InternalError(f"native code refused what NumPy computes: {step.nodes[-1]!r}")
         return [self.arrays[k] for k in symbolic.outputs], [self.arrays[k] for k in symbolic.updates]
+
+    def _recorded(self, segment: Segment, commands: CommandList, recorder: Recorder) -> int:
+        steps = [self.bound.numbers[step] for step in segment.steps]
+        return run_recorded(commands, address(self.table), self.bound.scratch, self.target.pool, steps, recorder)
 
     def _by_numpy(self, step: Step) -> None:
         """Run a step that has no code, or whose code refused its operands: then this raises what is wrong."""
