@@ -16,7 +16,7 @@ import pytest
 from cpu_phases import COSTLY, command, ran
 
 from graphc.errors import ArgumentError
-from graphc.runtime.cpu.driver import CommandList
+from graphc.runtime.cpu.driver import MISSED, PATIENCE, SIGNAL, SLEEPERS, WAKE_NS, CommandList
 from graphc.runtime.cpu.host import _cgroup_cores, available_threads
 from graphc.runtime.cpu.pool import Pool, shared_pool
 
@@ -54,6 +54,21 @@ def test_threads_that_sleep_are_woken(pool: Pool) -> None:
     for _ in range(5):
         time.sleep(0.02)  # far longer than they spin
         assert met(pool, 3)
+
+
+def test_a_plan_that_is_soon_over_wakes_threads_only_if_others_like_it_came_before(pool: Pool) -> None:
+    assert met(pool, 3)
+    words = pool.ready().memory.view(np.int32)
+    while words[SLEEPERS // 4] < 2:
+        time.sleep(0.001)
+    words[MISSED // 4] = 0
+    y, wakes = np.zeros(100, np.int64), []
+    for _ in range(PATIENCE):
+        before = int(words[SIGNAL // 4])
+        assert ran([command("count", units=100, cost=WAKE_NS - 1)], y, pool) == 0
+        wakes.append(int(words[SIGNAL // 4]) - before)
+    assert wakes == [0] * (PATIENCE - 1) + [1]
+    assert y.tolist() == [PATIENCE] * 100
 
 
 def test_the_caller_sleeps_until_a_slow_worker_is_done(pool: Pool) -> None:

@@ -30,9 +30,11 @@ PARALLEL_NS = 10_000  # commands that cost less run on one thread
 TICKET_NS = 5_000  # a ticket costs about this much, at least
 MAX_TICKETS = 256  # of a command
 SHORT_NS = 20_000  # a plan that costs less runs on one thread, which keeps the interpreter's lock
+WAKE_NS = 100_000  # a plan whose parallel commands cost less is over before a thread that sleeps could help much
+PATIENCE = 8  # commands of such plans that find threads asleep before one wakes them: there may be many more
 
-# A plan: its number of commands, whether a pool can help, and the commands. Byte offsets.
-COUNT, PARALLEL, COMMANDS = 0, 8, 64
+# A plan: its number of commands, whether a pool can help and is worth waking, and the commands. Byte offsets.
+COUNT, PARALLEL, WORTH, COMMANDS = 0, 8, 16, 64
 ADDRESS, ARGS, UNITS, GRAIN, TICKETS = range(0, 40, 8)  # of a command; one of no tickets isn't divided
 COMMAND_BYTES = 40
 
@@ -46,6 +48,7 @@ PENDING, WAITING = 128, 132  # its tickets that aren't done; whether someone sle
 SIGNAL, SLEEPERS = 256, 260  # changes to wake workers; how many sleep
 BUSY = 384  # whether a run owns the pool
 COMMAND, TABLE, SCRATCH, FAILED = 512, 520, 528, 536  # of the run that owns it
+URGENT, MISSED = 544, 552  # whether it is worth waking threads for it; commands that went without them
 SPIN, WAIT, WAKE = 640, 648, 656  # pauses before sleeping; functions that sleep on an address, and wake from it
 POOL_BYTES = 768
 
@@ -207,9 +210,16 @@ def _share(module: Module, pause: Callable[[Function], None]) -> None:
     pool, tickets = Fields(f, f.parameter(0)), f.parameter(2)
 
     def wake() -> None:
+        pool.store(constant(I64, 0), MISSED)
         pool.update("add", constant(I32, 1), SIGNAL)
         helpers = f.convert("trunc", f.i64(f.sub(tickets, 1)), I32)
         do(f, pool.load(PTR, WAKE), pool.at(SIGNAL), helpers)
+
+    def wake_if_it_pays() -> None:
+        missed = f.i64(f.add(pool.load(I64, MISSED), 1))
+        pool.store(missed, MISSED)
+        waited = f.compare("icmp sge", missed, constant(I64, PATIENCE))
+        f.if_(f.binary("or", waited, f.compare("icmp ne", pool.load(I64, URGENT), constant(I64, 0))), wake)
 
     def wait(left: list[Value]) -> list[Value]:
         do(f, pool.load(PTR, WAIT), pool.at(PENDING), left[0])
@@ -223,7 +233,7 @@ def _share(module: Module, pause: Callable[[Function], None]) -> None:
     pool.store(f.parameter(1), COMMAND)
     pool.put(f.convert("trunc", tickets, I32), PENDING, "monotonic")
     pool.update("xchg", tickets, REMAINING)
-    unless(f, is_zero(f, pool.atomic(I32, SLEEPERS)), wake)
+    unless(f, is_zero(f, pool.atomic(I32, SLEEPERS)), wake_if_it_pays)
     do(f, WORK, f.parameter(0), constant(I64, 0))
     _spin(f, pool, pause, lambda: is_zero(f, pool.atomic(I32, PENDING)))
     unless(f, is_zero(f, pool.atomic(I32, PENDING)), sleep)
@@ -278,6 +288,7 @@ def _run(module: Module) -> None:
     def shared() -> list[Value]:
         pool.store(table, TABLE)
         pool.store(scratch, SCRATCH)
+        pool.store(f.load(I64, f.address(plan, WORTH, "i8"), 8), URGENT)
         pool.put(constant(I64, 0), FAILED, "monotonic")
         failed = call(f, RUN_SHARED, *parameters)
         pool.put(constant(I64, 0), BUSY)
@@ -385,7 +396,8 @@ class CommandList:
         self._memory = aligned_memory(head + 8 * int(starts[-1]))
         self.address: int = self._memory.ctypes.data
         words = self._memory.view(np.int64)
-        words[COUNT // 8], words[PARALLEL // 8] = len(commands), self.parallel
+        divided = sum([command.cost_ns for command, (_, tickets) in zip(commands, cuts, strict=True) if tickets])
+        words[COUNT // 8], words[PARALLEL // 8], words[WORTH // 8] = len(commands), divided > 0, divided >= WAKE_NS
         words[head // 8 :] = np.concatenate([*args, np.empty(0, np.int64)])
         rows = words[COMMANDS // 8 : head // 8].reshape(-1, COMMAND_BYTES // 8)
         rows[:, ADDRESS // 8] = np.array([command.address for command in commands], np.uint64).view(np.int64)

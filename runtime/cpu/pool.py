@@ -104,12 +104,12 @@ class Crew:
     def __init__(self, threads: int, futex: bool) -> None:
         self.threads = threads
         self._driver = driver()
-        self._memory = aligned_memory(POOL_BYTES)
-        self._memory[:] = 0
-        self.address: int = self._memory.ctypes.data
+        self.memory = aligned_memory(POOL_BYTES)
+        self.memory[:] = 0
+        self.address: int = self.memory.ctypes.data
         self._numbers = itertools.count(1)
         self._started: list[threading.Thread] = []
-        words = self._memory.view(np.uint64)
+        words = self.memory.view(np.uint64)
         # Where threads outnumber cores, one that spins keeps another from what it waits for.
         words[SPIN // 8] = _pauses_before_sleep() if threads <= available_threads() else 0
         self._sleep = _sleep(self._driver, futex)
