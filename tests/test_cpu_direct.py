@@ -238,6 +238,20 @@ def test_what_does_not_fit_is_told_as_ever(sessions: tuple[Session, Session]) ->
     same(step(data(3).astype(np.float64)), data(3) + 1)
 
 
+def test_an_interpreter_that_entries_do_not_know_needs_none(
+    monkeypatch: pytest.MonkeyPatch, entered: SimpleNamespace
+) -> None:
+    monkeypatch.setattr(entry, "_layout", lambda: False)
+    x = gc.placeholder("x", (3,))
+    y = x + 1
+    with gc.Session(device="cpu") as session:
+        step = session.compile(y, [x])
+        for _ in range(TIMES):
+            same(step(data(3)), data(3) + 1)
+            same(session.run(y, {x: data(3)}), data(3) + 1)
+    assert (entered.bound, entered.by_python) == (0, 2 * TIMES)
+
+
 def test_a_closed_session_says_so() -> None:
     x = gc.placeholder("x", (3,))
     y = x + 1

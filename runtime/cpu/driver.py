@@ -108,6 +108,7 @@ def _futexes(module: Module, number: int) -> None:
 
 
 def _pauses(module: Module, pause: Callable[[Function], None]) -> None:
+    """`void pauses(i64 count)`."""
     f = module.function("pauses", [(I64, "count")])
     f.loop(0, f.parameter(0), 1, lambda i, _: pause(f))
     f.ret()
@@ -134,15 +135,14 @@ def _work(module: Module) -> None:
 
     def ticket(left: Value) -> list[Value]:
         """Do one: that it is in hand keeps the command, and all that the run has put into the pool, as it is."""
-        command = Fields(f, pool.load(PTR, COMMAND))
-        fields = [f.address(command.base, offset, "i8") for offset in (ADDRESS, ARGS, UNITS, GRAIN, TICKETS)]
-        types = (PTR, PTR, I64, I64, I64)
-        address, args, units, grain, tickets = (f.load(t, at, 8) for t, at in zip(types, fields, strict=True))
+        command = pool.load(PTR, COMMAND)
+        address, args = (f.load(PTR, f.address(command, offset, "i8"), 8) for offset in (ADDRESS, ARGS))
+        units, grain, tickets = (f.load(I64, f.address(command, at, "i8"), 8) for at in (UNITS, GRAIN, TICKETS))
         low = f.mul(f.sub(tickets, left), grain)
         high = f.min(f.add(low, grain), units)
-        memory = Fields(f, pool.load(PTR, SCRATCH))
-        stride = f.load(I64, memory.base, 8)
-        own = f.address(f.address(memory.base, FIRST, "i8"), f.mul(f.parameter(1), stride), "i8")
+        scratch = pool.load(PTR, SCRATCH)
+        stride = f.load(I64, f.address(scratch, STRIDE, "i8"), 8)
+        own = f.address(f.address(scratch, FIRST, "i8"), f.mul(f.parameter(1), stride), "i8")
         failed = call(f, address, pool.load(PTR, TABLE), args, f.i64(low), f.i64(high), own)
         unless(f, is_zero(f, failed), lambda: pool.put(constant(I64, 1), FAILED, "monotonic"))
         return [pool.atomic(I64, REMAINING)]
@@ -196,6 +196,7 @@ def _worker(module: Module, pause: Callable[[Function], None]) -> None:
 
 
 def _end(module: Module) -> None:
+    """`void end(ptr pool)`: let the workers leave their loop."""
     f = module.function("end", [(PTR, "pool")])
     pool = Fields(f, f.parameter(0))
     pool.put(constant(I64, 1), CLOSING)
@@ -428,7 +429,7 @@ class Scratch:
             return
         stride = -(-nbytes // PAGE) * PAGE  # a page belongs to one worker, whose use of it places it
         self.memory = aligned_memory(FIRST + stride * self.workers)
-        self.memory[:8].view(np.int64)[0] = stride
+        self.memory[STRIDE : STRIDE + 8].view(np.int64)[0] = stride
         self.nbytes = nbytes
         self.address: int = self.memory.ctypes.data
 
