@@ -109,6 +109,25 @@ def test_an_index_out_of_range_fails_before_anything_is_written(wrong: int, plac
             run([output], feeds)
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bool"])
+def test_what_follows_reads_the_rows_where_they_lie(dtype: str, width: int) -> None:
+    rng = np.random.default_rng(6)
+    table, added = rng.integers(0, 2, (9, 37)).astype(np_dtype(dtype)), rng.normal(size=(5, 37)).astype(np.float32)
+    index = rng.integers(-9, 9, (3, 5))
+    nodes = gc.placeholder("t", ("v", 37), dtype), gc.placeholder("a", (5, "c")), gc.placeholder("i", (3, 5), "int64")
+    feeds = dict(zip(nodes, (table, added, index), strict=True))
+    (found,) = run(
+        [gc.where(nodes[1] > 0, gc.cast(gc.take(nodes[0], nodes[2], 0), "float32"), nodes[1])],
+        feeds,
+        host=host_of(width),
+        parts=2,
+        v=9,
+        c=37,
+    )
+    np.testing.assert_array_equal(found, np.where(added > 0, table[index].astype(np.float32), added))
+
+
 def test_views_are_read_as_they_lie() -> None:
     rng = np.random.default_rng(5)
     x, index = rng.normal(size=(9, 4, 20)).astype(np.float32), rng.integers(0, 4, (20, 11))

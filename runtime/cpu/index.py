@@ -17,7 +17,7 @@ from graphc.op import Op
 from graphc.ops.indexing import gather_op, scatter_add_op
 from graphc.runtime.cpu import lanes as regions
 from graphc.runtime.cpu.builder import I64, MEMORY_TYPE, Function, Int, Value, constant, element_of, lanes_of, vector
-from graphc.runtime.cpu.nest import HALVES, from_memory, is_signed, register_type, to_memory
+from graphc.runtime.cpu.nest import HALVES, Element, from_memory, is_signed, register_type, to_memory
 from graphc.runtime.cpu.phases import Frame, KernelCode, Strided, itemsize
 from graphc.runtime.cpu.rows import Number, columns, fitting, load_lanes, nest, operand_or_number, sweep, units
 
@@ -170,50 +170,70 @@ class _Places:
 
 
 def _gather(code: KernelCode) -> bool:
-    """Rows of the data are copied as vectors where the last axis isn't indexed; else each lane has its own index."""
+    """Rows of the data are taken as vectors where the last axis isn't indexed; else each lane has its own index."""
     core = code.kernel.core
     assert core is not None
-    indices, x, y = _indices(code, core, 1), regions.operand(code, 0), regions.result(code, 0)
+    indices, x = _indices(code, core, 1), regions.operand(code, 0)
     _check_all(code, core, indices)
-    shape = core.shape
+    shape, rank = core.shape, len(indices.shape)
     before, after = indices.result_axes(core.inputs[0].ndim)
+    is_read = bool(after) and x.strides[after[-1]] == 1 and not regions.is_direct(code.kernel.results[0])
+    y = None if is_read else regions.result(code, 0)
     frame = code.phase(product(shape[:-1]), product(shape) // (8 if after else 1) + 1)
     f, places = frame.f, _Places(frame, x, core.inputs[0].shape, indices)
-    memory, align = MEMORY_TYPE[x.dtype], itemsize(x.dtype)
-    lanes = fitting(shape[-1] if shape else 1, code.host.lanes(align if after else max(4, align)))
-    rank = len(indices.shape)
+    memory = MEMORY_TYPE[x.dtype]
 
     def unit(index: list[Int]) -> None:
         index = [*index, 0] if shape else []
         start = frame.size(x.offset)
-        kept = [*zip(before, index, strict=False), *zip(after, index[len(before) + rank :], strict=True)]
-        for axis, i in kept:
+        for axis, i in [*zip(before, index, strict=False), *zip(after, index[len(before) + rank :], strict=True)]:
             start = f.add(start, f.mul(i, frame.size(x.strides[axis])))
         base, point = frame.base(x), index[len(before) : len(before) + rank]
-        row = frame.at(y, index)
-        if after:
-            base = f.address(base, f.add(start, places.offset(point)), memory)
-            step = frame.size(x.strides[after[-1]])
+        start = f.add(start, places.offset(point)) if after else start
+        base = f.address(base, start, memory)
+        if y is None:  # what follows reads the row where it lies
+            row = Element(lambda at: f.address(base, at[-1], memory), x.dtype)
+            regions.block(frame, 0, [*[(i, f.add(i, 1)) for i in index[:-1]], (0, frame.size(shape[-1]))], row)
+        elif after:
+            _copy_row(frame, x._replace(strides=(x.strides[after[-1]],)), base, frame.at(y, index), shape[-1])
         else:
-            base = f.address(base, start, memory)
-
-        def copy(column: Int, mask: Value | None) -> None:
-            if after:
-                value = load_lanes(f, x.dtype, f.address(base, f.mul(column, step), memory), step, lanes, mask)
-            elif lanes == 1:
-                at = f.address(base, places.offset([*point[:-1], column] if point else []), memory)
-                value = f.load(memory, at, align)
-            else:
-                offsets = places.offsets([*point[:-1], column], lanes, mask)
-                value = f.gather(vector(memory, lanes), f.addresses(base, offsets, memory), align, mask)
-            f.store(value, f.address(row, column, memory), align, mask)
-
-        columns(f, frame.size(shape[-1]) if shape else 1, lanes, copy)
+            _copy_elements(frame, x, places, point, base, frame.at(y, index))
 
     units(frame, shape[:-1], unit)
     frame.done()
-    regions.finish(code, 0)
+    if y is not None:
+        regions.finish(code, 0)
     return True
+
+
+def _copy_row(frame: Frame, x: Strided, source: Value, target: Value, count: Dim) -> None:
+    """Copy so many elements that lie as those of `x` along its one axis."""
+    f, memory, align = frame.f, MEMORY_TYPE[x.dtype], itemsize(x.dtype)
+    lanes, step = fitting(count, frame.host.lanes(align)), frame.size(x.strides[0])
+
+    def copy(column: Int, mask: Value | None) -> None:
+        value = load_lanes(f, x.dtype, f.address(source, f.mul(column, step), memory), step, lanes, mask)
+        f.store(value, f.address(target, column, memory), align, mask)
+
+    columns(f, frame.size(count), lanes, copy)
+
+
+def _copy_elements(frame: Frame, x: Strided, places: _Places, point: list[Int], source: Value, target: Value) -> None:
+    """Copy the elements that the last axis of the indices chooses, from a point of them on."""
+    f, memory, align = frame.f, MEMORY_TYPE[x.dtype], itemsize(x.dtype)
+    count = places.indices.shape[-1] if point else 1
+    lanes = fitting(count, frame.host.lanes(max(4, align)))
+
+    def copy(column: Int, mask: Value | None) -> None:
+        at = [*point[:-1], column] if point else []
+        if lanes == 1:
+            value = f.load(memory, f.address(source, places.offset(at), memory), align)
+        else:
+            offsets = places.offsets(at, lanes, mask)
+            value = f.gather(vector(memory, lanes), f.addresses(source, offsets, memory), align, mask)
+        f.store(value, f.address(target, column, memory), align, mask)
+
+    columns(f, frame.size(count), lanes, copy)
 
 
 # ---------------------------------------------------------------------------------------------- scatter_add

@@ -82,6 +82,7 @@ class CpuTarget:
     info = TargetInfo(
         name="cpu",
         whole=frozenset({topk_op}),
+        epilogues=frozenset({"contract", "conv", "window", "index"}),
         views=frozenset({"contract", "window", "index", "scan", "sort"}),
     )
 
