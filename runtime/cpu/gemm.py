@@ -18,7 +18,7 @@ from graphc.kernel import Region
 from graphc.op import Op
 from graphc.ops.linalg import matmul_op
 from graphc.runtime.cpu import lanes, microkernels, packing
-from graphc.runtime.cpu.builder import I64, MEMORY_TYPE, Function, Int, Value
+from graphc.runtime.cpu.builder import I64, MEMORY_TYPE, PTR, Function, Int, Value
 from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.microkernels import THIN, tile
 from graphc.runtime.cpu.nest import Element
@@ -30,14 +30,17 @@ SMALL_BYTES, CACHE_BYTES = 32 << 10, 1 << 20  # about the first level of the cac
 PANELS = 16  # of A in one unit of work
 PACKED_PANELS, PACKED_K = 8, 256  # what one unit of work packs
 DOT = 32  # rows of A up to which inner products are better than packing a transposed B
-IN_PLACE = 160  # rows of A up to which B is read in place, if it can be
+ALWAYS, NEVER = 1 << 62, -1
+# Bytes of B, and rows of A up to which it is read in place, if it can be.
+IN_PLACE = ((SMALL_BYTES, ALWAYS), (CACHE_BYTES, 512), (math.inf, 160))
 OFTEN = 384  # columns of B for which A is read often enough to pack it
 PARTS = 64  # units of a large product
 UNIT_NS = 8_000, 200_000  # time of a unit of work, at least and at most: a 64th of all between them
 FLOPS, BYTES = 150, 40  # per nanosecond, roughly: of arithmetic, and of what is read from memory
 FLOATS = ("float32", "float64")
-ALWAYS, NEVER = 1 << 62, -1
 UNKNOWN = 256  # what a size is taken for that isn't known yet
+
+NULL = Value("null", PTR)
 
 Condition = bool | Value
 
@@ -115,8 +118,9 @@ class Problem:
     def depth(self) -> int:
         """k of one block, at most."""
         most = PANEL_BYTES // tile(self.host, self.compute).width // itemsize(self.compute)
-        if isinstance(self.m, int) and self.m <= self.limit("b"):
-            # Rows of B that are read in place take single lines of a cache that doesn't hold it.
+        few, in_place = self.copied
+        if isinstance(self.m, int) and self.m <= min(few, in_place):
+            # Rows of B that are read where they lie take single lines of a cache that doesn't hold it.
             most //= 4 if CACHE_BYTES < self.nbytes(self.k, self.n) < math.inf else 1
         blocks = -(-self.k // most) if isinstance(self.k, int) and self.k else 1
         return -(-self.k // blocks // 8) * 8 or 8 if isinstance(self.k, int) and blocks > 1 else most
@@ -125,6 +129,30 @@ class Problem:
         """Bytes of an array of operands; infinite while they aren't known."""
         count = product(sizes)
         return count * itemsize(self.dtype) if isinstance(count, int) else math.inf
+
+    @property
+    def c_row(self) -> int:
+        """Distance of rows of a block of C in scratch."""
+        return self.columns + tile(self.host, self.compute).lanes
+
+    @property
+    def block_bytes(self) -> int:
+        """Scratch for a block of C: of sums, and of what they are rounded to, where these don't go to `c`."""
+        native = self.dtype == self.compute
+        sums = 0 if self.c and native else itemsize(self.compute)
+        return self.rows * self.c_row * (sums + (0 if self.c or native else itemsize(self.dtype)))
+
+    @cached_property
+    def copied(self) -> tuple[int, int]:
+        """More rows of A than this, up to that, for which panels of B are copied into scratch one by one."""
+        in_place = self.b_lines == "rows" and self.dtype == self.compute and self.nbytes(self.k, self.n) > SMALL_BYTES
+        return 2 * tile(self.host, self.compute).rows, self.limit("b") if in_place else 0
+
+    @property
+    def copy_bytes(self) -> int:
+        """Scratch for a panel of B."""
+        few, most = self.copied
+        return self.depth * tile(self.host, self.compute).width * itemsize(self.compute) if few < most else 0
 
     @property
     def cost(self) -> Dim:
@@ -138,7 +166,8 @@ class Problem:
             return few if self.packs_a else ALWAYS
         if self.b_lines != "rows" or self.dtype != self.compute:
             return few
-        return ALWAYS if self.nbytes(self.k, self.n) <= SMALL_BYTES else max(few, IN_PLACE)
+        size = self.nbytes(self.k, self.n)
+        return next(rows for most, rows in IN_PLACE if size <= most)
 
     @cached_property
     def packs_a(self) -> bool:
@@ -325,13 +354,9 @@ def contract(code: KernelCode) -> bool:
     problem = problem_of(code)
     a, b = _packed(code, problem, "a"), _packed(code, problem, "b")
     code.note(_described(problem, a, b))
-    rows, columns = problem.rows, problem.columns
-    c_row = columns + tile(code.host, problem.compute).lanes
-    sums = 0 if problem.c and problem.dtype == problem.compute else rows * c_row * itemsize(problem.compute)
-    rounded = 0 if problem.c or problem.dtype == problem.compute else rows * c_row * itemsize(problem.dtype)
-    counts = (*problem.batch, ceil_div(problem.m, rows), ceil_div(problem.n, columns))
-    frame = code.phase(product(counts), problem.cost, sums + rounded)
-    work = _Blocks(frame, problem, a, b, c_row)
+    counts = (*problem.batch, ceil_div(problem.m, problem.rows), ceil_div(problem.n, problem.columns))
+    frame = code.phase(product(counts), problem.cost, problem.block_bytes + problem.copy_bytes)
+    work = _Blocks(frame, problem, a, b)
     frame.f.loop(frame.low, frame.high, 1, lambda u, _: work.unit(_split(frame, u, counts)))
     frame.done()
     return True
@@ -351,15 +376,14 @@ class _Blocks:
     """The code of a unit of work.
 
     Attributes:
-        c_row: distance of rows of C in scratch.
     """
 
-    def __init__(self, frame: Frame, problem: Problem, a: Panels | None, b: Panels | None, c_row: int) -> None:
+    def __init__(self, frame: Frame, problem: Problem, a: Panels | None, b: Panels | None) -> None:
         self.frame = frame
         self.f = frame.f
         self.problem = problem
         self.a, self.b = a, b
-        self.c_row = c_row
+        self.c_row = problem.c_row
         self.m, self.n, self.k = frame.sizes((problem.m, problem.n, problem.k))
 
     def unit(self, index: Sequence[Int]) -> None:
@@ -413,7 +437,7 @@ class _Blocks:
             b_k, b_n = self.frame.sizes(problem.b.strides[-2:])
             a, b = self.frame.at(problem.a, [*batch, i, 0]), self.frame.at(problem.b, [*batch, 0, j])
             distances = [f.i64(x) for x in (a_row, a_k, 0)], [f.i64(x) for x in (b_k, b_n)]
-            numbers = [f.i64(self.k), f.i64(0), f.i64(0)]
+            numbers = [f.i64(self.k), f.i64(0), f.i64(0), NULL]
             f.call(f"{kind}.{problem.dtype}", "void", a, *distances[0], b, *distances[1], c, *tail, *numbers)
 
         def many() -> None:
@@ -430,9 +454,19 @@ class _Blocks:
         f, problem = self.f, self.problem
         layout = "columns" if self.a is not None else problem.a_lines
         depth = f.min(problem.depth, f.sub(self.k, p))
-        numbers = [depth, problem.height, f.convert("zext", f.is_less(0, p), I64)]
-        symbol = f"gemm.{layout}.{problem.compute}"
-        f.call(symbol, "void", *self.a_block(batch, i, p), *self.b_block(batch, j, p), *rest, *map(f.i64, numbers))
+        numbers = map(f.i64, [depth, problem.height, f.convert("zext", f.is_less(0, p), I64)])
+        blocks = *self.a_block(batch, i, p), *self.b_block(batch, j, p)
+        f.call(f"gemm.{layout}.{problem.compute}", "void", *blocks, *rest, *numbers, self.copy())
+
+    def copy(self) -> Value:
+        """Memory to copy panels of B into, or null where B isn't read in place or isn't read often."""
+        f, problem = self.f, self.problem
+        few, most = problem.copied
+        if isinstance(self.m, int):
+            copies = few < self.m <= most
+            return f.address(self.frame.scratch, problem.block_bytes, "i8") if copies else NULL
+        often = f.binary("and", f.is_less(few, self.m), f.is_less(self.m, most + 1))
+        return f.select(often, f.address(self.frame.scratch, problem.block_bytes, "i8"), NULL) if most else NULL
 
     def a_block(self, batch: Sequence[Int], i: Int, p: Value) -> list[Value]:
         """Rows of A from a column on: the address, and the distances of rows, of columns, and of panels."""

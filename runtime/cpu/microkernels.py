@@ -39,6 +39,7 @@ BLOCK = (
     ("i64", "k"),
     ("i64", "height"),  # of panels, at most the rows of a tile; `thin` and `dot` don't use it
     ("i64", "add"),  # whether to add to C
+    ("ptr noalias", "panel"),  # memory for a panel, to copy B into before it is used often; null: none; `gemm` only
 )
 
 
@@ -87,6 +88,7 @@ class _Operands(NamedTuple):
     k: Value
     height: Value
     add: Value
+    panel: Value
 
 
 def library(host: Host, symbol: str) -> str:
@@ -154,7 +156,10 @@ def _choose(f: Function, value: Value, low: int, high: int, make: Callable[[int]
 
 
 def _micro(maker: _Maker, layout: str, shape: Tile, masked: bool) -> str:
-    """A function that computes one tile of C: its `m` is known, and `n` is looked at only if it is `masked`."""
+    """A function that computes one tile of C: its `m` is known, and `n` is looked at only if it is `masked`.
+
+    Its `panel` is the next panel of B, to be asked for ahead, and `b_panel` the distance of rows there.
+    """
     name = f"tile.{shape.rows}.{shape.vectors}" + (".masked" if masked else "")
     if maker.module.has(name):
         return name
@@ -167,20 +172,22 @@ def _micro(maker: _Maker, layout: str, shape: Tile, masked: bool) -> str:
     offsets = [f.mul(r, _row(layout, x)) for r in range(rows)]
 
     def step(_: Value, carried: list[Value]) -> Sequence[Value]:
-        a, b, *sums = carried
+        a, b, ahead, *sums = carried
         row = [f.load(type, f.address(b, j * lanes, element), align, masks[j]) for j in range(vectors)]
         for j in range(0 if masked else vectors):
-            prefetch(f, f.address(f.address(b, x.b_panel, element), j * lanes, element), level=2)
+            prefetch(f, f.address(ahead, j * lanes, element), level=2)
         if layout == "columns" and not masked:
             prefetch(f, f.address(a, x.a_panel, element), level=2)
         for r in range(rows):
             factor = f.splat(f.load(element, f.address(a, offsets[r], element), align), lanes)
             for j in range(vectors):
                 sums[r * vectors + j] = maker.multiply_add(f, factor, row[j], sums[r * vectors + j])
-        return [f.address(a, a_k, element), f.address(b, x.b_k, element), *sums]
+        following = [(a, a_k), (b, x.b_k), (ahead, x.b_panel)]
+        return [*[f.address(at, distance, element) for at, distance in following], *sums]
 
     _expect(maker, f, x, shape)
-    _, _, *sums = f.loop(0, x.k, 1, step, [x.a, x.b, *[constant(type, 0)] * (rows * vectors)])
+    zeros = [constant(type, 0)] * (rows * vectors)
+    _, _, _, *sums = f.loop(0, x.k, 1, step, [x.a, x.b, x.panel, *zeros])
     _put(maker, f, x, [sums[r * vectors : (r + 1) * vectors] for r in range(rows)], masks)
     f.ret()
     return name
@@ -229,25 +236,47 @@ def _tiles(
     """
     width, element = shape.width, maker.element
     whole = f.mul(f.div(x.n, width), width)
+    left = f.i64(f.sub(x.n, whole))
 
-    def column(j: Int) -> _Operands:
-        b = f.address(x.b, f.mul(f.div(j, width), x.b_panel), element)
-        return x._replace(b=b, c=f.address(x.c, j, element), n=f.i64(f.sub(x.n, j)))
+    def column(j: Int, narrow: Tile, masked: bool) -> None:
+        source = f.address(x.b, f.mul(f.div(j, width), x.b_panel), element)
+        masks = [f.mask(f.sub(left, v * shape.lanes), shape.lanes) if masked else None for v in range(narrow.vectors)]
+        b, b_k = _copied(maker, f, x._replace(b=source), width, masks)
+        here = x._replace(b=b, b_k=b_k, c=f.address(x.c, j, element), n=f.i64(f.sub(x.n, j)))
+        rows(here._replace(panel=f.address(source, x.b_panel, element), b_panel=x.b_k), narrow, masked)
 
     def full(j: Value, _: list[Value]) -> None:
-        rows(column(j), shape, False)
+        column(j, shape, False)
 
     def last(vectors: int) -> None:
         narrow = shape._replace(vectors=vectors)
         if 2 * vectors > shape.vectors:
-            rows(column(whole), narrow, True)
+            column(whole, narrow, True)
         else:
             fits = f.is_less(left, narrow.width + 1)
-            f.if_(fits, lambda: rows(column(whole), narrow, True), lambda: last(2 * vectors))
+            f.if_(fits, lambda: column(whole, narrow, True), lambda: last(2 * vectors))
 
     f.loop(0, whole, width, full)
-    left = f.sub(x.n, whole)
     f.if_(f.is_less(0, left), lambda: last(1))
+
+
+def _copied(maker: _Maker, f: Function, x: _Operands, width: int, masks: Sequence[Value | None]) -> tuple[Value, Value]:
+    """The columns of B that a column of tiles needs, and the distance of rows: a copy, if there is memory for one."""
+    type = vector(maker.element, maker.lanes)
+
+    def copy(k: Value, _: list[Value]) -> None:
+        at = f.address(x.b, f.mul(k, x.b_k), maker.element)
+        to = f.address(x.panel, f.mul(k, width), maker.element)
+        for j, mask in enumerate(masks):
+            value = f.load(type, f.address(at, j * maker.lanes, maker.element), maker.align, mask)
+            f.store(value, f.address(to, j * maker.lanes, maker.element), maker.align)
+
+    def copied() -> list[Value]:
+        f.loop(0, x.k, 1, copy)
+        return [x.panel, f.i64(width)]
+
+    b, b_k = f.if_(f.compare("icmp ne", x.panel, Value("null", "ptr")), copied, lambda: [x.b, x.b_k])
+    return b, b_k
 
 
 def _gemm(layout: str, maker: _Maker, symbol: str) -> None:
