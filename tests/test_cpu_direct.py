@@ -120,6 +120,23 @@ def test_a_longer_plan_is_served_too(entered: SimpleNamespace) -> None:
         assert not commands.short and SHORT_NS > 0
 
 
+@pytest.mark.parametrize("size", [6, 300_000])
+def test_values_that_must_be_converted_are_served_too(
+    sessions: tuple[Session, Session], size: int, entered: SimpleNamespace
+) -> None:
+    x, rate, mask = gc.placeholder("x", (size,)), gc.placeholder("rate", ()), gc.placeholder("mask", (size,), "bool")
+    y = gc.where(mask, x * rate, x)
+    native, plain = sessions
+    values = [data(size), data(2 * size)[::2], data(size).astype(np.float64), data(size)[::-1]]
+    rates, masks = [0.5, 2, np.float32(3), np.array(4.0)], [data(size) > 0, [True] * size]
+    for k in range(12):
+        feeds = {x: values[k % 4], rate: rates[k % 3], mask: masks[k % 2]}
+        same(native.run(y, feeds), plain.run(y, feeds))
+    assert entered.bound == 1 and entered.by_python == 12 + 2
+    with pytest.raises(gc.FeedError, match="3 feeds don't fit"):
+        native.run(y, {x: "text", rate: 1j, mask: data(size)})
+
+
 @pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
 @pytest.mark.parametrize("size", [8, 256])
 def test_training_by_entries_is_training(

@@ -1,9 +1,10 @@
 """Fast ways through a session: entries for requests that come again, as long as nothing has moved.
 
-What a session has done for a request twice, on arrays of the same shapes that fitted as they were, is bound to an
-entry: the plan with the memory of the arena and of the variables. From then on the request needs no Python. A short
-plan may be run at any time, for its entry keeps the interpreter's lock and sees whether another run goes on; the entry
-of a longer one gives the lock back, and is called when it is the caller's turn.
+What a session has done for a request twice, on arrays of the same shapes, is bound to an entry: the plan with the
+memory of the arena and of the variables. From then on the request needs no Python, if what is fed fits as it is and the
+plan is short: its entry is called at any time, keeps the interpreter's lock and sees whether another run goes on. The
+entry of a longer plan gives the lock back; it is called when it is the caller's turn, as is that of a plan that draws,
+or that is fed what has to be converted.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from graphc.runtime.cpu.entry import Argument, Bound, Form, bind, lend, make_ent
 from graphc.runtime.cpu.target import CpuExecutable, Run
 from graphc.runtime.reference import DrawKey
 from graphc.types import np_dtype
+from graphc.values import converted
 
 MAX_REQUESTS = 256  # that a session remembers; when there are more, it begins anew
 _IDLE = np.zeros(1, np.int64)
@@ -53,9 +55,10 @@ class Served(NamedTuple):
 
 
 class _Held(NamedTuple):
-    """An entry that is called in one's turn: what helps, what it draws, and where it reads the keys of that."""
+    """An entry that is called in one's turn: what it takes, what helps, what it draws, and where it reads the keys."""
 
     entry: Callable[..., Any]
+    dtypes: Sequence[str]
     pool: Threads | None
     draws: tuple[Draw, ...]
     keys: Array
@@ -99,36 +102,38 @@ class Direct:
         """The random leaves for which `call` needs keys."""
         return () if self._held is None else self._held.draws
 
-    def call(self, args: Iterable[Any], draws: Mapping[Node, DrawKey]) -> Any:
-        """Run a plan that is longer, or draws, in one's turn; `MISS` if that can't be done for these arguments."""
+    def call(self, values: Iterable[Any], draws: Mapping[Node, DrawKey]) -> Any:
+        """Run any plan in one's turn, on values that may need converting; `MISS` if that can't be done for them."""
         held = self._held
         if held is None:
+            return MISS
+        taken = [converted(value, dtype) for value, dtype in zip(values, held.dtypes, strict=False)]
+        if any(problem for _, problem in taken):
             return MISS
         if held.pool is not None:
             crew = held.pool.ready()  # which lives until the entry returns
             lend(held.entry, crew.address)
         if held.draws:
             held.keys[:] = [draws[leaf] for leaf in held.draws]
-        return held.entry(*args)
+        return held.entry(*[array if _is_in_order(array) else np.array(array, order="C") for array, _ in taken])
 
     def note(self, served: Served) -> Callable[..., Any] | None:
         """Remember what Python had to do, and bind an entry if it comes again; the quick one, if that is it."""
-        if not all(_as_it_is(value, served.values[leaf]) for value, leaf in served.fed):
-            return None
-        shapes = [value.shape for value, _ in served.fed]
+        shapes = [served.values[leaf].shape for _, leaf in served.fed]
         before, self._seen = self._seen, shapes
         found = self._bound(served) if shapes == before else None
         if found is None:
             return None
         bound, draws, keys = found
-        if bound.commands.short and not draws and (quick := self.quick()) is not None:
+        as_they_are = all(value is served.values[leaf] and _is_in_order(value) for value, leaf in served.fed)
+        if as_they_are and bound.commands.short and not draws and (quick := self.quick()) is not None:
             bind(quick, bound)
             return quick
         entry = self._make(missed)
         if entry is not None:
             bind(entry, bound._replace(busy=_IDLE))  # it is the caller who is busy
             pool = None if bound.commands.short else served.executable.target.pool
-            self._held = _Held(entry, pool, draws, keys)
+            self._held = _Held(entry, [leaf.tensor_type.dtype for _, leaf in served.fed], pool, draws, keys)
         return None
 
     def _bound(self, served: Served) -> tuple[Bound, tuple[Draw, ...], Array] | None:
@@ -150,7 +155,7 @@ class Direct:
         for slot, key in zip(found.draws.values(), keys, strict=True):
             run.table[slot] = key.ctypes.data
         given = [(k, buffer.node) for k, buffer in enumerate(buffers) if buffer.role == "given"]
-        if any(run.arrays[k] is not values[node] for k, node in given):
+        if any(run.arrays[k] is not values[node] for k, node in given if node not in fed):
             return None
         unused = found.slots  # where the addresses of feeds go that nobody reads
         slots = {leaf: 1 + symbolic.given[leaf] if leaf in symbolic.given else unused for leaf in fed}
@@ -243,6 +248,6 @@ def form_of(fetches: Any, feeds: Iterable[Any]) -> tuple[Form, list[int | None]]
     return form, [next(numbers) if isinstance(leaf, Node) else None for leaf in leaves]
 
 
-def _as_it_is(value: Any, taken: Array) -> bool:
-    """Whether a feed was taken without being converted or copied."""
-    return value is taken and value.flags.c_contiguous and value.flags.aligned
+def _is_in_order(array: Array) -> bool:
+    """Whether machine code can read an array where it is."""
+    return array.flags.c_contiguous and array.flags.aligned
