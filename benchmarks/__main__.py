@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from benchmarks import building, compile, memory, ops, peers
 from benchmarks.op_cases import CASES
@@ -49,7 +50,7 @@ def parsed(arguments: list[str]) -> tuple[list[str], Options]:
     given = vars(parser.parse_args(arguments))
     names = given.pop("names") or list(BY_DEFAULT)
     lists = {key: tuple(filter(None, given[key].split(","))) for key in ("only", "systems")}
-    known = {
+    known: dict[str, tuple[Iterable[str], Mapping[str, Any]]] = {
         "benchmark": (names, BENCHMARKS),
         "peer": (lists["systems"], {**SYSTEMS, "none": None}),
         "workload or op": (lists["only"], {**WORKLOADS, **CASES}),

@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.op_cases import RANDOM, SHOWN, labels
 from benchmarks.options import Options
 from benchmarks.peers import AGREEMENT, PAUSE, duration
-from benchmarks.running import Worker, WorkerError
+from benchmarks.running import Worker, WorkerError, warn_if_busy
 
 LIMIT = 1.2  # times torch's
 ROUNDS = 5
@@ -44,6 +44,7 @@ class Sample(NamedTuple):
 
 def compare(options: Options) -> bool:
     """Print the table; whether no op is beyond the limit or differs."""
+    warn_if_busy()
     samples: list[Sample] = []
     failures: dict[str, str] = {}
     with Worker("graphc ops", options) as ours, Worker("torch ops", options) as theirs:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.options import Options
-from benchmarks.running import Worker, WorkerError
+from benchmarks.running import Worker, WorkerError, warn_if_busy
 from benchmarks.systems import OWN, SYSTEMS
 from benchmarks.workloads import WORKLOADS, Workload
 
@@ -114,6 +114,7 @@ def compare(options: Options) -> bool:
     """Measure all wanted workloads and print them; whether every goal was reached and all computed the same."""
     names = [*OWN, *(name for name in SYSTEMS if name not in OWN and (not options.systems or name in options.systems))]
     report, reached, told = [], True, set[str]()
+    warn_if_busy()
     print(f"{options.threads} threads, {options.rounds} rounds of {options.turn} s; medians (quartiles)")
     for key, workload in WORKLOADS.items():
         if not options.wants(key):

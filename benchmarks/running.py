@@ -8,7 +8,9 @@ import select
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks.options import Options
@@ -16,6 +18,8 @@ from benchmarks.systems import system_of
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT = 900.0  # seconds that an answer may take: some peers compile for a minute
+
+SAMPLES, SAMPLE_PAUSE = 11, 0.02  # of how busy the machine is; seconds
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
@@ -87,3 +91,19 @@ def environment(threads: int, caches: str) -> dict[str, str]:
     folders = {"XDG_CACHE_HOME": caches, "TORCHINDUCTOR_CACHE_DIR": f"{caches}/torch"}
     folders["PYTENSOR_FLAGS"] = f"base_compiledir={caches}/pytensor"
     return {**os.environ, **dict.fromkeys(THREADS, str(threads)), **folders, "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+def warn_if_busy() -> None:
+    """Say so where other processes compute: systems whose threads wait for each other by spinning then lose most."""
+    others = [running - 1 for running in (_running() for _ in range(SAMPLES)) if running is not None]
+    if others and median(others) > 0:
+        print(f"WARNING: {median(others):.0f} other threads are computing; these ratios are no claim to make")
+
+
+def _running() -> int | None:
+    """How many threads Linux has running now, the one that asks included; None where it can't be asked."""
+    time.sleep(SAMPLE_PAUSE)
+    try:
+        return int(Path("/proc/loadavg").read_text(encoding="ascii").split()[3].split("/")[0])
+    except OSError:
+        return None

@@ -104,8 +104,8 @@ def _conv(name: str, inputs: int, outputs: int, kernel: int) -> Shapes:
 
 
 def _norm(name: str, channels: int, statistics: bool = True) -> Shapes:
-    affine = {f"{name}.weight": (channels,), f"{name}.bias": (channels,)}
-    tracked = {f"{name}.running_mean": (channels,), f"{name}.running_var": (channels,)}
+    affine: Shapes = {f"{name}.weight": (channels,), f"{name}.bias": (channels,)}
+    tracked: Shapes = {f"{name}.running_mean": (channels,), f"{name}.running_var": (channels,)}
     return affine | tracked | {f"{name}.num_batches_tracked": ()} if statistics else affine
 
 

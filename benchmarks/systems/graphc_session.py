@@ -36,7 +36,8 @@ class Ways:
 
     def __init__(self, variant: str, threads: int) -> None:
         self.by_run = variant == "run"
-        self.options = {"threads": threads, **({"conv_precision": "exact"} if variant == "exact" else {})}
+        exact = {"conv_precision": "exact"} if variant == "exact" else {}
+        self.options: dict[str, Any] = {"threads": threads, **exact}
 
     def prepared(self, fetches: Any, feeds: list[gc.Placeholder], data: Data, weights: Sequence[Any] = ()) -> Prepared:
         """A step that fetches a list, whose first value is the one that counts."""

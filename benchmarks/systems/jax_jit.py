@@ -194,16 +194,16 @@ def training_step(
 ) -> Prepared:
     """Forward, backward and update as one function; waits for the loss."""
 
-    @jax.jit
     def both(weights: Tree, slots: Tree, *data: Any) -> Any:
         loss, gradients = jax.value_and_grad(loss_of)(weights, *data)
         return loss, *optimizer(weights, gradients, slots)
 
+    compiled = jax.jit(both)
     arrays = [jnp.asarray(array) for array in data]
     state = [weights, slots]
 
     def step() -> Any:
-        loss, state[0], state[1] = both(*state, *arrays)
+        loss, state[0], state[1] = compiled(*state, *arrays)
         return loss.block_until_ready()
 
     return Prepared(step)

@@ -37,12 +37,12 @@ def training_step(compiler: Compiler, loss_of: Callable[..., Any], optimizer: An
     inputs = tensors(data)
     forward = compiler(loss_of)
 
-    def step() -> torch.Tensor:
+    def step() -> Any:
         optimizer.zero_grad(set_to_none=True)
         loss = forward(*inputs)
         loss.backward()
         optimizer.step()
-        return loss.detach()  # type: ignore[no-any-return]
+        return loss.detach()
 
     return Prepared(step)
 
