@@ -30,6 +30,10 @@ GEOMETRIES: Mapping[str, tuple[Any, ...]] = {
     "depthwise": ((3, 6, 4, 4), (6, 1, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 6),
     "1x1": ((1, 40, 5, 21), (35, 40, 1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
     "rows in one set of the cache": ((1, 1024, 3, 5), (20, 1024, 1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
+    "rows in one set of the cache": ((1, 1024, 3, 5), (20, 1024, 1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
+    "few channels": ((3, 5, 17, 13), (4, 5, 3, 2), (1, 1), ((0, 1), (1, 2)), (1, 2), 1),
+    "few channels, wide rows": ((2, 2, 37, 49), (16, 2, 3, 3), (1, 1), ((1, 1), (0, 0)), (2, 1), 1),
+    "few channels in groups": ((2, 6, 9, 16), (9, 2, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 3),
     "small planes": ((20, 16, 2, 2), (33, 16, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
     "many channels": ((1, 70, 4, 4), (140, 70, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
     "wide rows": ((1, 2, 4, 300), (3, 2, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
@@ -78,7 +82,7 @@ def test_all_geometries_are_served(op: Any, geometry: tuple[Any, ...]) -> None:
     case.check(run([case.node], case.feeds)[0])
 
 
-@pytest.mark.parametrize("name", ["padded", "stride 2", "groups", "depthwise", "one axis", "wide rows"])
+@pytest.mark.parametrize("name", ["padded", "stride 2", "groups", "depthwise", "one axis", "few channels, wide rows"])
 @pytest.mark.parametrize("width", WIDTHS)
 @EACH_OP
 def test_every_width_of_vectors_gives_the_same(op: Any, width: int, name: str) -> None:
@@ -94,7 +98,7 @@ def test_all_float_dtypes_are_served(op: Any, name: str, dtype: str) -> None:
     case.check(run([case.node], case.feeds)[0])
 
 
-@pytest.mark.parametrize("name", ["padded", "stride 2", "small planes", "no images"])
+@pytest.mark.parametrize("name", ["padded", "stride 2", "few channels", "small planes", "no images"])
 @EACH_OP
 def test_the_batch_may_be_a_symbol(op: Any, name: str) -> None:
     geometry = GEOMETRIES[name]
@@ -117,7 +121,7 @@ def test_every_size_may_be_a_symbol(op: Any) -> None:
     np.testing.assert_allclose(found, op.ref(*numbers, **attrs, **bound), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["padded", "stride 2", "groups", "small planes", "many channels", "three axes"])
+@pytest.mark.parametrize("name", ["padded", "stride 2", "groups", "few channels", "small planes", "many channels", "three axes"])
 @EACH_OP
 def test_units_of_work_may_be_divided_at_will(op: Any, name: str) -> None:
     case = Case(op, GEOMETRIES[name])
@@ -125,7 +129,7 @@ def test_units_of_work_may_be_divided_at_will(op: Any, name: str) -> None:
     assert np.array_equal(whole, divided)
 
 
-@pytest.mark.parametrize("name", ["padded", "stride 2", "small planes", "one axis", "1x1"])
+@pytest.mark.parametrize("name", ["padded", "stride 2", "few channels", "small planes", "one axis", "1x1"])
 @pytest.mark.parametrize("op", [conv_op, conv_input_grad], ids=lambda op: op.name)
 def test_pointwise_ops_that_follow_are_computed_in_the_same_kernel(op: Any, name: str) -> None:
     case = Case(op, GEOMETRIES[name])

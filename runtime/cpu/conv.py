@@ -7,46 +7,56 @@ does: dtypes but float32, three spatial axes and more, symbolic sizes but the ba
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from graphc.dims import product
 from graphc.op import Op
 from graphc.ops.conv import conv_input_grad, conv_op, conv_weight_grad
-from graphc.runtime.cpu import conv_direct, conv_weight, conv_winograd, conv_winograd_weight, lanes
+from graphc.runtime.cpu import conv_direct, conv_few, conv_weight, conv_winograd, conv_winograd_weight, lanes
 from graphc.runtime.cpu.builder import MEMORY_TYPE, Function, Int, Value, constant
 from graphc.runtime.cpu.conv_geometry import Axis, Convolution, described
 from graphc.runtime.cpu.conv_tiles import counters
 from graphc.runtime.cpu.phases import KernelCode, itemsize
 
 
-def exact(code: KernelCode) -> bool:
-    """Emit a convolution, or its gradient in x or w, exact up to the order of its sums."""
-    core = code.kernel.core
-    assert core is not None
-    convolution = described(core)
-    if core.dtype == "float32" and convolution.roles[2] == "w" and conv_weight.is_served(convolution):
-        code.note("direct")
-        conv_weight.weight_gradient(code, convolution)
-    elif core.dtype == "float32" and convolution.roles[2] != "w" and conv_direct.is_served(code, convolution):
-        code.note("direct")
-        conv_direct.direct(code, convolution)
-    else:
-        code.note("one result at a time")
-        plain(code, convolution)
-    return True
+class Algorithm(NamedTuple):
+    """A way to compute what it serves; the name is what a plan's report says."""
+
+    name: str
+    serves: Callable[[KernelCode, Convolution], bool]
+    emit: Callable[[KernelCode, Convolution], None]
+
+
+# For float32, the fastest first. The transforms round more than the others, which only order their sums differently.
+_TRANSFORMS = (
+    Algorithm("winograd 4x4", conv_winograd.is_served, conv_winograd.winograd),
+    Algorithm("winograd 4x4", conv_winograd_weight.is_served, conv_winograd_weight.winograd_weight),
+)
+_EXACT = (
+    Algorithm("direct, source in place", conv_few.is_served, conv_few.few),
+    Algorithm("direct", conv_direct.is_served, conv_direct.direct),
+    Algorithm("direct", conv_weight.is_served, conv_weight.weight_gradient),
+)
 
 
 def fastest(code: KernelCode) -> bool:
-    """Emit the same by transforms that round more, where they are faster."""
+    """Emit a convolution, or its gradient in x or w."""
+    return _emit(code, (*_TRANSFORMS, *_EXACT))
+
+
+def exact(code: KernelCode) -> bool:
+    """Emit the same, exact up to the order of its sums."""
+    return _emit(code, _EXACT)
+
+
+def _emit(code: KernelCode, algorithms: Sequence[Algorithm]) -> bool:
     core = code.kernel.core
     assert core is not None
     convolution = described(core)
-    if core.dtype != "float32" or not conv_winograd.is_profitable(convolution, code.host):
-        return exact(code)
-    is_weight = convolution.roles[2] == "w"
-    if not is_weight and not conv_direct.is_served(code, convolution):
-        return exact(code)
-    code.note("winograd 4x4")
-    (conv_winograd_weight.winograd_weight if is_weight else conv_winograd.winograd)(code, convolution)
+    found = [a for a in algorithms if core.dtype == "float32" and a.serves(code, convolution)]
+    algorithm = found[0] if found else Algorithm("one result at a time", lambda *_: True, plain)
+    code.note(algorithm.name)
+    algorithm.emit(code, convolution)
     return True
 
 

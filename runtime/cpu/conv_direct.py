@@ -87,34 +87,43 @@ class Blocking(NamedTuple):
 def direct(code: KernelCode, convolution: Convolution) -> None:
     """Emit a convolution that `is_served`."""
     source, weight = lanes.operand(code, 0), lanes.operand(code, 1)
-    convolution, (source, weight) = two_dimensional(convolution, source, weight)
-    height, width = (sweep(axis, convolution.roles[2]) for axis in convolution.axes)
-    o_step, i_step, *taps_step = (int(step) for step in weight.strides)
-    rows, channels, row_step, channel_step = convolution.outputs, convolution.inputs, o_step, i_step
-    if convolution.roles[2] == "x":
-        rows, channels, row_step, channel_step = channels, rows, i_step, o_step
-    what = Direct(
-        convolution.batch,
-        convolution.groups,
-        int(rows),
-        int(channels),
-        (height, width),
-        row_step,
-        channel_step,
-        (taps_step[0], taps_step[1]),
-        int(convolution.outputs) * o_step,
-    )
+    what, source, weight = described(convolution, source, weight)
+    height, width = what.sweeps
     sizes, spans = (height.size, width.size), (height.reach, width.reach)
     source = padded(code, source, convolution.batch, what.groups * what.channels, sizes, spans)
     _Direct(code, what, source, weight, convolution.products // PRODUCTS_PER_NS + 1).emit()
 
 
+def described(convolution: Convolution, source: Strided, weight: Strided) -> tuple[Direct, Strided, Strided]:
+    """What is computed, and its operands with two spatial axes."""
+    convolution, (source, weight) = two_dimensional(convolution, source, weight)
+    height, width = (sweep(axis, convolution.roles[2]) for axis in convolution.axes)
+    o_step, i_step, *taps_step = (int(step) for step in weight.strides)
+    inputs, outputs = int(convolution.inputs), int(convolution.outputs)
+    sides = [(outputs, o_step), (inputs, i_step)]
+    (rows, row_step), (channels, channel_step) = sides if convolution.roles[2] == "g" else reversed(sides)
+    steps = (taps_step[0], taps_step[1])
+    what = Direct(
+        convolution.batch,
+        convolution.groups,
+        rows,
+        channels,
+        (height, width),
+        row_step,
+        channel_step,
+        steps,
+        outputs * o_step,
+    )
+    return what, source, weight
+
+
 def is_served(code: KernelCode, convolution: Convolution) -> bool:
-    """Whether `direct` can emit it: sizes are known, and what it computes falls into few classes."""
-    (weight,) = [code.kernel.operands[k] for k, role in enumerate(convolution.roles[:2]) if role == "w"]
+    """Whether `direct` can emit it: g or x is computed, sizes are known, and x falls into few classes."""
+    if convolution.roles[2] == "w" or not convolution.is_static or len(convolution.axes) > 2:
+        return False
+    weight = code.kernel.operands[1]
     known = not weight.is_view or all(isinstance(step, int) for step in weight.loads[0].access.strides)
-    classes = math.prod(axis.stride for axis in convolution.axes) if convolution.roles[2] == "x" else 1
-    return known and convolution.is_static and len(convolution.axes) <= 2 and classes <= CLASSES
+    return known and (convolution.roles[2] == "g" or math.prod(axis.stride for axis in convolution.axes) <= CLASSES)
 
 
 # --------------------------------------------------------------------------------------------- the product
@@ -193,7 +202,8 @@ class _Direct:
     @property
     def is_packed(self) -> bool:
         """Whether the weights are copied first, as a tile's rows would fall into the same few sets of the cache."""
-        sets = SETS // math.gcd(SETS, self.what.row_step * BYTES // ALIGN)
+        lines = self.what.row_step * BYTES // ALIGN
+        sets = SETS // math.gcd(SETS, lines) if lines else SETS
         return not self.is_spread and self.loops[-1][0] == 1 and sets * WAYS < self.blocking.tile.rows
 
     @property
@@ -278,8 +288,7 @@ class _Direct:
 
     def narrow(self, bounds: list[tuple[Int, Int]]) -> list[tuple[Int, Int]]:
         """The bounds along the result's axes, which may have no height."""
-        axes = len(self.code.kernel.results[0].loops)
-        return bounds if axes == 4 else [*bounds[:2], *bounds[3:]]
+        return bounds if len(self.code.kernel.results[0].loops) == 4 else [*bounds[:2], *bounds[3:]]
 
     def scratch(self, part: int, offset: Int = 0) -> Value:
         """An address in scratch: in the results (0), the copied rows (1), the joined results (2)."""

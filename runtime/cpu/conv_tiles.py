@@ -71,13 +71,25 @@ def nested(
 
 
 def outer_product(
-    f: Function, host: Host, tile: Tile, a: Value, a_row: int, b: Value, align: int, sums: Sequence[Value]
+    f: Function,
+    host: Host,
+    tile: Tile,
+    a: Value,
+    a_row: int,
+    b: Value,
+    align: int,
+    sums: Sequence[Value],
+    places: Sequence[int] | None = None,
 ) -> list[Value]:
-    """The sums of a tile, row by row, plus the products of a column at `a` and a row at `b`."""
+    """The sums of a tile, row by row, plus the products of a column at `a` and a row at `b`.
+
+    Args:
+        places: where the vectors of the row lie; by default, one after the other.
+    """
     lanes = host.lanes(BYTES)
     type = vector(FLOAT, lanes)
     found = list(sums)
-    right = [f.load(type, f.address(b, v * lanes, FLOAT), align) for v in range(tile.vectors)]
+    right = [f.load(type, f.address(b, at, FLOAT), align) for at in places or range(0, tile.vectors * lanes, lanes)]
     for r in range(tile.rows):
         factor = f.splat(f.load(FLOAT, f.address(a, r * a_row, FLOAT), BYTES), lanes)
         for v, row in enumerate(right):

@@ -57,9 +57,9 @@ class Runs(NamedTuple):
     chunk: int
 
 
-def is_served(convolution: Convolution) -> bool:
-    """Whether `weight_gradient` can emit it: all sizes but the batch are known."""
-    return convolution.is_static and len(convolution.axes) <= 2
+def is_served(code: KernelCode, convolution: Convolution) -> bool:
+    """Whether `weight_gradient` can emit it: w's gradient is computed, and all sizes but the batch are known."""
+    return convolution.roles[2] == "w" and convolution.is_static and len(convolution.axes) <= 2
 
 
 def weight_gradient(code: KernelCode, convolution: Convolution) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from graphc.dims import Dim, ceil_div
-from graphc.runtime.cpu import lanes
+from graphc.runtime.cpu import conv_direct, lanes
 from graphc.runtime.cpu.builder import I64, Function, Int, Value, constant, vector
 from graphc.runtime.cpu.conv_geometry import Convolution, Sweep, sweep
 from graphc.runtime.cpu.conv_source import padded
@@ -102,8 +102,13 @@ def is_profitable(convolution: Convolution, host: Host) -> bool:
     return across <= WIDEST and products + transforms < 0.9 * plain
 
 
+def is_served(code: KernelCode, convolution: Convolution) -> bool:
+    """Whether `winograd` can emit it, and promises to be faster."""
+    return conv_direct.is_served(code, convolution) and is_profitable(convolution, code.host)
+
+
 def winograd(code: KernelCode, convolution: Convolution) -> None:
-    """Emit a convolution, or its gradient in x, that `is_profitable`."""
+    """Emit a convolution, or its gradient in x, that `is_served`."""
     source, weight = lanes.operand(code, 0), lanes.operand(code, 1)
     shape = _shape(convolution, code.host)
     height, width = shape.height.size, shape.width.size

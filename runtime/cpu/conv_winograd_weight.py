@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from graphc.dims import Dim, ceil_div
-from graphc.runtime.cpu import lanes
+from graphc.runtime.cpu import conv_weight, lanes
 from graphc.runtime.cpu.builder import Function, Int, Value, vector
 from graphc.runtime.cpu.conv_geometry import Convolution, Sweep, sweep
 from graphc.runtime.cpu.conv_source import turn_rows
@@ -28,7 +28,7 @@ from graphc.runtime.cpu.conv_tiles import (
     rows_of_tiles,
     zero_fill,
 )
-from graphc.runtime.cpu.conv_weight import put_weights
+from graphc.runtime.cpu.conv_winograd import is_profitable
 from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.phases import KernelCode, Strided, aligned
 from graphc.runtime.cpu.winograd import PLACES, RESULTS, SIDE, TAPS, Lines, store_column, two_passes
@@ -77,8 +77,13 @@ class Shape(NamedTuple):
         return self.images * self.lines * self.across
 
 
+def is_served(code: KernelCode, convolution: Convolution) -> bool:
+    """Whether `winograd_weight` can emit it, and promises to be faster."""
+    return conv_weight.is_served(code, convolution) and is_profitable(convolution, code.host)
+
+
 def winograd_weight(code: KernelCode, convolution: Convolution) -> None:
-    """Emit a gradient in w for which the transforms are profitable."""
+    """Emit a gradient in w that `is_served`."""
     x, g = lanes.operand(code, 0), lanes.operand(code, 1)
     result = lanes.result(code, 0)
     _Winograd(code, _shape(convolution, code.host), x, g, convolution.products // 100 + 1).emit(result)
@@ -134,7 +139,7 @@ class _Winograd:
         def index(f: Function, part: Int, row: Int, tap: Int, c: Int) -> Sequence[Int]:
             return part, f.div(tap, TAPS), f.rem(tap, TAPS), row, c
 
-        put_weights(self.code, sums, shape.parts, result, (shape.outputs, shape.inputs, TAPS * TAPS), index)
+        conv_weight.put_weights(self.code, sums, shape.parts, result, (shape.outputs, shape.inputs, TAPS * TAPS), index)
 
     # ------------------------------------------------------------------------------------ phases
 
