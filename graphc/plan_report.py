@@ -106,7 +106,8 @@ def _code(plan: Plan) -> Iterator[str]:
     native = [made for made in plan.made if made.native]
     if not plan.made:
         return
-    workspace, scratch = (max([made[k] for made in native], default=0) for k in (2, 3))
+    workspace = max([made.workspace for made in native], default=0)
+    scratch = max([made.scratch for made in native], default=0)
     needed = f"{with_unit(workspace)} of workspace, {with_unit(scratch)} of scratch a thread"
     divided = sum(made.parts > 1 for made in native)
     yield f"code: {len(native)} of {len(plan.made)} kernels are native; {divided} are divided among threads; {needed}"

@@ -119,7 +119,7 @@ class Timed(CommandList):
         self.clock = clock()
         count = len(commands)
         head = COMMANDS + COMMAND_BYTES * count
-        plan = np.frombuffer((ctypes.c_int64 * (head // 8)).from_address(commands.address), np.int64)
+        plan = np.ctypeslib.as_array((ctypes.c_int64 * (head // 8)).from_address(commands.address))
         tickets = plan[COMMANDS // 8 :].reshape(-1, COMMAND_BYTES // 8)[:, TICKETS // 8]
         log = head + ARGS_BYTES * count
         log += -log % RECORDS
@@ -145,7 +145,7 @@ class Timed(CommandList):
         Args:
             scratch: with which it was run; at least a page for each worker.
         """
-        stride = int(np.frombuffer((ctypes.c_int64 * 1).from_address(scratch.address), np.int64)[0])
+        stride = int(scratch.memory[:8].view(np.int64)[0])
         count = int(self._log[0])
         records = self._log[RECORDS // 8 :][: len(RECORD) * count].reshape(-1, len(RECORD)).copy()
         ticks, ns = self._now
