@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -70,7 +71,8 @@ def assemble(*outputs: Node, info: TargetInfo = INFO) -> int:
     steps = plan_kernels(prepared(outputs, info=info), info).steps
     for host in (HOSTS["avx2"], HOSTS["neon"]):
         for step in steps:
-            assert compiled(native(step.kernel, host).assembly, host)
+            code = compiled(native(step.kernel, host).assembly, host)
+            assert not re.search(rb"__(trunc|extend|fix|float)", code)  # functions that a process may lack
     return len(steps)
 
 

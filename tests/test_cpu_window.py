@@ -119,10 +119,10 @@ def test_operands_lie_as_they_are_and_results_go_on() -> None:
 
 
 def test_other_machines() -> None:
-    for dtype in ("float32", "float16", "int8"):
+    for dtype in ("float32", "float16", "bfloat16", "int8"):
         node = gc.placeholder("x", ("n", 2, 9, "w"), dtype)
         assert assemble(pooling.max_pool_op(node, **WIDE), pooling.max_pool_indices(node, **WIDE)) == 2
     mean = {**WIDE, "count_include_pad": False}
     assert assemble(pooling.avg_pool_op(gc.placeholder("x", ("n", 2, 9, "w")), **mean)) == 1
-    g = gc.placeholder("g", ("n", 2, 5, 20))
+    g = gc.placeholder("g", ("n", 2, 5, 20), "bfloat16")
     assert assemble(pooling.avg_pool_input_grad(g, spatial=(9, 40), **mean)) == 1

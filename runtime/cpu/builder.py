@@ -56,6 +56,11 @@ def with_element(type: str, element: str) -> str:
     return vector(element, lanes_of(type))
 
 
+def _as_bits(type: str) -> str:
+    """The type in which masked instructions move elements: 16-bit floats would pass through a float32 one by one."""
+    return with_element(type, "i16") if element_of(type) in ("half", "bfloat") else type
+
+
 def _mangled(type: str) -> str:
     """A type as it is spelled in the name of an overloaded intrinsic."""
     names = {"half": "f16", "bfloat": "bf16", "float": "f32", "double": "f64", "ptr": "p0"}
@@ -321,11 +326,13 @@ class Function:
         """A scalar or vector from memory; lanes where `mask` is false are not read, and 0."""
         if mask is None:
             return self.emit(type, f"load {type}, ptr {at.text}, align {align}")
-        name = f"llvm.masked.load.{_mangled(type)}.p0"
-        self.module.declare(name, type, [PTR, mask.type, type])
-        return self.emit(
-            type, f"call {type} @{name}(ptr align {align} {at.text}, {mask.type} {mask.text}, {type} zeroinitializer)"
+        bits = _as_bits(type)
+        name = f"llvm.masked.load.{_mangled(bits)}.p0"
+        self.module.declare(name, bits, [PTR, mask.type, bits])
+        found = self.emit(
+            bits, f"call {bits} @{name}(ptr align {align} {at.text}, {mask.type} {mask.text}, {bits} zeroinitializer)"
         )
+        return self.convert("bitcast", found, type)
 
     def store(self, value: Value, at: Value, align: int, mask: Value | None = None, *, stream: bool = False) -> None:
         """A scalar or vector to memory; lanes where `mask` is false are left as they are.
@@ -337,6 +344,7 @@ class Function:
             hint = ", !nontemporal !0" if stream else ""
             self.do(f"store {value.type} {value.text}, ptr {at.text}, align {align}{hint}")
             return
+        value = self.convert("bitcast", value, _as_bits(value.type))
         name = f"llvm.masked.store.{_mangled(value.type)}.p0"
         self.module.declare(name, "void", [value.type, PTR, mask.type])
         self.do(f"call void @{name}({value.type} {value.text}, ptr align {align} {at.text}, {mask.type} {mask.text})")
@@ -344,17 +352,20 @@ class Function:
     def gather(self, type: str, addresses: Value, align: int, mask: Value | None = None) -> Value:
         """A vector of elements, each from its own address."""
         mask = mask or constant(with_element(type, "i1"), True)
-        name = f"llvm.masked.gather.{_mangled(type)}.{_mangled(addresses.type)}"
-        self.module.declare(name, type, [addresses.type, mask.type, type])
-        return self.emit(
-            type,
-            f"call {type} @{name}({addresses.type} align {align} {addresses.text}, {mask.type} {mask.text}, "
-            f"{type} zeroinitializer)",
+        bits = _as_bits(type)
+        name = f"llvm.masked.gather.{_mangled(bits)}.{_mangled(addresses.type)}"
+        self.module.declare(name, bits, [addresses.type, mask.type, bits])
+        found = self.emit(
+            bits,
+            f"call {bits} @{name}({addresses.type} align {align} {addresses.text}, {mask.type} {mask.text}, "
+            f"{bits} zeroinitializer)",
         )
+        return self.convert("bitcast", found, type)
 
     def scatter(self, value: Value, addresses: Value, align: int, mask: Value | None = None) -> None:
         """Store the elements of a vector, each to its own address, the first lane first."""
         mask = mask or constant(with_element(value.type, "i1"), True)
+        value = self.convert("bitcast", value, _as_bits(value.type))
         name = f"llvm.masked.scatter.{_mangled(value.type)}.{_mangled(addresses.type)}"
         self.module.declare(name, "void", [value.type, addresses.type, mask.type])
         self.do(

@@ -154,7 +154,8 @@ def load_lanes(f: Function, dtype: str, at: Value, stride: Int, lanes: int, mask
     if lanes == 1 or (isinstance(stride, int) and stride == 1):
         return f.load(vector(memory, lanes), at, align, mask)
     if isinstance(stride, int) and stride == 0:
-        return f.splat(f.load(memory, at, align), lanes)
+        bits = f.splat(f.load(f"i{8 * align}", at, align), lanes)
+        return f.convert("bitcast", bits, vector(memory, lanes))
     steps = f.binary("mul", f.counter(lanes), f.splat(f.i64(stride), lanes))
     return f.gather(vector(memory, lanes), f.addresses(at, steps, memory), align, mask)
 
