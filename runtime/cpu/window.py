@@ -28,7 +28,7 @@ from graphc.runtime.cpu.builder import (
     with_element,
 )
 from graphc.runtime.cpu.nest import HALVES, is_signed, to_memory
-from graphc.runtime.cpu.phases import Frame, KernelCode, itemsize
+from graphc.runtime.cpu.phases import Frame, KernelCode, Strided, itemsize
 from graphc.runtime.cpu.reductions import REDUCTIONS
 from graphc.runtime.cpu.rows import columns, fitting, load_lanes, nest, store_lanes, units
 
@@ -181,6 +181,12 @@ def splat(f: Function, number: Int, type: str, lanes: int) -> Value:
     return f.splat(f.convert("trunc", number, type), lanes)
 
 
+def _place_type(spatial: Sequence[Dim]) -> str:
+    """The type that holds every position in a plane."""
+    plane = product(spatial)
+    return "i32" if isinstance(plane, int) and plane < MAX_I32 else I64
+
+
 class _Row(NamedTuple):
     """Where a row of the data lies.
 
@@ -267,8 +273,7 @@ def _pool(code: KernelCode) -> bool:
     f, rule, signed = frame.f, _RULES[core.op], is_signed(x.dtype)
     axes = _axes(frame, spatial, shape[2:], attrs)
     *outer, last = axes
-    plane = product(spatial)
-    place = "i32" if isinstance(plane, int) and plane < MAX_I32 else I64
+    place = _place_type(spatial)
     type = vector(_computed_type(x.dtype), lanes)
     sizes = frame.sizes(spatial)
     mean = _Mean(f, axes, attrs["count_include_pad"], type, place) if core.op is pooling.avg_pool_op else None
@@ -290,7 +295,7 @@ def _pool(code: KernelCode) -> bool:
         bounds = [axis.met(f, start) for axis, start in zip(outer, starts, strict=True)]
         found = nest(f, bounds, row, rule.start(type, vector(place, lanes), signed))[-1]
         if mean is not None:
-            found = mean(found, starts, first)
+            found = mean.beside(mean.over(found, starts), first)
         if core.op is pooling.max_pool_indices:
             found = f.intrinsic("smax", found, constant(found.type, 0))
             found = f.convert("sext", found, vector(I64, lanes))
@@ -333,9 +338,10 @@ def _blocks(f: Function, axis: _Axis, lanes: int, body: Callable[[Int, bool], No
 class _Mean:
     """Divides the sums of neighbouring windows by how many elements they count.
 
-    Args:
+    Attributes:
         type: of the sums.
         place: the type of positions.
+        same: whether all windows count as many.
     """
 
     def __init__(self, f: Function, axes: Sequence[_Axis], include_pad: bool, type: str, place: str) -> None:
@@ -343,24 +349,37 @@ class _Mean:
         self.include_pad = include_pad
         self.same = all(axis.inside or (include_pad and axis.padded) for axis in axes)
 
-    def counted(self, axis: _Axis) -> tuple[Int, Int]:
+    def over(self, total: Value, starts: Sequence[Int]) -> Value:
+        """Divided by what windows count that begin at `starts` on the outer axes, unless all count as many."""
+        f = self.f
+        for axis, start in zip(self.axes, [] if self.same else starts, strict=False):
+            first, last = axis.taps(f, start, *self._counted(axis))
+            count = self._float(f.max(f.sub(last, first), 0))
+            total = f.binary("fdiv", total, f.splat(count, lanes_of(self.type)))
+        return total
+
+    def beside(self, total: Value, first: Int) -> Value:
+        """Divided by what they count on the last axis, from window `first` on; or in all, if all count as many."""
+        f = self.f
+        if not self.same:
+            return f.binary("fdiv", total, self._beside(first))
+        number: Int = 1
+        for axis in self.axes:
+            number = f.mul(number, axis.kernel)
+        return f.binary("fdiv", total, f.splat(self._float(number), lanes_of(self.type)))
+
+    def _counted(self, axis: _Axis) -> tuple[Int, Int]:
         """The first and last (exclusive) position that counts."""
         return (-axis.before, self.f.add(axis.size, axis.after)) if self.include_pad else (0, axis.size)
-
-    def along(self, axis: _Axis, start: Int) -> Value:
-        """How many elements along an axis the window counts that begins at `start`, as a float."""
-        f = self.f
-        first, last = axis.taps(f, start, *self.counted(axis))
-        return self._float(f.max(f.sub(last, first), 0))
 
     def _float(self, number: Int) -> Value:
         element = element_of(self.type)
         return constant(element, number) if isinstance(number, int) else self.f.convert("sitofp", number, element)
 
-    def beside(self, axis: _Axis, first: Int) -> Value:
-        """As `along` for the last axis, of neighbouring windows from `first` on."""
-        f, lanes = self.f, lanes_of(self.type)
-        low, high = self.counted(axis)
+    def _beside(self, first: Int) -> Value:
+        """How many elements of the last axis neighbouring windows count."""
+        f, axis, lanes = self.f, self.axes[-1], lanes_of(self.type)
+        low, high = self._counted(axis)
         room = splat(f, f.sub(high, low), self.place, lanes)
 
         def count(index: list[Int], carried: list[Value]) -> list[Value]:
@@ -370,22 +389,6 @@ class _Mean:
 
         counts = nest(f, [(0, axis.kernel)], count, [constant(room.type, 0)], WRITTEN)
         return f.convert("sitofp", counts[0], self.type)
-
-    def whole(self) -> Value:
-        """How many elements every window counts, where it is the same for all."""
-        number: Int = 1
-        for axis in self.axes:
-            number = self.f.mul(number, axis.kernel)
-        return self._float(number)
-
-    def __call__(self, total: Value, starts: Sequence[Int], first: Int) -> Value:
-        """The means of the windows that begin at `starts` on the outer axes, from window `first` on the last one."""
-        f, lanes = self.f, lanes_of(self.type)
-        if self.same:
-            return f.binary("fdiv", total, f.splat(self.whole(), lanes))
-        for axis, start in zip(self.axes, starts, strict=False):
-            total = f.binary("fdiv", total, f.splat(self.along(axis, start), lanes))
-        return f.binary("fdiv", total, self.beside(self.axes[-1], first))
 
 
 def pooling_cost(shape: Sequence[Dim], kernel: Sequence[Dim]) -> Dim:
@@ -406,63 +409,86 @@ def _spread(code: KernelCode) -> bool:
     assert core is not None
     g, x = regions.operand(code, 0), regions.result(code, 0)
     shape, attrs = core.shape, core.attrs
-    spatial, counts = shape[2:], core.inputs[0].shape[2:]
-    wide = code.host.lanes(max(4, itemsize(x.dtype)))
-    size, kernel, stride, dilation = spatial[-1], attrs["kernel"][-1], attrs["stride"][-1], attrs["dilation"][-1]
-    margin = attrs["padding"][-1][0] + span(kernel, dilation)
-    room = margin + (counts[-1] - 1) * stride + 1 + size + wide
+    counts = core.inputs[0].shape[2:]
+    element = _computed_type(x.dtype)
+    wide = vector(element, code.host.lanes(max(4, itemsize(x.dtype))))
+    narrow = vector(element, fitting(counts[-1], lanes_of(wide), least=2))
+    margin = attrs["padding"][-1][0] + span(attrs["kernel"][-1], attrs["dilation"][-1])
+    room = margin + (counts[-1] - 1) * attrs["stride"][-1] + 1 + shape[-1] + lanes_of(wide)
     frame = code.phase(product(shape[:-1]), pooling_cost(shape, attrs["kernel"]), room * max(4, itemsize(x.dtype)))
     f = frame.f
-    *outer, last = axes = _axes(frame, spatial, counts, attrs)
-    element = _computed_type(x.dtype)
-    plane = product(spatial)
-    place = "i32" if isinstance(plane, int) and plane < MAX_I32 else I64
-    sums = fitting(counts[-1], wide, least=2)
-    mean = _Mean(f, axes, attrs["count_include_pad"], vector(element, sums), place)
-    align = itemsize(x.dtype) if element != "float" else 4
-
-    def clear(at: Int, mask: Value | None) -> None:
-        f.store(constant(vector(element, wide), 0), f.address(frame.scratch, at, element), align, mask)
-
-    columns(f, frame.size(room), wide, clear)
-
-    def gather(lead: list[Int], index: list[Int], first: Int, mask: Value | None) -> None:
-        def window(windows: list[Int], carried: list[Value]) -> list[Value]:
-            at = frame.at(g, [*lead, *windows, first])
-            value = load_lanes(f, g.dtype, at, frame.size(g.strides[-1]), sums, mask)
-            value = f.convert("fpext", value, carried[0].type) if g.dtype in HALVES else value
-            starts = [axis.start(f, w) for axis, w in zip(outer, windows, strict=True)]
-            if not mean.same:
-                for axis, start in zip(outer, starts, strict=True):
-                    value = f.binary("fdiv", value, f.splat(mean.along(axis, start), sums))
-            offsets = [f.sub(i, start) for i, start in zip(index, starts, strict=True)]
-            return _if_met(f, outer, offsets, value, carried)
-
-        bounds = [_windows_over(f, axis, i) for axis, i in zip(outer, index, strict=True)]
-        total = nest(f, bounds, window, [constant(vector(element, sums), 0)])[0]
-        divisor = f.splat(mean.whole(), sums) if mean.same else mean.beside(last, first)
-        at = f.address(frame.scratch, f.add(last.start(f, first), frame.size(margin)), element)
-        store_lanes(f, f.binary("fdiv", total, divisor), at, last.stride, align, mask)
-
-    def add(row: Value, first: Int, mask: Value | None) -> None:
-        def tap(j: list[Int], carried: list[Value]) -> list[Value]:
-            behind = f.sub(f.add(first, frame.size(margin)), f.mul(j[0], last.dilation))
-            value = f.load(carried[0].type, f.address(frame.scratch, behind, element), align)
-            return [f.binary("fadd", carried[0], value)]
-
-        total = nest(f, [(0, last.kernel)], tap, [constant(vector(element, wide), 0)], WRITTEN)[0]
-        f.store(to_memory(f, total, x.dtype), f.address(row, first, MEMORY_TYPE[x.dtype]), itemsize(x.dtype), mask)
+    axes = _axes(frame, shape[2:], counts, attrs)
+    mean = _Mean(f, axes, attrs["count_include_pad"], narrow, _place_type(shape[2:]))
+    spreading = _Spreading(frame, g, x, axes, mean, frame.size(margin), wide)
 
     def unit(at: list[Int]) -> None:
-        lead, index = at[:2], at[2:]
-        columns(f, last.windows, sums, lambda first, mask: gather(lead, index, first, mask))
+        columns(f, axes[-1].windows, lanes_of(narrow), lambda first, mask: spreading.add_above(at, first, mask))
         row = frame.at(x, at)
-        columns(f, last.size, wide, lambda first, mask: add(row, first, mask))
+        columns(f, axes[-1].size, lanes_of(wide), lambda first, mask: spreading.add_along(row, first, mask))
 
+    spreading.clear(frame.size(room))
     units(frame, shape[:-1], unit)
     frame.done()
     regions.finish(code, 0)
     return True
+
+
+class _Spreading:
+    """What adds up the windows that meet the elements of a row.
+
+    Attributes:
+        margin: where in scratch the sum of a window lies that begins with the row.
+        wide: the type of neighbouring elements; `mean` has that of neighbouring windows.
+    """
+
+    def __init__(
+        self, frame: Frame, g: Strided, x: Strided, axes: Sequence[_Axis], mean: _Mean, margin: Int, wide: str
+    ) -> None:
+        self.frame, self.f, self.g, self.x, self.mean, self.margin, self.wide = frame, frame.f, g, x, mean, margin, wide
+        self.outer, self.last = axes[:-1], axes[-1]
+        self.element = element_of(wide)
+        self.align = max(4, itemsize(x.dtype))
+
+    def sums(self, at: Int) -> Value:
+        """The address of a place in scratch."""
+        return self.f.address(self.frame.scratch, at, self.element)
+
+    def clear(self, room: Int) -> None:
+        """Fill scratch with zeros."""
+        zeros = constant(self.wide, 0)
+        columns(
+            self.f, room, lanes_of(self.wide), lambda at, mask: self.f.store(zeros, self.sums(at), self.align, mask)
+        )
+
+    def add_above(self, at: Sequence[Int], first: Int, mask: Value | None) -> None:
+        """Add up, for neighbouring windows, those above each other that meet the row at `at`; into scratch."""
+        f, type = self.f, self.mean.type
+        lead, index = at[:2], at[2:]
+
+        def window(windows: list[Int], carried: list[Value]) -> list[Value]:
+            where, step = self.frame.at(self.g, [*lead, *windows, first]), self.frame.size(self.g.strides[-1])
+            value = load_lanes(f, self.g.dtype, where, step, lanes_of(type), mask)
+            value = f.convert("fpext", value, type) if self.g.dtype in HALVES else value
+            starts = [axis.start(f, w) for axis, w in zip(self.outer, windows, strict=True)]
+            value = self.mean.over(value, starts)
+            offsets = [f.sub(i, start) for i, start in zip(index, starts, strict=True)]
+            return _if_met(f, self.outer, offsets, value, carried)
+
+        bounds = [_windows_over(f, axis, i) for axis, i in zip(self.outer, index, strict=True)]
+        total = nest(f, bounds, window, [constant(type, 0)])[0]
+        place = self.sums(f.add(self.last.start(f, first), self.margin))
+        store_lanes(f, self.mean.beside(total, first), place, self.last.stride, self.align, mask)
+
+    def add_along(self, row: Value, first: Int, mask: Value | None) -> None:
+        """Add up, for neighbouring elements of a row, the sums in scratch that meet them; into the row."""
+        f, dtype = self.f, self.x.dtype
+
+        def tap(j: list[Int], carried: list[Value]) -> list[Value]:
+            behind = f.sub(f.add(first, self.margin), f.mul(j[0], self.last.dilation))
+            return [f.binary("fadd", carried[0], f.load(self.wide, self.sums(behind), self.align))]
+
+        total = nest(f, [(0, self.last.kernel)], tap, [constant(self.wide, 0)], WRITTEN)[0]
+        f.store(to_memory(f, total, dtype), f.address(row, first, MEMORY_TYPE[dtype]), itemsize(dtype), mask)
 
 
 def _windows_over(f: Function, axis: _Axis, i: Int) -> tuple[Int, Int]:
