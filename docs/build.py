@@ -1,18 +1,24 @@
-"""Renews the pictures in this folder: `make docs`.
+"""Renews what is generated in this folder: `make docs`.
 
-They are laid out by the packaged layout engine, whatever the machine has, so that they are the same everywhere.
+Pictures are laid out by the packaged layout engine, whatever the machine has, so that they are the same everywhere.
 """
 
 from __future__ import annotations
 
 import doctest
+import re
 import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import graphc as gc
 from graphc.exporters.images import FORMATS
+from graphc.runtime.cpu.dump import machine_code
+from graphc.runtime.cpu.host import HOSTS
+from graphc.runtime.cpu.kernels import native_kernel
 
 HERE = Path(__file__).parent
 
@@ -62,6 +68,32 @@ def repeats() -> Any:
 PICTURES: dict[str, Callable[[], Any]] = {"training": training, "digits": digits, "repeats": repeats}
 
 
+def loop() -> str:
+    """The machine code of the loop of the first kernel on the page on the CPU."""
+    with gc.Graph(), gc.Session(device="plan") as session:
+        x, b = (gc.placeholder(name, shape=("n",)) for name in "xb")
+        kernel = session.plan(gc.relu(x * 2.5 + b), {x: np.zeros(1), b: np.zeros(1)}).kernels[0].kernel
+    host = HOSTS["avx2"]
+    native = native_kernel(kernel, host)
+    assert native is not None
+    blocks = re.split(r"^(?=\.L\w+:)", machine_code(native.assembly, host), flags=re.MULTILINE)
+    longest = max(blocks, key=lambda block: len(re.findall(r"^\tv(?:mul|add|max)ps", block, re.MULTILINE)))
+    instructions = longest.partition("\tjmp")[0].rstrip().expandtabs(8)
+    return f"```asm\n{instructions}\n```"
+
+
+TEXTS: dict[tuple[str, str], Callable[[], str]] = {("cpu.md", "loop"): loop}
+
+
+def with_text(page: str, name: str, text: str) -> str:
+    """A page in which what stands between the marks of this name is renewed."""
+    before, begin, rest = page.partition(f"<!-- {name} -->\n")
+    _, end, after = rest.partition(f"<!-- /{name} -->")
+    if not begin or not end:
+        raise ValueError(f"the page has no marks <!-- {name} --> and <!-- /{name} -->")
+    return f"{before}{begin}{text}\n{end}{after}"
+
+
 def drawing(name: str) -> Any:
     """The picture of this name as a `graphviz.Digraph`."""
     with gc.Graph():
@@ -72,4 +104,8 @@ if __name__ == "__main__":
     for name in PICTURES:
         path = HERE / f"{name}.svg"
         path.write_bytes(FORMATS["svg"](drawing(name).source))
+        print(f"wrote {path}")
+    for (page, name), text in TEXTS.items():
+        path = HERE / page
+        path.write_text(with_text(path.read_text(encoding="utf-8"), name, text()), encoding="utf-8")
         print(f"wrote {path}")

@@ -118,9 +118,10 @@ def _code(plan: Plan) -> Iterator[str]:
 
 def _simplified(written: Program, program: Program) -> Iterator[str]:
     """How many ops there were, with composites taken apart, and which of them are gone."""
-    before, after = _ops(written), Counter(node.op.name for node in program.nodes() if node.op.kind not in LEAVES)
+    counts = _ops(written)
+    before, after = counts[written], Counter(node.op.name for node in program.nodes() if node.op.kind not in LEAVES)
     constants = {node for node in program.nodes() if node.op.kind == "constant"}
-    ahead = len(constants.difference(written.nodes()))
+    ahead = len(constants.difference(*[within.nodes() for within in counts]))
     gone = before - after
     shown = dict(gone.most_common(SHOWN))
     rest = sum(gone.values()) - sum(shown.values())
@@ -131,8 +132,8 @@ def _simplified(written: Program, program: Program) -> Iterator[str]:
     )
 
 
-def _ops(program: Program) -> Counter[str]:
-    """The primitive ops of a program, those in the bodies of composites included."""
+def _ops(program: Program) -> dict[Program, Counter[str]]:
+    """The primitive ops of a program, and of each body of a composite in it, those in bodies included."""
     counts: dict[Program, Counter[str]] = {}
     waiting = [program]
     while waiting:
@@ -145,7 +146,7 @@ def _ops(program: Program) -> Counter[str]:
         for body, times in Counter(node.body for node in nodes if node.body is not None).items():
             found.update({name: times * count for name, count in counts[body].items()})
         counts[waiting.pop()] = found
-    return counts[program]
+    return counts
 
 
 # ------------------------------------------------------------------------------------------- why not fused
@@ -192,7 +193,7 @@ def _reason(buffer: int, writer: Step, readers: Sequence[Step]) -> str:
         often = core.op.kind in ("contract", "conv", "window")
         return f"{core.op.name} reads {'each element many times' if often else 'its operands as they lie in memory'}"
     if writer.kernel.core is not None and reader.kernel.kind == "reduce":
-        return f"sums over what {writer.kernel.core.op.name} gives need all of it"
+        return f"a kernel that sums computes what follows {writer.kernel.core.op.name}"
     if writer.kernel.kind == "reduce" and reader.kernel.core is None:
         return "results of a reduction, which is over before other loops use them"
     if writer.kernel.core is not None:
