@@ -291,20 +291,15 @@ class Panels(NamedTuple):
 
 
 def _packed(code: KernelCode, problem: Problem, which: str) -> Panels | None:
-    """Emit the phase that packs an operand, if it may need it: a unit is a panel."""
+    """Emit the phase that packs an operand, if it may need it: a unit is some panels, for some k."""
     limit = problem.limit(which)
     if limit == ALWAYS or (isinstance(problem.m, int) and problem.m <= limit):
         return None
-    source, extent, width = (
-        (_transposed(problem.a), problem.m, problem.height)
-        if which == "a"
-        else (problem.b, problem.n, tile(code.host, problem.compute).width)
-    )
-    lines = {"a": {"rows": "columns", "columns": "lines"}, "b": {"rows": "lines", "columns": "columns"}}[which].get(
-        problem.a_lines if which == "a" else problem.b_lines, "strided"
-    )
-    if lines == "columns" and problem.compute not in FLOATS:
-        lines = "strided"
+    whole = tile(code.host, problem.compute).width
+    operands = {"a": (_transposed(problem.a), problem.m, problem.height), "b": (problem.b, problem.n, whole)}
+    source, extent, width = operands[which]
+    ways = {"rows": "lines", "columns": "columns" if problem.compute in FLOATS else "strided"}
+    way = ways.get(_layout((problem.k, extent), source.strides[-2:]), "strided")
     axes = tuple(axis for axis, stride in enumerate(source.strides[:-2]) if stride != 0)
     count = ceil_div(extent, width)
     matrices = product([problem.batch[axis] for axis in axes])
@@ -314,7 +309,6 @@ def _packed(code: KernelCode, problem: Problem, which: str) -> Panels | None:
     frame = code.phase(product(counts), matrices * extent * problem.k // 5 + 10)
     f = frame.f
     size, k = frame.size(extent), frame.size(problem.k)
-    symbol = f"pack.{lines}.{problem.dtype}"
 
     def unit(u: Value, _: list[Value]) -> None:
         *varying, group, block = _split(frame, u, counts)
@@ -328,7 +322,7 @@ def _packed(code: KernelCode, problem: Problem, which: str) -> Panels | None:
         stride_k, stride_x = frame.sizes(source.strides[-2:])
         sizes = [f.mul(k, width), f.min(PACKED_PANELS * width, f.sub(size, x)), f.min(PACKED_K, f.sub(k, p)), width]
         at = frame.at(source, [*index, p, x])
-        f.call(symbol, "void", at, f.i64(stride_x), f.i64(stride_k), to, *map(f.i64, sizes))
+        f.call(f"pack.{way}.{problem.dtype}", "void", at, f.i64(stride_x), f.i64(stride_k), to, *map(f.i64, sizes))
 
     def pack() -> None:
         f.loop(frame.low, frame.high, 1, unit)
@@ -375,10 +369,7 @@ def _described(problem: Problem, a: Panels | None, b: Panels | None) -> str:
 
 
 class _Blocks:
-    """The code of a unit of work.
-
-    Attributes:
-    """
+    """The code of a unit of work; `a` and `b` are the operands that may have been packed."""
 
     def __init__(self, frame: Frame, problem: Problem, a: Panels | None, b: Panels | None) -> None:
         self.frame = frame
