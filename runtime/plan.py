@@ -66,6 +66,9 @@ class PlanTarget:
             plan_kernels(program, self.info, disable=self.disable), self.seed, "arena" not in self.disable
         )
 
+    def close(self) -> None:
+        """See `Target.close`: nothing is kept."""
+
 
 class PlanExecutable:
     """A program's symbolic plan, and its plans for the sizes that came last."""

@@ -54,6 +54,10 @@ class Target(Protocol):
         """Prepare a program whose passes have run."""
         ...
 
+    def close(self) -> None:
+        """Free what is kept between runs; none comes after this."""
+        ...
+
 
 class _Step(NamedTuple):
     node: Node
@@ -136,3 +140,6 @@ class ReferenceTarget:
     def compile(self, program: Program) -> ReferenceExecutable:
         """See `Target.compile`."""
         return ReferenceExecutable(program)
+
+    def close(self) -> None:
+        """See `Target.close`: nothing is kept."""

@@ -156,6 +156,7 @@ class Session:
         self._closed = True
         self._shortcuts.forget()
         self._plans.clear()
+        self._target.close()
         self._state = State({}, {}, self.seed)
 
     def _check_open(self) -> None:
@@ -265,9 +266,7 @@ class Session:
         return Profile(self.device, [self._recorded(fetches, feeds, training)[1] for _ in range(runs)])
 
     @exclusive
-    def _recorded(
-        self, fetches: Any, feeds: Mapping[Any, Any] | None, training: bool | None
-    ) -> tuple[Any, Recorder]:
+    def _recorded(self, fetches: Any, feeds: Mapping[Any, Any] | None, training: bool | None) -> tuple[Any, Recorder]:
         """See `run`; and what happened when."""
         self._check_open()
         recorder = Recorder()

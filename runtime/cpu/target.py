@@ -112,6 +112,11 @@ class CpuTarget:
         """Fuse, schedule and generate code for a program whose passes have run."""
         return CpuExecutable(self, plan_kernels(program, self.info, disable=self.disable))
 
+    def close(self) -> None:
+        """Free the memory of runs, and let go of the threads, which end with their last user."""
+        self.pool = shared_pool(1)
+        self.memory, self.scratch, self.blocks = Memory(), Scratch(1), Blocks()
+
 
 class CpuExecutable:
     """A program's symbolic plan with its code, and the commands for the sizes that came last."""
