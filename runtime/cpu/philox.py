@@ -209,11 +209,8 @@ def _box_muller(f: Function, u: Value, v: Value) -> tuple[Value, Value]:
     """Two normal numbers of two uniforms."""
     one, two, turn = [constant(u.type, number) for number in (1.0, -2.0, 2.0 * math.pi)]
     radius = f.intrinsic("sqrt", f.binary("fmul", two, vector_math.log(f, f.binary("fsub", one, u))))
-    angle = f.binary("fmul", turn, v)
-    return (
-        f.binary("fmul", radius, vector_math.cos(f, angle)),
-        f.binary("fmul", radius, vector_math.sin(f, angle)),
-    )
+    sine, cosine = vector_math.sin_and_cos(f, f.binary("fmul", turn, v))
+    return f.binary("fmul", radius, cosine), f.binary("fmul", radius, sine)
 
 
 def _interleaved(f: Function, pair: Sequence[Value]) -> list[Value]:
@@ -226,7 +223,7 @@ def _interleaved(f: Function, pair: Sequence[Value]) -> list[Value]:
 
 # ---------------------------------------------------------------------------------------------- phases
 
-NS = {uniform_op: 1, normal_op: 2, bernoulli_op: 1, integers_op: 1}  # nanoseconds an element, at most
+HALF_NS = {uniform_op: 1, normal_op: 4, bernoulli_op: 1, integers_op: 2}  # half nanoseconds for each element
 
 
 def _drawn(rule: Callable[[Mapping[str, Any]], Draw | None]) -> Callable[[KernelCode], bool]:
@@ -239,7 +236,7 @@ def _drawn(rule: Callable[[Mapping[str, Any]], Draw | None]) -> Callable[[Kernel
         if draw is None:
             return False
         y, count = regions.result(code, 0), product(core.shape)
-        frame = code.phase(ceil_div(count, UNIT), count * NS[core.op] + 1)
+        frame = code.phase(ceil_div(count, UNIT), count * HALF_NS[core.op] // 2 + 1)
         f = frame.f
         generator = _Generator(frame, code.host.lanes(8))
         words = 2 if core.op is integers_op or core.dtype == "float64" else 1  # an element

@@ -444,8 +444,21 @@ def cos(f: Function, x: Value) -> Value:
     return _sinusoid(f, x, "cos", 1)
 
 
+def sin_and_cos(f: Function, x: Value) -> tuple[Value, Value]:
+    """The sine and the cosine of angles that aren't beyond `ANGLES`."""
+    return _near(f, x, 0), _near(f, x, 1)
+
+
 def _sinusoid(f: Function, x: Value, name: str, quarters: int) -> Value:
-    """sin(x + quarters·π/2): x is reduced by π/2, in three parts, where the C library isn't needed."""
+    """sin(x + quarters·π/2), by the C library where the reduction isn't good enough."""
+    near = _near(f, x, quarters)
+    m = Math(f, x.type)
+    far = m.less(ANGLES[element_of(x.type)], m.abs(x))
+    return f.if_(any_lane(f, far), lambda: [m.select(far, libm(f, name, x), near)], lambda: [near])[0]
+
+
+def _near(f: Function, x: Value, quarters: int) -> Value:
+    """sin(x + quarters·π/2): x is reduced by π/2, in three parts."""
     m = Math(f, x.type)
     element = element_of(x.type)
     summed = m.fma(x, m.format.rounded(1 / HALF_PI), m.format.rounder)
@@ -459,9 +472,7 @@ def _sinusoid(f: Function, x: Value, name: str, quarters: int) -> Value:
     quarter = f.binary("add", m.bits(summed), m.integer(quarters))
     crossed = f.compare("icmp ne", f.binary("and", quarter, m.integer(1)), m.integer(0))
     turned = m.shifted(f.binary("shl", f.binary("and", quarter, m.integer(2)), m.integer(m.format.exponent - 1)))
-    near = m.of_bits(f.binary("xor", m.bits(m.select(crossed, cosine, sine)), m.bits(turned)))
-    far = m.less(ANGLES[element], m.abs(x))
-    return f.if_(any_lane(f, far), lambda: [m.select(far, libm(f, name, x), near)], lambda: [near])[0]
+    return m.of_bits(f.binary("xor", m.bits(m.select(crossed, cosine, sine)), m.bits(turned)))
 
 
 # --------------------------------------------------------------------------------------------- the error function
