@@ -241,12 +241,7 @@ class Session:
         return compiled, given, builder(resolved, build)
 
     def profile(
-        self,
-        fetches: Any,
-        feeds: Mapping[Any, Any] | None = None,
-        *,
-        runs: int = 5,
-        training: bool | None = None,
+        self, fetches: Any, feeds: Mapping[Any, Any] | None = None, *, runs: int = 5, training: bool | None = None
     ) -> Profile:
         """Run several times, updates included, and say which kernels take how long and what they achieve.
 
