@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc as collector
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -358,6 +359,27 @@ def test_many_threads_and_one_session() -> None:
             user.join()
         assert wrong == []
         assert session[w].tolist() == [600.0] * 64
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize("rows", [2, 2000])
+def test_entries_work_on_in_a_forked_child(rows: int) -> None:
+    x = gc.placeholder("x", (rows, 100))
+    w = variable(np.zeros((rows, 100)))
+    bump = w.assign_add(gc.tanh(x))
+    session = gc.Session(device="cpu", threads=3)
+    step, ones = session.compile(bump, [x]), np.ones((rows, 100), np.float32)
+    for _ in range(TIMES):
+        step(ones)
+    child = os.fork()
+    for _ in range(TIMES):
+        step(ones)
+    good = np.allclose(session[w], 2 * TIMES * np.tanh(1))
+    if child == 0:
+        os._exit(0 if good else 1)
+    assert good and os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    session.close()
 
 
 @pytest.mark.parametrize("size", [4, 200_000])
