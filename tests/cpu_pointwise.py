@@ -13,9 +13,9 @@ from graphc.op import Op
 from graphc.ops.state import placeholder
 from graphc.runtime.cpu import pointwise
 from graphc.runtime.cpu.builder import MEMORY_TYPE, Module, vector
+from graphc.runtime.cpu.elements import from_memory, to_memory
 from graphc.runtime.cpu.host import Host, this_host
 from graphc.runtime.cpu.jit import Code, compiled
-from graphc.runtime.cpu.nest import from_memory, to_memory
 from graphc.types import np_dtype
 
 Array = np.ndarray[Any, Any]

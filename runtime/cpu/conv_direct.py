@@ -34,8 +34,8 @@ from graphc.runtime.cpu.conv_tiles import (
     some_lanes,
     zero_fill,
 )
+from graphc.runtime.cpu.elements import Element
 from graphc.runtime.cpu.host import Host
-from graphc.runtime.cpu.nest import Element
 from graphc.runtime.cpu.phases import ALIGN, KernelCode, Strided, aligned
 
 COLUMNS = 16  # vectors of a block's columns, about

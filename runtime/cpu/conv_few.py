@@ -29,8 +29,8 @@ from graphc.runtime.cpu.conv_tiles import (
     put_tile,
     rows_of_tiles,
 )
+from graphc.runtime.cpu.elements import Element
 from graphc.runtime.cpu.host import Host
-from graphc.runtime.cpu.nest import Element
 from graphc.runtime.cpu.phases import KernelCode, Strided
 
 FEW = 16  # channels of the result in a group, at most

@@ -29,8 +29,8 @@ from graphc.runtime.cpu.conv_tiles import (
     rows_of_tiles,
     zero_fill,
 )
+from graphc.runtime.cpu.elements import Element
 from graphc.runtime.cpu.host import Host
-from graphc.runtime.cpu.nest import Element
 from graphc.runtime.cpu.phases import Frame, KernelCode, Strided, aligned
 from graphc.runtime.cpu.winograd import (
     PLACES,

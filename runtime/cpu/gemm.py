@@ -20,9 +20,9 @@ from graphc.op import Op
 from graphc.ops.linalg import matmul_op
 from graphc.runtime.cpu import lanes, microkernels, packing
 from graphc.runtime.cpu.builder import I64, MEMORY_TYPE, PTR, Function, Int, Value
+from graphc.runtime.cpu.elements import Element
 from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.microkernels import THIN, tile
-from graphc.runtime.cpu.nest import Element
 from graphc.runtime.cpu.packing import compute_dtype
 from graphc.runtime.cpu.phases import Frame, KernelCode, Strided, itemsize
 

@@ -17,8 +17,9 @@ from graphc.op import Op
 from graphc.ops.indexing import gather_op, scatter_add_op
 from graphc.runtime.cpu import lanes as regions
 from graphc.runtime.cpu.builder import I64, MEMORY_TYPE, Function, Int, Value, constant, element_of, lanes_of, vector
-from graphc.runtime.cpu.nest import HALVES, Element, from_memory, is_signed, register_type, to_memory
+from graphc.runtime.cpu.elements import Element, from_memory, is_signed, to_memory
 from graphc.runtime.cpu.phases import Frame, KernelCode, Strided, itemsize
+from graphc.runtime.cpu.pointwise import HALVES, REGISTER_TYPE
 from graphc.runtime.cpu.rows import Number, columns, fitting, load_lanes, nest, operand_or_number, sweep, units
 
 CHECKED = 4096  # indices that one unit of work checks
@@ -314,7 +315,7 @@ class _Adding:
                 if isinstance(source, Strided):
                     value = self._loaded(source, frame.at(source, place), row, column, lanes, mask)
                 else:
-                    value = constant(vector(register_type(target.dtype), lanes), source)
+                    value = constant(vector(REGISTER_TYPE[target.dtype], lanes), source)
                 where = f.address(write, column, MEMORY_TYPE[target.dtype])
                 f.store(to_memory(f, value, target.dtype), where, itemsize(target.dtype), mask)
 

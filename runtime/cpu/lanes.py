@@ -16,7 +16,9 @@ from graphc.passes.index_maps import row_major
 from graphc.passes.lower import collapsed
 from graphc.runtime.cpu import pointwise
 from graphc.runtime.cpu.builder import Int, Value
-from graphc.runtime.cpu.nest import Element, Nest, Port, layout_of, loading, stored_in
+from graphc.runtime.cpu.elements import Element
+from graphc.runtime.cpu.nest import Nest
+from graphc.runtime.cpu.nest_layout import Port, layout_of, loading, stored_in
 from graphc.runtime.cpu.phases import Frame, KernelCode, Strided, itemsize
 from graphc.runtime.cpu.reductions import REDUCTIONS
 from graphc.runtime.cpu.row_passes import kept_bytes, passes_of

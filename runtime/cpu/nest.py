@@ -11,14 +11,12 @@ kept in the worker's scratch if it costs more than reading it back, and computed
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from graphc.dims import product
 from graphc.ir import Node
-from graphc.kernel import Load, Region
+from graphc.kernel import Region
 from graphc.runtime.cpu import pointwise
 from graphc.runtime.cpu.builder import (
     MEMORY_TYPE,
@@ -31,48 +29,14 @@ from graphc.runtime.cpu.builder import (
     vector,
     with_element,
 )
-from graphc.runtime.cpu.host import Host
+from graphc.runtime.cpu.elements import Element, from_memory, is_signed, to_memory
+from graphc.runtime.cpu.nest_layout import Port, layout_of, loading, side_by_side, stored_in
 from graphc.runtime.cpu.phases import Frame, Strided, itemsize
+from graphc.runtime.cpu.pointwise import REGISTER_TYPE
 from graphc.runtime.cpu.reductions import REDUCTIONS, Accumulator, across, horizontal, starting
 from graphc.runtime.cpu.row_passes import Pass, kept_bytes, passes_of
 
-BLOCK = 4096  # elements of a parallel vector loop in one unit of work
-COLUMNS = 8  # vectors whose rows are reduced side by side
-ACCUMULATORS = 4  # vectors of one row that are reduced side by side
-FLIGHT = 2  # vectors of a loop without reductions
-HALVES = ("float16", "bfloat16")
-
-
-class Element(NamedTuple):
-    """The core's element: its address at an index over the loops, the dtype that lies there, and along which axis."""
-
-    address: Callable[[Sequence[Int]], Value]
-    dtype: str
-    axis: int = -1  # the one along which elements are contiguous
-
-
-def register_type(dtype: str) -> str:
-    """The type of an element in a register: 16-bit floats are computed in float32."""
-    if dtype == "bool":
-        return "i1"
-    return "float" if dtype in HALVES else MEMORY_TYPE[dtype]
-
-
-def is_signed(dtype: str) -> bool:
-    """Whether integers of the dtype compare as signed numbers."""
-    return dtype not in ("bool", "uint8")
-
-
-class Port(NamedTuple):
-    """A load or a store of the region.
-
-    Attributes:
-        array: its memory, with a stride for each loop.
-        counter: whether it reads nothing, and its value is the offset itself.
-    """
-
-    array: Strided
-    counter: bool = False
+SHORT = 2  # times what is computed side by side: loops that are no longer have masks at every step
 
 
 @dataclass
@@ -117,6 +81,8 @@ class Nest:
         self.ports += [Port(array) for array in ([into] if into else stored_in(region))]
         self.layout = layout_of(region, frame.host, self.ports, element.axis if element and has_core else None)
         self.axis, self.lanes = self.layout.axis, self.layout.lanes
+        extent = 1 if self.axis is None else region.loops[self.axis].extent
+        self.fills = self.lanes == 1 or (element is None and isinstance(extent, int) and extent % self.lanes == 0)
         self.extents = [frame.size(loop.extent) for loop in region.loops]
         self.strides = [frame.sizes(port.array.strides) for port in self.ports]
         self.reduced = [k for k, loop in enumerate(region.loops) if loop.reduce]
@@ -188,13 +154,13 @@ class Nest:
         """Go along a parallel vector loop, a few vectors at a time, then vector by vector."""
         f, axis, across, flight = self.f, self.axis, self.layout.across, self.layout.flight
         assert axis is not None
-        step = self.lanes * flight
-        middle = f.add(low, f.sub(f.sub(high, low), f.rem(f.sub(high, low), step))) if flight > 1 else low
-        if flight > 1 and not _known(middle, low):
+        middle = low if across is not None else self.middle(low, high, flight)
+        if not _known(middle, low):
+            step = self.lanes * flight
             f.loop(low, middle, step, lambda i, _: self.rows_at(self.beside(point, axis, i, flight)))
 
         def rest(i: Value, _: list[Value]) -> None:
-            mask = f.mask(f.sub(high, i), self.lanes) if self.lanes > 1 else None
+            mask = None if self.fills else f.mask(f.sub(high, i), self.lanes)
             vector = self.moved(point, axis, i, mask)
             if across is None:
                 self.rows_at([self.branched(vector)])
@@ -203,6 +169,19 @@ class Nest:
 
         if not _known(middle, high):
             f.loop(middle, high, self.lanes, rest)
+
+    def middle(self, low: Int, high: Int, flight: int) -> Int:
+        """Where the part of the vector loop ends in which so many vectors are computed side by side, without masks."""
+        f, step = self.f, self.lanes * flight
+        assert self.axis is not None
+        extent, count = self.extents[self.axis], f.sub(high, low)
+        if isinstance(count, Value) and self.element is None:
+            count = extent  # units and parts begin at multiples of it
+        if isinstance(count, int) and count % step == 0:
+            return high
+        if isinstance(extent, int) and extent <= SHORT * step:
+            return low
+        return f.add(low, f.sub(f.sub(high, low), f.rem(f.sub(high, low), step)))
 
     def beside(self, point: _Point, loop: int, at: Int, count: int) -> list[_Point]:
         """The points of neighbouring vectors."""
@@ -267,7 +246,7 @@ class Nest:
 
     def reduced_along(self, point: _Point, number: int) -> list[Accumulator]:
         """One pass over a row whose parts lie in the lanes: an accumulator of each reduction, as scalars."""
-        flight, reductions = self.layout.flight, self.passes[number].reductions
+        flight, reductions = self.flight(number), self.passes[number].reductions
         starts = [self.starting(node) for node in reductions for _ in range(flight)]
         outer = [k for k in self.reduced if k != self.axis]
         values = self.over(outer, point, _flat(starts), lambda at, carried: self.along(at, carried, starts, number))
@@ -281,17 +260,16 @@ class Nest:
 
     def along(self, point: _Point, values: list[Value], starts: list[Accumulator], number: int) -> list[Value]:
         """One pass over the vector loop of a row."""
-        f, axis, flight = self.f, self.axis, self.layout.flight
+        f, axis, flight = self.f, self.axis, self.flight(number)
         assert axis is not None
         low, high = self.bounds(axis)
-        step = self.lanes * flight
-        middle = f.add(low, f.sub(f.sub(high, low), f.rem(f.sub(high, low), step))) if flight > 1 else low
+        step, middle = self.lanes * flight, self.middle(low, high, flight)
 
         def main(i: Value, carried: list[Value]) -> list[Value]:
             return self.step(self.beside(point, axis, i, flight), _grouped(carried, starts), number)
 
         def rest(i: Value, carried: list[Value]) -> list[Value]:
-            mask = f.mask(f.sub(high, i), self.lanes)
+            mask = None if self.fills else f.mask(f.sub(high, i), self.lanes)
             return self.step([self.branched(self.moved(point, axis, i, mask))], _grouped(carried, starts), number)
 
         if not _known(middle, low):
@@ -312,6 +290,10 @@ class Nest:
             self.store(point, current.stored)
         return _flat(accumulators)
 
+    def flight(self, number: int) -> int:
+        """Vectors of a row that are computed side by side in a pass."""
+        return min(self.layout.flight, side_by_side(self.passes[number].elements, self.layout.flight))
+
     # ------------------------------------------------------------------------------------ rows in parts
 
     def row_at(self, index: Mapping[int, Int], low: Int, high: Int) -> _Point:
@@ -319,7 +301,7 @@ class Nest:
         point = self.start(index)
         self.fill(point, self.invariant(), 0)
         if self.axis is not None and self.axis not in self.reduced:
-            mask = self.f.mask(self.f.sub(high, low), self.lanes) if self.lanes > 1 else None
+            mask = None if self.fills else self.f.mask(self.f.sub(high, low), self.lanes)
             point = self.moved(point, self.axis, low, mask)
         self.fill(point, self.passes[0].before, 0)
         return point
@@ -390,10 +372,10 @@ class Nest:
         if node in self.loads:
             return self.load(self.loads[node], point)
         if node in self._slots and number > self.region.passes[node]:
-            return self.f.load(vector(register_type(node.dtype), self.lanes), self.slot(node, point), 4)
+            return self.f.load(vector(REGISTER_TYPE[node.dtype], self.lanes), self.slot(node, point), 4)
         kind = node.op.kind
         if kind == "constant":
-            return constant(register_type(node.dtype), node.attrs["value"].array.reshape(()).item())
+            return constant(REGISTER_TYPE[node.dtype], node.attrs["value"].array.reshape(()).item())
         if kind == "extent":
             return self.size(node)
         args = [point.known[i] for i in node.inputs]
@@ -404,7 +386,7 @@ class Nest:
 
     def size(self, node: Node) -> Value:
         """A dimension as a number of the node's dtype."""
-        dim, type = self.frame.size(node.attrs["dim"]), register_type(node.dtype)
+        dim, type = self.frame.size(node.attrs["dim"]), REGISTER_TYPE[node.dtype]
         if isinstance(dim, int):
             return constant(type, dim)
         operation = "sitofp" if type in ("float", "double") else "trunc"
@@ -464,7 +446,7 @@ class Nest:
     def starting(self, node: Node, lanes: int | None = None) -> Accumulator:
         """The accumulator that a reduction starts from, in every lane."""
         operand = node.inputs[0].dtype
-        type = vector(register_type(operand), self.lanes if lanes is None else lanes)
+        type = vector(REGISTER_TYPE[operand], self.lanes if lanes is None else lanes)
         return starting(REDUCTIONS[node.op], type, is_signed(operand))
 
     def joined(self, node: Node, accumulator: Accumulator, point: _Point) -> Accumulator:
@@ -497,7 +479,7 @@ class Nest:
         size = kept_bytes(self.region, self.lanes, by_row=self.axis in self.reduced)
         base = f.address(self.frame.scratch, self.frame.size(size * self._slots[node]), "i8")
         row = point.row if self.axis in self.reduced else f.mul(point.row, self.lanes)
-        return f.address(base, row, register_type(node.dtype))
+        return f.address(base, row, REGISTER_TYPE[node.dtype])
 
     def keep(self, point: _Point, current: Pass) -> None:
         """Keep what later passes need."""
@@ -534,109 +516,3 @@ def _loaded_bool(f: Function, type: str, at: Value) -> Value:
     if element_of(type) == "i1":
         return from_memory(f, f.load(with_element(type, "i8"), at, 4), "bool")
     return f.load(type, at, 4)
-
-
-def loading(load: Load, dtype: str) -> Port:
-    """The port of a load."""
-    number = 0 if load.read is None else load.read
-    return Port(Strided("read", number, load.access.offset, load.access.strides, dtype), counter=load.read is None)
-
-
-def stored_in(region: Region) -> list[Strided]:
-    """Where a region stores its outputs."""
-    return [
-        Strided("write", store.write, store.access.offset, store.access.strides, output.dtype)
-        for output, store in zip(region.body.outputs, region.stores, strict=bool(region.stores))
-    ]
-
-
-def from_memory(f: Function, value: Value, dtype: str) -> Value:
-    """An element, or a vector of them, as it is computed with."""
-    if dtype == "bool":
-        return f.compare("icmp ne", value, constant(value.type, 0))
-    return f.convert("fpext", value, with_element(value.type, "float")) if dtype in HALVES else value
-
-
-def to_memory(f: Function, value: Value, dtype: str) -> Value:
-    """An element, or a vector of them, as it lies in memory."""
-    memory = with_element(value.type, MEMORY_TYPE[dtype])
-    if dtype == "bool":
-        return f.convert("zext", value, memory)
-    return f.convert("fptrunc", value, memory) if dtype in HALVES else value
-
-
-class Layout(NamedTuple):
-    """How a nest is walked.
-
-    Attributes:
-        axis: the vector loop; None without loops.
-        lanes: of its vectors.
-        flight: vectors that are computed side by side.
-        across: a parallel loop that is walked inside a parallel vector loop, vector by vector, because what lies
-            scattered along the vector loop is contiguous along it: then each line that is fetched is used up.
-        block, tile: steps of a parallel vector loop, and of `across`, in one unit of work.
-    """
-
-    axis: int | None
-    lanes: int
-    flight: int
-    across: int | None
-    block: int
-    tile: int = 64
-
-
-def layout_of(region: Region, host: Host, ports: Sequence[Port], element: int | None = None) -> Layout:
-    """How a region is walked: along the loop of the fewest instructions an element.
-
-    Args:
-        element: the axis along which the core's elements are contiguous, if the region has one; it is the vector loop.
-    """
-    if not region.loops:
-        return Layout(None, 1, 1, None, 1)
-    lanes = host.lanes(max([register_bytes(node.dtype) for node in region.values]))
-    order = range(len(region.loops))[::-1]
-    if element is not None:
-        wanted = range(len(region.loops))[element]
-        axis = next((k for k in (wanted, *order) if region.loops[k].extent != 1), wanted)
-    else:
-        axis = min(order, key=lambda loop: _instructions(region, ports, loop, lanes))
-    extent = region.loops[axis].extent
-    if isinstance(extent, int):
-        lanes = min(lanes, 1 << max(extent - 1, 0).bit_length())
-    passes = passes_of(region)
-    if not region.rows:
-        across = None if element is not None else _across(region, ports, axis, lanes)
-        return Layout(axis, lanes, FLIGHT if across is None else 1, across, BLOCK if across is None else lanes * 16)
-    if region.loops[axis].reduce:
-        return Layout(axis, lanes, ACCUMULATORS, None, 1)
-    most = max([len(current.reductions) for current in passes])
-    flight = 1 if any(current.kept for current in passes) else max(1, COLUMNS // max(1, most))
-    return Layout(axis, lanes, flight, None, lanes * flight)
-
-
-def _instructions(region: Region, ports: Sequence[Port], loop: int, lanes: int) -> float:
-    """Instructions an element, roughly, if a loop is the vector loop."""
-    extent = region.loops[loop].extent
-    size = extent if isinstance(extent, int) else 64
-    if size <= 1:
-        return math.inf
-    used = size / (-(-size // lanes) * lanes)
-    strides = [port.array.strides[loop] for port in ports if not port.counter]
-    each = sum(0 if stride == 0 else 1 / lanes if stride == 1 else 1 for stride in strides)
-    each += len(region.values) / lanes / used
-    if region.loops[loop].reduce:
-        reductions = sum(node.op.kind == "reduce" for node in region.values)
-        each += reductions * 3 * lanes.bit_length() / size
-    return each
-
-
-def _across(region: Region, ports: Sequence[Port], axis: int, lanes: int) -> int | None:
-    """The loop along which some port is contiguous that is scattered along the vector loop."""
-    scattered = [port.array.strides for port in ports if port.array.strides[axis] not in (0, 1) and not port.counter]
-    found = [k for k in range(len(region.loops)) if k != axis and any(strides[k] == 1 for strides in scattered)]
-    return found[-1] if found and lanes > 1 else None
-
-
-def register_bytes(dtype: str) -> int:
-    """Bytes of an element in a register, at least 4."""
-    return 4 if dtype in HALVES else max(4, itemsize(dtype))

@@ -20,7 +20,7 @@ from graphc.ops.random import bernoulli_op, integers_op, normal_op, uniform_op
 from graphc.runtime.cpu import lanes as regions
 from graphc.runtime.cpu import vector_math
 from graphc.runtime.cpu.builder import I64, MEMORY_TYPE, Function, Int, Value, constant, lanes_of, vector
-from graphc.runtime.cpu.nest import to_memory
+from graphc.runtime.cpu.elements import to_memory
 from graphc.runtime.cpu.phases import Frame, KernelCode, itemsize
 from graphc.types import np_dtype
 

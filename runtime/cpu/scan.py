@@ -15,8 +15,9 @@ from graphc.op import Op
 from graphc.ops.scan import cumsum_op, recurrence_op
 from graphc.runtime.cpu import lanes as regions
 from graphc.runtime.cpu.builder import Function, Int, Value, constant, element_of, vector
-from graphc.runtime.cpu.nest import from_memory, register_type, to_memory
+from graphc.runtime.cpu.elements import from_memory, to_memory
 from graphc.runtime.cpu.phases import Frame, KernelCode, Strided, itemsize
+from graphc.runtime.cpu.pointwise import REGISTER_TYPE
 from graphc.runtime.cpu.rows import Number, fitting, load_lanes, operand_or_number, units
 
 FLOATS = ("float", "double")
@@ -108,7 +109,7 @@ class _Lines:
     def run(self, at: Mapping[int, Int], masks: Sequence[Value | None]) -> None:
         """One vector of lines for each mask, from `at` on."""
         f, frame = self.f, self.frame
-        type = vector(register_type(self.core.dtype), self.lanes)
+        type = vector(REGISTER_TYPE[self.core.dtype], self.lanes)
         start = constant(type, self.core.attrs["initial"] if self.core.op is recurrence_op else 0)
         extent = frame.size(self.core.shape[self.axis])
         points = [
@@ -131,7 +132,7 @@ class _Lines:
     def _load(self, array: Strided | Number, index: Sequence[Int], mask: Value | None) -> Value:
         frame = self.frame
         if not isinstance(array, Strided):
-            return constant(vector(register_type(self.core.dtype), self.lanes), array)
+            return constant(vector(REGISTER_TYPE[self.core.dtype], self.lanes), array)
         value = load_lanes(self.f, array.dtype, frame.at(array, index), frame.size(array.strides[-1]), self.lanes, mask)
         return from_memory(self.f, value, array.dtype)
 

@@ -27,8 +27,9 @@ from graphc.runtime.cpu.builder import (
     vector,
     with_element,
 )
-from graphc.runtime.cpu.nest import HALVES, is_signed, to_memory
+from graphc.runtime.cpu.elements import is_signed, to_memory
 from graphc.runtime.cpu.phases import Frame, KernelCode, Strided, itemsize
+from graphc.runtime.cpu.pointwise import HALVES
 from graphc.runtime.cpu.reductions import REDUCTIONS
 from graphc.runtime.cpu.rows import columns, fitting, load_lanes, nest, store_lanes, units
 

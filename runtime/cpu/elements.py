@@ -1,0 +1,37 @@
+"""Elements of arrays, as they lie in memory and as they are computed with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from graphc.runtime.cpu.builder import MEMORY_TYPE, Function, Int, Value, constant, with_element
+from graphc.runtime.cpu.pointwise import HALVES, UNSIGNED
+
+
+class Element(NamedTuple):
+    """The core's element: its address at an index over the loops, the dtype that lies there, and along which axis."""
+
+    address: Callable[[Sequence[Int]], Value]
+    dtype: str
+    axis: int = -1  # the one along which elements are contiguous
+
+
+def is_signed(dtype: str) -> bool:
+    """Whether integers of the dtype compare as signed numbers."""
+    return dtype not in UNSIGNED
+
+
+def from_memory(f: Function, value: Value, dtype: str) -> Value:
+    """An element, or a vector of them, as it is computed with."""
+    if dtype == "bool":
+        return f.compare("icmp ne", value, constant(value.type, 0))
+    return f.convert("fpext", value, with_element(value.type, "float")) if dtype in HALVES else value
+
+
+def to_memory(f: Function, value: Value, dtype: str) -> Value:
+    """An element, or a vector of them, as it lies in memory."""
+    memory = with_element(value.type, MEMORY_TYPE[dtype])
+    if dtype == "bool":
+        return f.convert("zext", value, memory)
+    return f.convert("fptrunc", value, memory) if dtype in HALVES else value
