@@ -151,9 +151,10 @@ def _objects(assemblies: Mapping[str, str]) -> dict[str, bytes]:
     cache = object_cache()
     found = {key: image for key in assemblies if (image := cache.get(key)) is not None}
     renamed = {key: _renamed(text, _prefix(key)) for key, text in assemblies.items() if key not in found}
-    for key, image in compiled_all(renamed, this_host()):
-        cache.put(key, image)
-        found[key] = image
+    if renamed:
+        for key, image in compiled_all(renamed, this_host()):
+            cache.put(key, image)
+            found[key] = image
     return found
 
 
@@ -179,9 +180,9 @@ def compiled_all(assemblies: Mapping[str, str], host: Host) -> list[tuple[str, b
     """The object files of modules by key, compiled on all cores, the longest first."""
     order = sorted(assemblies, key=lambda key: -len(assemblies[key]))
     threads = min(len(order), available_threads())
-    if threads <= 1:
-        return _compiled_from(iter(order), assemblies, host)
     queue = _Queue(order)
+    if threads <= 1:
+        return _compiled_from(queue, assemblies, host)
     with ThreadPoolExecutor(threads, "graphc-compile") as pool:
         parts = [pool.submit(_compiled_from, queue, assemblies, host) for _ in range(threads)]
     return [pair for part in parts for pair in part.result()]
