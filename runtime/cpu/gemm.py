@@ -150,10 +150,17 @@ class Problem:
         in_place = self.b_lines == "rows" and self.dtype == self.compute and self.nbytes(self.k, self.n) > SMALL_BYTES
         return 2 * tile(self.host, self.compute).rows, self.limit("b") if in_place else 0
 
+    @cached_property
+    def packs_inside(self) -> bool:
+        """Whether units pack their panels of B for themselves, as each is needed by one unit only."""
+        return isinstance(self.m, int) and self.limit("b") < self.m <= self.rows
+
     @property
     def copy_bytes(self) -> int:
-        """Scratch for a panel of B."""
+        """Scratch for a panel of B, or for all that a unit needs."""
         few, most = self.copied
+        if self.packs_inside:
+            return self.depth * self.columns * itemsize(self.compute)
         return self.depth * tile(self.host, self.compute).width * itemsize(self.compute) if few < most else 0
 
     @property
@@ -295,11 +302,12 @@ def _packed(code: KernelCode, problem: Problem, which: str) -> Panels | None:
     limit = problem.limit(which)
     if limit == ALWAYS or (isinstance(problem.m, int) and problem.m <= limit):
         return None
+    if which == "b" and problem.packs_inside:
+        return None
     whole = tile(code.host, problem.compute).width
     operands = {"a": (_transposed(problem.a), problem.m, problem.height), "b": (problem.b, problem.n, whole)}
     source, extent, width = operands[which]
-    ways = {"rows": "lines", "columns": "columns" if problem.compute in FLOATS else "strided"}
-    way = ways.get(_layout((problem.k, extent), source.strides[-2:]), "strided")
+    way = _way(problem, _layout((problem.k, extent), source.strides[-2:]))
     axes = tuple(axis for axis, stride in enumerate(source.strides[:-2]) if stride != 0)
     count = ceil_div(extent, width)
     matrices = product([problem.batch[axis] for axis in axes])
@@ -322,7 +330,7 @@ def _packed(code: KernelCode, problem: Problem, which: str) -> Panels | None:
         stride_k, stride_x = frame.sizes(source.strides[-2:])
         sizes = [f.mul(k, width), f.min(PACKED_PANELS * width, f.sub(size, x)), f.min(PACKED_K, f.sub(k, p)), width]
         at = frame.at(source, [*index, p, x])
-        f.call(f"pack.{way}.{problem.dtype}", "void", at, f.i64(stride_x), f.i64(stride_k), to, *map(f.i64, sizes))
+        f.call(way, "void", at, f.i64(stride_x), f.i64(stride_k), to, *map(f.i64, sizes))
 
     def pack() -> None:
         f.loop(frame.low, frame.high, 1, unit)
@@ -330,6 +338,12 @@ def _packed(code: KernelCode, problem: Problem, which: str) -> Panels | None:
     _either(f, _at_most(f, frame.size(problem.m), limit), lambda: None, pack)
     frame.done()
     return panels
+
+
+def _way(problem: Problem, layout: str) -> str:
+    """Which function packs a matrix of k rows; integers of any size aren't transposed in registers."""
+    ways = {"rows": "lines", "columns": "columns" if problem.compute in FLOATS else "strided"}
+    return f"pack.{ways.get(layout, 'strided')}.{problem.dtype}"
 
 
 def _split(frame: Frame, number: Int, sizes: Sequence[Dim]) -> list[Int]:
@@ -362,7 +376,7 @@ def _described(problem: Problem, a: Panels | None, b: Panels | None) -> str:
     """In a few words, how a product is computed, for reports."""
     if problem.few and isinstance(problem.m, int) and problem.m <= problem.few[1]:
         return {"thin": "gemm, a few rows at a time", "dot": "gemm by inner products"}[problem.few[0]]
-    packed = " and ".join([name for name, panels in (("A", a), ("B", b)) if panels is not None])
+    packed = " and ".join(["A"] * (a is not None) + ["B"] * (b is not None or problem.packs_inside))
     when = "" if isinstance(problem.m, int) or not packed else " if there are many rows"
     width = tile(problem.host, problem.compute).width
     return f"gemm {problem.height}x{width}, {packed or 'nothing'} packed{when}"
@@ -481,12 +495,26 @@ class _Blocks:
             at = self.frame.at(self.problem.b, [*batch, p, j])
             return [at, f.i64(self.frame.size(self.problem.b.strides[-2])), f.i64(width)]
 
+        if self.problem.packs_inside:
+            return self.packed_here(batch, j, p)
         if self.b is None:
             return in_place()
         panels, limit = self.b, self.problem.limit("b")
         if limit == NEVER or isinstance(self.m, int):
             return packed(panels)
         return f.if_(f.is_less(self.m, limit + 1), in_place, lambda: packed(panels))
+
+    def packed_here(self, batch: Sequence[Int], j: Int, p: Value) -> list[Value]:
+        """Pack the panels of B that the unit needs into scratch."""
+        f, problem = self.f, self.problem
+        width = tile(self.frame.host, problem.compute).width
+        to = f.address(self.frame.scratch, problem.block_bytes, "i8")
+        b_k, b_n = self.frame.sizes(problem.b.strides[-2:])
+        n, depth = f.min(problem.columns, f.sub(self.n, j)), f.min(problem.depth, f.sub(self.k, p))
+        sizes = map(f.i64, (problem.depth * width, n, depth, width))
+        at = self.frame.at(problem.b, [*batch, p, j])
+        f.call(_way(problem, problem.b_lines), "void", at, f.i64(b_n), f.i64(b_k), to, *sizes)
+        return [to, f.i64(width), f.i64(problem.depth * width)]
 
     def panel(self, panels: Panels, batch: Sequence[Int], number: Int, p: Value) -> Value:
         """The address of a panel of an operand, from a k on."""
