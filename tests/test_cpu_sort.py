@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 import graphc as gc
-from graphc.ops.sorting import _order, topk_op
+from graphc.ops.sorting import _order, argsort_op, topk_op
+from graphc.passes.gradients import gradients
+from graphc.passes.plan import plan_kernels
 from graphc.runtime.cpu.sort import FEW, SHORT
 from graphc.types import np_dtype
 from tests.cpu_cores import INFO, WIDTHS, assemble, host_of, run
+from tests.plan_testing import prepared
 
 DTYPES = ("float64", "float32", "float16", "bfloat16", "int8", "uint8", "int32", "int64", "bool")
 SHAPES = [((3, 5), 1), ((4, 3), 0), ((2, SHORT), 1), ((3, 300), 1), ((300, 2), 0), ((0, 3), 0), ((2, 0), 1), ((1,), 0)]
@@ -98,6 +101,20 @@ def test_the_first_few_at_every_width(width: int) -> None:
     np.testing.assert_array_equal(found, wanted_order(x, 1, True)[:, :9] * 2)
     (found,) = run([values_], {node: x}, info=WHOLE, host=host_of(width))
     np.testing.assert_array_equal(found, np.take_along_axis(x, wanted_order(x, 1, True)[:, :9], 1))
+
+
+def test_the_gradient_of_the_first_few_sorts_nothing() -> None:
+    x = gc.placeholder("x", (4, 50))
+    chosen, order = gc.topk(x, 3)
+    outputs = [chosen, order, *gradients(gc.sum(chosen * chosen), [x])]
+    data = values(x.shape, "float32")
+    data[~np.isfinite(data)] = 1
+    cores = [step.kernel.core for step in plan_kernels(prepared(outputs, info=WHOLE), WHOLE).steps]
+    assert argsort_op not in [core.op for core in cores if core is not None]
+    found, at, gradient = run(outputs, {x: data}, info=WHOLE)
+    wanted = np.zeros_like(data)
+    np.put_along_axis(wanted, at, 2 * found, 1)
+    np.testing.assert_array_equal(gradient, wanted)
 
 
 def test_other_machines() -> None:

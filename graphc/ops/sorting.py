@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from graphc.composites import composite
+from graphc.composites import composite, items
 from graphc.dims import Dim
 from graphc.errors import ArgumentError
-from graphc.op import Array, NoGradient, Op, Sample
-from graphc.operands import as_node, normalise_axis, primitive, require_axes
+from graphc.ir import Node
+from graphc.op import Array, Cotangents, NoGradient, Op, Sample
+from graphc.operands import as_node, normalise_axis, primitive, require_axes, zeros_like
 from graphc.operators import method
-from graphc.ops.indexing import take_along_axis_op
+from graphc.ops.indexing import scatter_add_along_axis_op, take_along_axis_op
 from graphc.ops.shape import flatten
 from graphc.ops.slicing import narrow
 from graphc.types import TensorType
@@ -76,7 +77,15 @@ def _choices(rng: np.random.Generator) -> list[Sample]:
     ]
 
 
-@composite(name="topk", samples=_choices)
+def _topk_vjp(g: Any, y: Node, x: Node, *, k: Dim, axis: int, largest: bool) -> Cotangents:
+    """What the chosen elements get; a target that finds them without sorting sorts nothing for it, either."""
+    values, _ = g
+    if values is None:
+        return (None,)
+    return (scatter_add_along_axis_op(zeros_like(x), items(y)[1], values, axis=axis),)
+
+
+@composite(name="topk", vjp=_topk_vjp, samples=_choices)
 def topk_op(x: Any, *, k: Dim, axis: int, largest: bool = True) -> tuple[Any, Any]:
     """The k largest elements along `axis`, the largest first, and their indices; or the smallest."""
     indices = narrow(argsort_op(x, axis=axis, descending=largest), axis, 0, k)
