@@ -231,7 +231,7 @@ def is_direct(region: Region) -> bool:
 
 def is_transposed(region: Region) -> bool:
     """Whether what a region loads and stores is rather contiguous along the last axis but one than along the last."""
-    accesses = [port.access for port in (*region.loads, *region.stores)]
+    accesses = [load.access for load in region.loads] + [store.access for store in region.stores]
     votes = [(access.strides[-2] == 1) - (access.strides[-1] == 1) for access in accesses if len(access.strides) > 1]
     return sum(votes) > 0
 

@@ -344,7 +344,7 @@ class Nest:
 
     def invariant(self) -> list[Node]:
         """Values that are the same at every point of the vector loop and the reduce loops."""
-        inner = {*self.reduced, self.axis, self.layout.across} - {None}
+        inner = {k for k in (*self.reduced, self.axis, self.layout.across) if k is not None}
         found: set[Node] = set()
         for node in self.region.values:
             if node is self.core or node.op.kind == "reduce":
