@@ -197,5 +197,5 @@ def _reason(buffer: int, writer: Step, readers: Sequence[Step]) -> str:
     if writer.kernel.kind == "reduce" and reader.kernel.core is None:
         return "results of a reduction, which is over before other loops use them"
     if writer.kernel.core is not None:
-        return f"the kernel of {writer.kernel.core.op.name} takes nothing more in"
+        return f"what follows {writer.kernel.core.op.name} has a kernel of its own"
     return "their users run over other loops, or their kernel is full"

@@ -226,8 +226,9 @@ class Profile:
         Raises:
             ArgumentError: the file can't be written.
         """
-        trace = {"traceEvents": list(_events(self)), "displayTimeUnit": "ns", "otherData": {"device": self.device}}
-        write_atomically(path, json.dumps(trace, indent=0).encode(), ArgumentError)
+        events = ",\n".join(map(json.dumps, _events(self)))
+        head = f'"displayTimeUnit": "ns", "otherData": {{"device": {json.dumps(self.device)}}}'
+        write_atomically(path, f'{{{head}, "traceEvents": [\n{events}\n]}}\n'.encode(), ArgumentError)
 
 
 def checked_path(path: str | os.PathLike[str]) -> None:
