@@ -30,7 +30,7 @@ PANEL_BYTES = 32 << 10  # of a panel of B in one block of k: about the first-lev
 SMALL_BYTES, CACHE_BYTES = 32 << 10, 1 << 20  # about the first level of the cache, and the second
 PANELS = 16  # of A in one unit of work
 PACKED_PANELS, PACKED_K = 8, 256  # what one unit of work packs
-DOT = 32  # rows of A up to which inner products are better than packing a transposed B
+DOT = 16  # rows of A up to which inner products are better than packing a transposed B
 ALWAYS, NEVER = 1 << 62, -1
 # Bytes of B, and rows of A up to which it is read in place, if it can be.
 IN_PLACE = ((SMALL_BYTES, ALWAYS), (CACHE_BYTES, 512), (math.inf, 160))
