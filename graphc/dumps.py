@@ -39,7 +39,7 @@ def folder_of(program: Program) -> Path | None:
 
 def file_name(name: str) -> str:
     """A name as one that a file can have."""
-    return "".join(c if c.isalnum() or c in "-_=." else "_" for c in name).lstrip(".")[:60]
+    return "".join(c if c.isalnum() or c in "-_=" else "_" for c in name)[:60]
 
 
 def write(path: Path, content: str) -> None:

@@ -151,7 +151,7 @@ def test_kernels_are_dumped_as_ir_assembly_and_machine_code(tmp_path, monkeypatc
             llvm.parse_assembly(content, llvm.create_context()).verify()
             assert name.removesuffix("ll") + "s" in files
     assert "phase0:" in files[kernels[4]]
-    assert any(name.startswith("library-gemm.") for name in names)
+    assert any(name.startswith("library-gemm_") for name in names)
     assert "step 1: reduce" in files["plan-batch=4.txt"] and "code: 2 of 2" in files["plan-batch=4.txt"]
 
 
