@@ -17,7 +17,7 @@ from cpu_phases import COSTLY, command, ran
 
 from graphc.errors import ArgumentError
 from graphc.runtime.cpu.driver import MISSED, PATIENCE, SIGNAL, SLEEPERS, WAKE_NS, CommandList
-from graphc.runtime.cpu.host import _cgroup_cores, available_threads
+from graphc.runtime.cpu.host import available_threads, cgroup_quotas
 from graphc.runtime.cpu.pool import Pool, shared_pool
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs affinity masks")
@@ -246,11 +246,31 @@ def test_a_process_uses_no_more_threads_than_its_affinity_allows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "cores"),
-    [("max 100000", None), ("100000 100000", 1), ("150000 100000", 2), ("50000 100000", 1), ("", None), ("a b", None)],
+    ("membership", "files", "quotas"),
+    [
+        ("0::/", {"cpu.max": "max 100000"}, []),
+        ("0::/", {"cpu.max": "150000 100000"}, [1.5]),
+        ("0::/", {"cpu.max": ""}, []),
+        ("0::/", {"cpu.max": "nonsense 0"}, []),
+        ("0::/", {"cpu.max": "100000 0"}, []),
+        ("0::/user/mine", {"user/cpu.max": "200000 100000", "user/mine/cpu.max": "50000 100000"}, [2.0, 0.5]),
+        ("0::/elsewhere/mine", {"cpu.max": "200000 100000"}, [2.0]),
+        (
+            "4:memory:/\n3:cpu,cpuacct:/a",
+            {"cpu/a/cpu.cfs_quota_us": "300000", "cpu/a/cpu.cfs_period_us": "100000"},
+            [3.0],
+        ),
+        ("3:cpu:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, []),
+        ("2:cpuset:/\n0::/", {"cpu.max": "100000 100000", "cpuset/cpu.max": "1 100000"}, [1.0]),
+        ("", {}, []),
+    ],
 )
-def test_the_quota_of_a_control_group_counts(tmp_path: Path, text: str, cores: int | None) -> None:
-    file = tmp_path / "cpu.max"
-    file.write_text(text)
-    assert _cgroup_cores(file) == cores
-    assert _cgroup_cores(tmp_path / "missing") is None
+def test_the_quotas_of_control_groups_count(
+    tmp_path: Path, membership: str, files: dict[str, str], quotas: list[float]
+) -> None:
+    (tmp_path / "self").write_text(membership)
+    for name, text in files.items():
+        (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "groups" / name).write_text(text + "\n")
+    assert cgroup_quotas(tmp_path / "self", tmp_path / "groups") == quotas
+    assert cgroup_quotas(tmp_path / "missing", tmp_path) == []

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 
@@ -97,16 +98,51 @@ def target_machine(host: Host) -> Any:
 
 
 def available_threads() -> int:
-    """Cores that this process may use: its affinity, and the quota of its control group."""
+    """Cores that this process may use: its affinity, and the quotas of its control groups, rounded up."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _cgroup_cores(Path("/sys/fs/cgroup/cpu.max"))
-    return max(1, min(cores, quota if quota is not None else cores))
+    quotas = cgroup_quotas(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+    return max(1, min([cores, *map(math.ceil, quotas)]))
 
 
-def _cgroup_cores(path: Path) -> int | None:
-    """The cores that a control group (version 2) may use, rounded up; None without a limit."""
+def cgroup_quotas(membership: Path, root: Path) -> list[float]:
+    """The cores that the control groups of a process allow, and those around them; none without a limit.
+
+    Args:
+        membership: the file that names them, in lines of `number:controllers:path`, without controllers in version 2.
+        root: where the groups are mounted. In a container the group at the mount is often the process's own, and the
+            path that is named doesn't exist.
+    """
+    found = []
+    for line in _text(membership).splitlines():
+        controllers, path = line.split(":", 2)[1:]
+        version1 = "cpu" in controllers.split(",")
+        if controllers and not version1:
+            continue
+        folder, read = (root / "cpu", _quota_1) if version1 else (root, _quota_2)
+        for part in ["", *PurePosixPath(path).parts[1:]]:
+            folder = folder / part
+            found += [quota for quota in [read(folder)] if quota is not None]
+    return found
+
+
+def _quota_1(folder: Path) -> float | None:
+    return _cores(_text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us"))
+
+
+def _quota_2(folder: Path) -> float | None:
+    return _cores(*f"{_text(folder / 'cpu.max')} max max".split()[:2])
+
+
+def _cores(quota: str, period: str) -> float | None:
+    """Microseconds of a period that may be used, as cores; -1 and `max` are no limit."""
     try:
-        quota, period = path.read_text(encoding="ascii").split()
-        return None if quota == "max" else -(-int(quota) // int(period))
-    except (OSError, ValueError):
+        return int(quota) / int(period) if int(quota) > 0 else None
+    except (ValueError, ZeroDivisionError):
         return None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
