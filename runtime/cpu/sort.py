@@ -259,16 +259,26 @@ def _scratch(dtype: str, size: Dim) -> Dim:
 
 
 def _lines(
-    code: KernelCode, x: Strided, core: Node, descending: bool, body: Callable[[_Line, list[Int]], None]
+    code: KernelCode, x: Strided, core: Node, descending: bool, ns: int, body: Callable[[_Line, list[Int]], None]
 ) -> None:
-    """A phase whose units are lines: `body` takes what sorts one, and the index of its first element."""
+    """A phase whose units are lines.
+
+    Args:
+        ns: nanoseconds for each element.
+        body: takes what sorts a line, and the index of its first element.
+    """
     type, axis = core.inputs[0], core.attrs["axis"]
     size = type.shape[axis]
     others = tuple([1 if k == axis else dim for k, dim in enumerate(type.shape)])
-    frame = code.phase(product(others), product(type.shape) * (2 + 2 * itemsize(x.dtype)) + 1, _scratch(x.dtype, size))
+    frame = code.phase(product(others), product(type.shape) * ns + 1, _scratch(x.dtype, size))
     line = _Line(frame, x.dtype, size, descending)
     units(frame, others, lambda index: body(line, index))
     frame.done()
+
+
+def sorting_ns(dtype: str) -> int:
+    """Nanoseconds that sorting takes for each element, roughly: a pass for each byte."""
+    return 2 + itemsize(dtype)
 
 
 def _argsort(code: KernelCode) -> bool:
@@ -286,7 +296,7 @@ def _argsort(code: KernelCode) -> bool:
 
         columns(f, line.size, line.lanes, some)
 
-    _lines(code, x, core, core.attrs["descending"], order)
+    _lines(code, x, core, core.attrs["descending"], sorting_ns(x.dtype), order)
     regions.finish(code, 0)
     return True
 
@@ -297,11 +307,12 @@ def _topk(code: KernelCode) -> bool:
     x, axis, k = regions.operand(code, 0), core.attrs["axis"], core.attrs["k"]
     values, order = regions.result(code, 0), regions.result(code, 1)
     memory, align = MEMORY_TYPE[x.dtype], itemsize(x.dtype)
+    is_few = isinstance(k, int) and 0 < k <= FEW
 
     def first(line: _Line, index: list[Int]) -> None:
         f, frame = line.f, line.frame
         row, step = frame.at(x, index), frame.size(x.strides[axis])
-        if isinstance(k, int) and 0 < k <= FEW:
+        if is_few:
             records = line.choose(row, step, k)
         else:
             line.fill(row, step)
@@ -320,7 +331,7 @@ def _topk(code: KernelCode) -> bool:
 
         columns(f, frame.size(k), line.lanes, some)
 
-    _lines(code, x, core, core.attrs["largest"], first)
+    _lines(code, x, core, core.attrs["largest"], 1 if is_few else sorting_ns(x.dtype), first)
     for number in range(2):
         regions.finish(code, number)
     return True
