@@ -21,6 +21,7 @@ from graphc.plan_text import with_unit
 from graphc.runtime.work import Work
 
 clock = time.perf_counter_ns
+INTERRUPTED = 1.5  # times what its kernels usually take, one by one: a run takes that long only if it is interrupted
 WIDEST = 60  # characters of a kernel's name in a table
 
 
@@ -197,6 +198,11 @@ class Profile:
         return median([run.total_ns for run in self.runs])
 
     @property
+    def kernels_ns(self) -> float:
+        """In all kernels of a run, in nanoseconds; the median of the runs."""
+        return median([_kernels_ns(run) for run in self.runs])
+
+    @property
     def between_ns(self) -> float:
         """The time between kernels, in which none runs, in nanoseconds; the median of the runs."""
         return median([_within(run) - _kernels_ns(run) for run in self.runs])
@@ -294,9 +300,11 @@ def _table(profile: Profile) -> Iterator[str]:
         f"{'thread' if threads == 1 else 'threads'}: {_time(profile.total_ns)} a run"
     )
     yield (
-        f"{_time(inside)} in {len(profile.kernels)} kernels, {_time(profile.between_ns)} between them, "
+        f"{_time(profile.kernels_ns)} in {len(profile.kernels)} kernels, {_time(profile.between_ns)} between them, "
         f"{_time(profile.around_ns)} in Python around them"
     )
+    if profile.kernels_ns > INTERRUPTED * inside:
+        yield f"something else kept this machine busy: without interruptions the kernels take {_time(inside)}"
     if profile.peak is not None:
         flops = ", ".join(f"{rate:.3g} GFLOP/s {dtype}" for dtype, rate in profile.peak.flops.items())
         yield f"peak of these threads: {flops}, {profile.peak.bytes:.3g} GB/s read and written"

@@ -17,7 +17,8 @@ from graphc.runtime.cpu.host import HOSTS, this_host
 from graphc.runtime.cpu.jit import compiled, load
 from graphc.runtime.cpu.phases import PARAMETERS
 from graphc.runtime.cpu.pool import shared_pool
-from graphc.runtime.work import live_bytes, work_of, work_of_node
+from graphc.runtime.profile import Description, Peak, Profile, Recorder, Span
+from graphc.runtime.work import Work, live_bytes, work_of, work_of_node
 
 DEVICES = ("cpu", "plan", "reference")
 
@@ -185,7 +186,8 @@ def test_the_table_has_the_kernels_that_take_longest_first():
     loss, train, feeds = network()
     with gc.Session(threads=1) as session:
         found = session.profile([loss, train], feeds, runs=3)
-    head, parts, peaks, titles, *rows = str(found).splitlines()
+    lines = [line for line in str(found).splitlines() if not line.startswith("something else kept")]
+    head, parts, peaks, titles, *rows = lines
     assert head.startswith("3 runs on 'cpu', 1 thread: ")
     assert f" in {len(found.kernels)} kernels, " in parts
     assert re.search(r"GFLOP/s float32, [\d.]+ GFLOP/s float64, [\d.]+ GB/s read and written", peaks)
@@ -194,6 +196,37 @@ def test_the_table_has_the_kernels_that_take_longest_first():
     assert len(rows) == len(found.kernels) and shares == sorted(shares, reverse=True)
     assert abs(sum(shares) - 100) < 1
     assert all(kernel.ns > 0 and 0 < kernel.busy <= 1.001 and kernel.of_peak > 0 for kernel in found.kernels)
+
+
+def test_times_are_of_kernels_between_and_around_them():
+    """Two kernels in 300 ns: the first on two threads, for 100 and 50 ns of 100; the second 20 ns later, on one."""
+    works = [
+        Work("a", "reduce", "a", "", (), (), 800, 200, "float32"),
+        Work("b", "pointwise", "b", "", (), (), 0, 0, ""),
+    ]
+    spans = [
+        Span("feeds", -50, 0),
+        Span("", 0, 100, step=0),
+        Span("", 50, 100, thread=1, step=0),
+        Span("", 120, 220, step=1),
+        Span("results", 220, 250),
+    ]
+    run = Recorder()
+    run.describe = lambda: Description(works, (64, 0), 2, lambda: Peak({"float32": 4.0, "float64": 2.0}, 20.0))
+    run.did_all(lambda: spans)
+    found = Profile("cpu", [run])
+    first, second = found.kernels
+    assert (first.ns, first.busy, second.ns, second.busy) == (100, 0.75, 100, 0.5)
+    assert (first.gflops, first.gbytes) == (2.0, 8.0)
+    assert (first.bound, first.of_peak) == ("compute", 0.5)  # 50 ns of arithmetic, 40 of memory
+    assert (second.bound, second.of_peak) == ("", None)
+    assert (found.total_ns, found.kernels_ns, found.between_ns, found.around_ns) == (300, 200, 20, 80)
+    assert "something else kept this machine busy" not in found.summary
+    slow = Recorder()
+    slow.did_all(lambda: [Span("", 0, 1000, step=0), Span("", 1000, 1100, step=1)])
+    slower = Recorder()
+    slower.did_all(lambda: [Span("", 0, 100, step=0), Span("", 100, 1100, step=1)])
+    assert "the kernels take 200 ns" in Profile("cpu", [run, slow, slower]).summary
 
 
 def test_a_profile_of_the_reference_has_no_peak():
