@@ -22,7 +22,7 @@ from graphc.runtime.cpu import lanes, microkernels, packing
 from graphc.runtime.cpu.builder import I64, MEMORY_TYPE, PTR, Function, Int, Value
 from graphc.runtime.cpu.elements import Element
 from graphc.runtime.cpu.host import Host
-from graphc.runtime.cpu.microkernels import THIN, tile
+from graphc.runtime.cpu.microkernels import FLOATS, tile
 from graphc.runtime.cpu.packing import compute_dtype
 from graphc.runtime.cpu.phases import Frame, KernelCode, Strided, itemsize
 
@@ -30,6 +30,7 @@ PANEL_BYTES = 32 << 10  # of a panel of B in one block of k: about the first-lev
 SMALL_BYTES, CACHE_BYTES = 32 << 10, 1 << 20  # about the first level of the cache, and the second
 PANELS = 16  # of A in one unit of work
 PACKED_PANELS, PACKED_K = 8, 256  # what one unit of work packs
+THIN = 4  # rows of A for which B is streamed
 DOT = 16  # rows of A up to which inner products are better than packing a transposed B
 ALWAYS, NEVER = 1 << 62, -1
 # Bytes of B, and rows of A up to which it is read in place, if it can be.
@@ -38,7 +39,6 @@ OFTEN = 384  # columns of B for which A is read often enough to pack it
 PARTS = 64  # units of a large product
 UNIT_NS = 8_000, 200_000  # time of a unit of work, at least and at most: a part of all between them
 FLOPS, BYTES = 150, 40  # per nanosecond, roughly: of arithmetic, and of what is read from memory
-FLOATS = ("float32", "float64")
 UNKNOWN = 256  # what a size is taken for that isn't known yet
 
 NULL = Value("null", PTR)

@@ -2,9 +2,10 @@
 
 A *tile* of C, some rows by a few vectors, stays in registers while a loop over k adds to it an outer product of a
 column of A and a row of B. `gemm.rows.<dtype>` and `gemm.columns.<dtype>` cover a block of C with tiles, for A whose
-rows, respectively columns, are contiguous; B is read in place or from packed panels. `thin.<dtype>` is for at most
-`THIN` rows: its tiles are wide, so that B streams by once. `dot.<dtype>` is for B whose columns are contiguous: its
-tiles are vectors over k, which are summed at the end. The order of the additions depends on k alone.
+rows, respectively columns, are contiguous; B is read in place, copied panel by panel, or packed before. `thin.<dtype>`
+is for few rows: it adds some rows of B at a time to those of C, so that B streams by once. `dot.<dtype>` is for few
+rows and B whose columns are contiguous: its tiles are vectors over k, which are summed at the end. The order of the
+additions depends on k alone.
 
 The tile follows K. Goto and R. van de Geijn, "Anatomy of high-performance matrix multiplication", ACM TOMS 34 (2008).
 """
@@ -20,8 +21,7 @@ from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.packing import prefetch
 from graphc.types import np_dtype
 
-THIN = 4  # rows of A for which B is streamed
-_FLOATS = ("float32", "float64")
+FLOATS = ("float32", "float64")
 
 # The parameters of all these functions, which compute a block of C, or add to it. Distances are in elements.
 BLOCK = (
@@ -59,7 +59,7 @@ class Tile(NamedTuple):
 def tile(host: Host, dtype: str) -> Tile:
     """The tile of `gemm`: as large as the registers allow. Integers take a small one: their code is not the aim."""
     lanes = host.lanes(np_dtype(dtype).itemsize)
-    if dtype not in _FLOATS:
+    if dtype not in FLOATS:
         return Tile(4, 1, lanes)
     if host.vector_bytes == 64:
         return Tile(14, 2, lanes)
