@@ -98,6 +98,7 @@ class PlanExecutable:
         draws: Mapping[Node, DrawKey],
         into: Mapping[Node, Array] = NOWHERE,
         recorder: Recorder | None = None,
+        out: Sequence[Array] = (),
     ) -> tuple[list[Array], list[Array]]:
         """See `Executable.run`; what the plan updates in place is copied first, and nothing is written `into`."""
         plan, key = self.plan(dims), tuple(sorted(dims.items()))

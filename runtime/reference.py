@@ -31,6 +31,7 @@ class Executable(Protocol):
         draws: Mapping[Node, DrawKey],
         into: Mapping[Node, Array] = NOWHERE,
         recorder: Recorder | None = None,
+        out: Sequence[Array] = (),
     ) -> tuple[list[Array], list[Array]]:
         """Outputs and new values of variables, for the values of the leaves.
 
@@ -41,6 +42,8 @@ class Executable(Protocol):
             into: the arrays that are kept for all variables with new values (in `values` too, where those are read).
                 A target may write all new values there, or none whatever interrupts the run, and return these arrays.
             recorder: is told what happens when; the results are the same.
+            out: an array for each output, or none at all. A target may write there, and return these arrays, where they
+                share no memory with `values`.
         """
         ...
 
@@ -84,6 +87,7 @@ class ReferenceExecutable:
         draws: Mapping[Node, DrawKey],
         into: Mapping[Node, Array] = NOWHERE,
         recorder: Recorder | None = None,
+        out: Sequence[Array] = (),
     ) -> tuple[list[Array], list[Array]]:
         """See `Executable.run`; nothing is written `into`."""
         env = dict(values)

@@ -13,12 +13,17 @@ from graphc.runtime.cpu.blocks import Block
 from graphc.types import TensorType, np_dtype
 
 
-def owned(results: Iterable[Array], others: Iterable[Array]) -> list[Array]:
-    """`results` as arrays of their own: what shares memory with anything else, or can't be written, is copied."""
+def owned(results: Iterable[Array], others: Iterable[Array], out: Iterable[Array] = ()) -> list[Array]:
+    """`results` as arrays of their own: what shares memory with anything else, or can't be written, is copied.
+
+    Args:
+        out: arrays of the user's into which results may have been written.
+    """
     taken = {id(array) for array in others}
+    users = {id(array) for array in out} - taken
     found = []
     for array in results:
-        alone = array.base is None or isinstance(array.base, Block)
+        alone = array.base is None or isinstance(array.base, Block) or id(array) in users
         if not alone or id(array) in taken or not array.flags.c_contiguous or not array.flags.writeable:
             array = np.array(array, order="C", copy=True)
         taken.add(id(array))
@@ -43,9 +48,10 @@ def check_out(out: Any, wanted: Sequence[TensorType]) -> None:
 
 
 def copied_out(found: Iterable[Array], out: Sequence[Array]) -> Sequence[Array]:
-    """`out`, with `found` written into it."""
+    """`out`, with `found` written into it where it isn't there yet."""
     for array, value in zip(out, found, strict=True):
-        array[...] = value
+        if array is not value:
+            array[...] = value
     return out
 
 

@@ -276,7 +276,8 @@ class Session:
             feeds: the tensors (or names) that a call gives values for; one, or several in order.
 
         Returns:
-            `step(*values, out=None)`; `out`, a list of arrays for the tensors fetched, receives the results.
+            `step(*values, out=None)`; `out`, a list of arrays for the tensors fetched, receives the results. A run that
+            fails may have written to them.
         """
         if not isinstance(feeds, Node | str | Iterable):
             raise ArgumentError(f"feeds= takes tensors or their names, got {type(feeds).__name__}")
@@ -555,9 +556,9 @@ class Session:
         into = self._storage(compiled) if build.plain else {}
         state = self._state
         values.update([(variable, state.values[variable]) for variable in compiled.variables])
-        outputs, news = compiled.executable.run(values, dims, self._claimed(compiled.draws), into, recorder)
+        outputs, news = compiled.executable.run(values, dims, self._claimed(compiled.draws), into, recorder, out or ())
         fresh = {v: new for v, new in zip(compiled.updated, news, strict=True) if new is not into.get(v)}
-        found = owned([*outputs, *fresh.values()], values.values())
+        found = owned([*outputs, *fresh.values()], values.values(), out or ())
         results = found[: len(outputs)]
         built = build.of(iter(results if out is None else copied_out(results, out)))
         if fresh:

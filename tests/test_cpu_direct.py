@@ -219,6 +219,26 @@ def test_results_belong_to_the_user(sessions: tuple[Session, Session]) -> None:
     same(native[w], data(8))
 
 
+def test_results_are_written_to_the_arrays_that_the_user_has(sessions: tuple[Session, Session]) -> None:
+    x, y = gc.placeholder("x", (6,)), gc.placeholder("y", (6,))
+    fetches = [x + y, x * y, x, (x - y).reshape((2, 3))]
+    native, plain = sessions
+    step = native.compile(fetches, [x, y])
+    for outs in (
+        lambda a, b: [np.empty(6, np.float32) for _ in range(3)] + [np.empty((2, 3), np.float32)],
+        lambda a, b: [a, b, np.empty(6, np.float32), np.empty((3, 2), np.float32).T],
+        lambda a, b: [b, np.empty(12, np.float32)[::2], a, np.empty((2, 3), np.float32, order="F")],
+        lambda a, b: [np.empty(6, np.float32), np.empty(6, np.float32), b, a.reshape(2, 3)],
+    ):
+        one, other = data(6), data(6) * 3
+        wanted = plain.run(fetches, {x: one, y: other})
+        out = outs(one, other)
+        found = step(one, other, out=out)
+        for array, mine, value in zip(found, out, wanted, strict=True):
+            assert array is mine
+            same(np.ascontiguousarray(array), value)
+
+
 def test_a_variable_that_is_fed_is_not_written(sessions: tuple[Session, Session]) -> None:
     w = variable([1.0, 2.0])
     bump = w.assign_add(gc.constant([10.0, 10.0]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import groupby
@@ -162,13 +162,14 @@ class CpuExecutable:
         draws: Mapping[Node, DrawKey],
         into: Mapping[Node, Array] = NOWHERE,
         recorder: Recorder | None = None,
+        out: Sequence[Array] = (),
     ) -> tuple[list[Array], list[Array]]:
         """See `Executable.run`; what is written `into` is written by the last call of native code."""
         bound = self.bound(dims)
         if recorder is not None:
             recorder.describe = partial(self._described, bound)
         try:
-            made = Run(self.target, bound, values, draws, into)
+            made = Run(self.target, bound, values, draws, into, out)
         except MemoryError:
             plan = bound.plan
             needed = bound.total_bytes(self.target.scratch.workers)
@@ -269,6 +270,7 @@ class Run:
         values: Mapping[Node, Any],
         draws: Mapping[Node, DrawKey],
         into: Mapping[Node, Array],
+        out: Sequence[Array] = (),
     ) -> None:
         self.target = target
         self.bound = bound
@@ -276,6 +278,8 @@ class Run:
         target.memory.reserve(bound.memory_bytes)
         target.scratch.reserve(bound.scratch)
         self.arrays: dict[int, Array] = {}  # of buffers outside of the run's memory
+        pairs = zip(bound.plan.symbolic.outputs, out, strict=bool(out))
+        self._out = {k: array for k, array in pairs if _can_be_written(array, values.values())}
         self.table = bound.offsets + target.memory.base
         self._inside = {buffer for buffer, _ in bound.copied.values()}
         self._take(values, into)
@@ -291,7 +295,7 @@ class Run:
         outside = [k for k, buffer in enumerate(buffers) if buffer.role != "arena" and k not in self._inside]
         for k in sorted(outside, key=lambda k: buffers[k].role != "given"):
             copy = k in overwritten and buffers[k].node not in into
-            array = self.arrays[k] = self._array(buffers[k], values, copy)
+            array = self.arrays[k] = self._out[k] if k in self._out else self._array(buffers[k], values, copy)
             self.table[1 + k] = address(array)
         for variable, (new, slot) in copied.items():
             found = into.get(variable)
@@ -353,3 +357,8 @@ class Run:
             return self.arrays[k].reshape(-1).view(dtype)
         offset = int(self.bound.offsets[1 + k])
         return self.target.memory.bytes[offset : offset + plan.nbytes[k]].view(dtype)
+
+
+def _can_be_written(array: Array, values: Iterable[Any]) -> bool:
+    """Whether a run can write a result to an array that the user has, while it reads these values."""
+    return array.flags.carray and not any(np.may_share_memory(array, value) for value in values)
