@@ -108,8 +108,9 @@ class Recorder:
         self._told.append(tell)
 
     def skip(self) -> None:
-        """Since the last thing that was told, recording has been prepared."""
-        started, self._last = self._last, clock()
+        """Since the last thing that was told, recording has been prepared: that is no part of a run."""
+        started = self._last
+        self.did("recording")
         self.skipped += self._last - started
 
 
@@ -395,6 +396,7 @@ def _arguments(kernel: KernelProfile, span: Span) -> dict[str, Any]:
         "of peak": "" if share is None else f"{100 * share:.0f} %",
         "bound by": kernel.bound,
         "code": work.how,
+        "phase": span.phase,
         "pieces": span.tickets if span.tickets > 1 else "",
     }
     return {name: value for name, value in found.items() if value not in ("", None)}
