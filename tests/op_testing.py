@@ -96,10 +96,11 @@ class Call:
         return [node for node in self.feeds if is_float(node.dtype)]
 
 
-def call(op: Op, sample: Sample, *, symbolic: bool = False) -> Call:
-    """`op` applied to leaves of a graph of their own.
+def call(op: Op, sample: Sample, *, symbolic: bool = False, graph: Graph | None = None) -> Call:
+    """`op` applied to leaves.
 
     Args:
+        graph: that they belong to; by default one of their own.
         symbolic: the leaves are declared with a symbol for each size other than 1, the same one for equal sizes.
     """
     dims: dict[str, int] = {}
@@ -113,7 +114,7 @@ def call(op: Op, sample: Sample, *, symbolic: bool = False) -> Call:
         feeds[node] = arg
         return node
 
-    with Graph():
+    with Graph() if graph is None else graph:
         returned = op(*map(operand, sample.args), **sample.attrs)
     results = returned if isinstance(returned, tuple) else items(returned)
     return Call(results, feeds, dims)

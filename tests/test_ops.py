@@ -16,6 +16,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from native_ops import lacks_code
 from op_meanings import ADJOINTS, MEANINGS, UNARY
 from op_testing import (
     FLOATS,
@@ -62,6 +63,7 @@ WITHOUT_SAMPLES = {
 # Who must be able to run an op: the target's name, and what it lacks for the op (None: nothing).
 TARGETS: dict[str, Callable[[Op], str | None]] = {
     "reference": lambda op: None if op.ref or op.kind == "composite" else "its `ref` is missing",
+    "cpu": lacks_code,
 }
 
 # Ops that cut a gradient which is not zero, on purpose.
@@ -140,7 +142,7 @@ def test_reasons_name_ops_that_exist():
 
 @each_case()
 def test_reference_agrees_with_the_type_rule_in_every_dtype(op, sample):
-    for dtype, typed in _retypings(sample):
+    for dtype, typed in retypings(sample):
         try:
             made = call(op, typed)
         except DTypeError:
@@ -149,7 +151,7 @@ def test_reference_agrees_with_the_type_rule_in_every_dtype(op, sample):
         _check_types(made, _types(typed))
 
 
-def _retypings(sample: Sample) -> Iterator[tuple[str, Sample]]:
+def retypings(sample: Sample) -> Iterator[tuple[str, Sample]]:
     """The sample with its float operands in every dtype, and its integer operands in every integer dtype."""
     if has_kind(sample, "f"):
         yield from ((dtype, retyped(sample, dtype, "int64")) for dtype in DTYPES)
@@ -477,6 +479,7 @@ FAULTS: dict[str, tuple[Callable[..., None], dict[str, Any]]] = {
     "no samples": (test_op_is_complete, {"samples": None}),
     "no gradient decision": (test_op_is_complete, {"vjp": None}),
     "no reference": (lambda op, sample: test_op_runs_on_target(op, "reference"), {"ref": None}),
+    "no native code": (lambda op, sample: test_op_runs_on_target(op, "cpu"), {"name": "new"}),
     "a gradient that is off by 1e-5": (
         test_gradients_of_first_and_second_order,
         {"vjp": lambda g, y, x: (g * (1 - y * y) * (1 + 1e-5),)},

@@ -91,7 +91,8 @@ def plain(code: KernelCode, convolution: Convolution) -> None:
     derived = "p" if target == "x" else "i"
     inner = [name for name in extents if name not in outer and name[0] != derived]
     memory = MEMORY_TYPE[result.dtype]
-    register = "double" if memory == "double" else "float"
+    is_integer = memory.startswith("i")
+    register = memory if is_integer or memory == "double" else "float"
 
     def address(role: str, place: Place) -> Value:
         channels = {"x": ("n", "G", "c"), "g": ("n", "G", "o"), "w": ("G", "o", "c")}[role]
@@ -108,8 +109,11 @@ def plain(code: KernelCode, convolution: Convolution) -> None:
             (total,) = f.loop(0, extents[name], 1, lambda i, sums: [summed(rest, {**place, name: i}, sums[0])], [total])
             return total
         met, exists = _met(f, convolution.axes, place, derived, extents)
-        (total,) = f.if_(exists, lambda: [f.fma(load(first, met), load(second, met), total)], lambda: [total])
+        (total,) = f.if_(exists, lambda: [added(load(first, met), load(second, met), total)], lambda: [total])
         return total
+
+    def added(a: Value, b: Value, total: Value) -> Value:
+        return f.binary("add", f.binary("mul", a, b), total) if is_integer else f.fma(a, b, total)
 
     def element(unit: Value, _: list[Value]) -> None:
         place = dict(zip(outer, counters(f, unit, [extents[name] for name in outer]), strict=True))
