@@ -109,6 +109,19 @@ def test_after_the_second_time_python_has_nothing_to_do(entered: SimpleNamespace
         assert session.cache_info().hits >= TIMES
 
 
+def test_what_moves_from_run_to_run_is_not_bound(entered: SimpleNamespace) -> None:
+    x = gc.placeholder("x", ("n",))
+    w = variable([0.0, 0.0])
+    y = x.sum() + w.sum()
+    with gc.Session(device="cpu") as session:
+        for k in range(2 * TIMES):
+            session[w] = [k, k]
+            assert session.run(y, {x: np.ones(3, np.float32)}) == 3 + 2 * k
+        for k in range(2 * TIMES):
+            assert session.run(y, {x: np.ones(k, np.float32)}) == k + 2 * (2 * TIMES - 1)
+    assert entered.bound == 0
+
+
 def test_a_longer_plan_is_served_too(entered: SimpleNamespace) -> None:
     x = gc.placeholder("x", (1000, 200))
     with gc.Session(device="cpu", threads=2) as session:

@@ -1,10 +1,10 @@
 """Fast ways through a session: entries for requests that come again, as long as nothing has moved.
 
-What a session has done for a request twice, on arrays of the same shapes, is bound to an entry: the plan with the
-memory of the arena and of the variables. From then on the request needs no Python, if what is fed fits as it is and the
-plan is short: its entry is called at any time, keeps the interpreter's lock and sees whether another run goes on. The
-entry of a longer plan gives the lock back; it is called when it is the caller's turn, as is that of a plan that draws,
-or that is fed what has to be converted.
+What a session has done for a request twice, on arrays of the same shapes while nothing moved, is bound to an entry: the
+plan with the memory of the arena and of the variables. From then on the request needs no Python, if what is fed fits as
+it is and the plan is short: its entry is called at any time, keeps the interpreter's lock and sees whether another run
+goes on. The entry of a longer plan gives the lock back; it is called when it is the caller's turn, as is that of a plan
+that draws, or that is fed what has to be converted.
 """
 
 from __future__ import annotations
@@ -119,9 +119,9 @@ class Direct:
 
     def note(self, served: Served) -> Callable[..., Any] | None:
         """Remember what Python had to do, and bind an entry if it comes again; the quick one, if that is it."""
-        shapes = [served.values[leaf].shape for _, leaf in served.fed]
-        before, self._seen = self._seen, shapes
-        found = self._bound(served) if shapes == before else None
+        now = [*(served.values[leaf].shape for _, leaf in served.fed), int(self._version[0])]
+        before, self._seen = self._seen, now
+        found = self._bound(served) if now == before else None
         if found is None:
             return None
         bound, draws, keys = found
