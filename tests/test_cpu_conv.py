@@ -30,7 +30,6 @@ GEOMETRIES: Mapping[str, tuple[Any, ...]] = {
     "depthwise": ((3, 6, 4, 4), (6, 1, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 6),
     "1x1": ((1, 40, 5, 21), (35, 40, 1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
     "rows in one set of the cache": ((1, 1024, 3, 5), (20, 1024, 1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
-    "rows in one set of the cache": ((1, 1024, 3, 5), (20, 1024, 1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
     "few channels": ((3, 5, 17, 13), (4, 5, 3, 2), (1, 1), ((0, 1), (1, 2)), (1, 2), 1),
     "few channels, wide rows": ((2, 2, 37, 49), (16, 2, 3, 3), (1, 1), ((1, 1), (0, 0)), (2, 1), 1),
     "few channels in groups": ((2, 6, 9, 16), (9, 2, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 3),
@@ -121,7 +120,9 @@ def test_every_size_may_be_a_symbol(op: Any) -> None:
     np.testing.assert_allclose(found, op.ref(*numbers, **attrs, **bound), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["padded", "stride 2", "groups", "few channels", "small planes", "many channels", "three axes"])
+@pytest.mark.parametrize(
+    "name", ["padded", "stride 2", "groups", "few channels", "small planes", "many channels", "three axes"]
+)
 @EACH_OP
 def test_units_of_work_may_be_divided_at_will(op: Any, name: str) -> None:
     case = Case(op, GEOMETRIES[name])

@@ -88,7 +88,7 @@ def plain(code: KernelCode, convolution: Convolution) -> None:
         sizes = {"i": axis.size, "p": axis.windows, "t": axis.kernel}
         extents |= {f"{letter}{k}": frame.size(size) for letter, size in sizes.items()}
     outer = [*_OUTER[target], *(f"{_SPATIAL[target]}{k}" for k in range(len(convolution.axes)))]
-    derived = "p" if target == "x" else "i"
+    derived = "t" if target == "x" else "i"
     inner = [name for name in extents if name not in outer and name[0] != derived]
     memory = MEMORY_TYPE[result.dtype]
     is_integer = memory.startswith("i")
@@ -106,7 +106,8 @@ def plain(code: KernelCode, convolution: Convolution) -> None:
     def summed(names: Sequence[str], place: Place, total: Value) -> Value:
         if names:
             name, *rest = names
-            (total,) = f.loop(0, extents[name], 1, lambda i, sums: [summed(rest, {**place, name: i}, sums[0])], [total])
+            low, high = _meeting(f, convolution.axes, place, name, extents) if derived == "t" else (0, extents[name])
+            (total,) = f.loop(low, high, 1, lambda i, sums: [summed(rest, {**place, name: i}, sums[0])], [total])
             return total
         met, exists = _met(f, convolution.axes, place, derived, extents)
         (total,) = f.if_(exists, lambda: [added(load(first, met), load(second, met), total)], lambda: [total])
@@ -125,20 +126,30 @@ def plain(code: KernelCode, convolution: Convolution) -> None:
     lanes.finish(code, 0)
 
 
+def _meeting(f: Function, axes: Sequence[Axis], place: Place, name: str, extents: Mapping[str, Int]) -> tuple[Int, Int]:
+    """Of what a counter runs over, the part that may meet an element of x: not all windows do."""
+    if name[0] != "p":
+        return 0, extents[name]
+    axis, last = axes[int(name[1:])], f.sub(extents[f"t{name[1:]}"], 1)
+    reached = f.add(place[f"i{name[1:]}"], axis.before)
+    low = f.max(f.sub(reached, f.mul(last, axis.dilation)), 0)
+    high = f.add(f.div(reached, axis.stride), 1)
+    return f.div(f.add(low, axis.stride - 1), axis.stride), f.min(high, extents[name])
+
+
 def _met(
     f: Function, axes: Sequence[Axis], place: Place, derived: str, extents: Mapping[str, Int]
 ) -> tuple[Place, Value]:
     """The place with the counter along each axis that follows from the two others, and whether it exists."""
     found, exists = dict(place), constant("i1", True)
     for k, axis in enumerate(axes):
-        tap = f.mul(place[f"t{k}"], axis.dilation)
         if derived == "i":
-            at = f.i64(f.sub(f.add(f.mul(place[f"p{k}"], axis.stride), tap), axis.before))
+            tap = f.mul(place[f"t{k}"], axis.dilation)
+            at = f.sub(f.add(f.mul(place[f"p{k}"], axis.stride), tap), axis.before)
         else:
-            reached = f.i64(f.sub(f.add(place[f"i{k}"], axis.before), tap))
-            at = f.binary("sdiv", reached, f.i64(axis.stride))
-            rest = f.binary("srem", reached, f.i64(axis.stride))
-            exists = f.binary("and", exists, f.compare("icmp eq", rest, f.i64(0)))
-        exists = f.binary("and", exists, f.compare("icmp ult", at, f.i64(extents[f"{derived}{k}"])))
+            offset = f.sub(f.add(place[f"i{k}"], axis.before), f.mul(place[f"p{k}"], axis.stride))
+            at = f.div(offset, axis.dilation)
+            exists = f.binary("and", exists, f.compare("icmp eq", f.i64(f.rem(offset, axis.dilation)), f.i64(0)))
+        exists = f.binary("and", exists, f.compare("icmp ult", f.i64(at), f.i64(extents[f"{derived}{k}"])))
         found[f"{derived}{k}"] = at
     return found, exists

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from graphc.dims import Dim, ceil_div
 from graphc.runtime.cpu import lanes
 from graphc.runtime.cpu.builder import I64, Function, Int, Value, constant, vector
-from graphc.runtime.cpu.conv_geometry import Convolution, Sweep, Taps, sweep, two_dimensional
+from graphc.runtime.cpu.conv_geometry import Convolution, Sweep, sweep, two_dimensional
 from graphc.runtime.cpu.conv_source import padded
 from graphc.runtime.cpu.conv_tiles import (
     BYTES,
@@ -43,7 +43,6 @@ DEPTH = 160  # rows that are multiplied at a time, about: a tile's part of them 
 ROWS = 128  # of weights, at most, in one unit of work
 SETS, WAYS = 64, 8  # of the first cache, at least
 SHORT = 16  # pieces of a block's row that are copied without a loop
-CLASSES = 9  # classes of results (see `Sweep`) that are worth their code
 
 
 class Direct(NamedTuple):
@@ -64,6 +63,15 @@ class Direct(NamedTuple):
     channel_step: int
     taps_step: tuple[int, int]
     group_step: int
+
+
+class Met(NamedTuple):
+    """What is known of a class of results, perhaps only when the code runs; see `Taps`."""
+
+    first: Int
+    met: Int
+    start: Int
+    weight: Int
 
 
 class Blocking(NamedTuple):
@@ -118,12 +126,12 @@ def described(convolution: Convolution, source: Strided, weight: Strided) -> tup
 
 
 def is_served(code: KernelCode, convolution: Convolution) -> bool:
-    """Whether `direct` can emit it: g or x is computed, sizes are known, and x falls into few classes."""
+    """Whether `direct` can emit it: g or x is computed, and all sizes but the batch are known."""
     if convolution.roles[2] == "w" or not convolution.is_static or len(convolution.axes) > 2:
         return False
     weight = code.kernel.operands[1]
     known = not weight.is_view or all(isinstance(step, int) for step in weight.loads[0].access.strides)
-    return known and (convolution.roles[2] == "g" or math.prod(axis.stride for axis in convolution.axes) <= CLASSES)
+    return known
 
 
 # --------------------------------------------------------------------------------------------- the product
@@ -185,6 +193,7 @@ class _Direct:
         else:
             sizes.append(0)
         self.loops = self._weight_loops()
+        self.tables: dict[int, Value] = {}
         wide = self.host.lanes(BYTES)
         self.packed_row = (-(-blocks.depth * taps // wide) | 1) * wide if self.is_packed else 0
         sizes.append(rows * self.packed_row + wide)
@@ -209,7 +218,7 @@ class _Direct:
     @property
     def adds(self) -> bool:
         """Whether the channels of the source are multiplied in several goes."""
-        return self.blocking.depth < self.what.channels
+        return self.blocking.depth != self.what.channels
 
     @property
     def is_spread(self) -> bool:
@@ -259,14 +268,20 @@ class _Direct:
         """A unit of work: `first` image, row of weights and row of points, and how many of each."""
         f = self.f
         (n, r, p), (n_count, r_count, p_count) = first, counts
-        for tall in self.height.classes:
-            for wide in self.width.classes:
-                if self.adds or not (tall.met and wide.met):
-                    zero_fill(f, self.host, self.scratch(0), f.mul(r_count, self.blocking.row))
-                if tall.met and wide.met:
-                    self.multiply(group, first, counts, (tall, wide))
-                if self.is_spread:
-                    self.join(counts, (tall, wide))
+
+        def results_of(number: Int) -> None:
+            i, j = counters(f, number, [self.spread[0], self.spread[1]])
+            taps = (self.taps(0, i), self.taps(1, j))
+            if self.adds:
+                zero_fill(f, self.host, self.scratch(0), f.mul(r_count, self.blocking.row))
+            self.multiply(group, first, counts, taps)
+            if self.is_spread:
+                self.join(counts, taps)
+
+        if self.is_spread:
+            f.loop(0, math.prod(self.spread), 1, lambda number, _: results_of(number))
+        else:
+            results_of(0)
         o = f.add(f.mul(group, self.what.rows), r)
         h, spread = f.mul(p, self.spread[0]), self.spread[0]
         bounds = [
@@ -281,6 +296,17 @@ class _Direct:
             return self.result(f.sub(j, o), f.sub(i, n), f.sub(k, h), m)
 
         lanes.block(self.frame, 0, self.narrow(bounds), Element(element, "float32"))
+
+    def taps(self, axis: int, number: Int) -> Met:
+        """A class of results along an axis."""
+        f, module, name = self.f, self.code.module, f"classes{axis}"
+        classes = [(taps.first, taps.met, taps.start, taps.weight) for taps in self.what.sweeps[axis].classes]
+        if isinstance(number, int):
+            return Met(*classes[number])
+        if axis not in self.tables:
+            self.tables[axis] = module.table(name, I64, [field for fields in classes for field in fields])
+        begin = f.address(self.tables[axis], f.mul(number, len(Met._fields)), I64)
+        return Met(*[f.load(I64, f.address(begin, k, I64), 8) for k in range(len(Met._fields))])
 
     def full(self, index: Sequence[Int]) -> Sequence[Int]:
         """An index of the result, with its height."""
@@ -304,17 +330,16 @@ class _Direct:
         column = f.add(f.mul(image, plane), f.add(f.mul(h, width), w))
         return self.scratch(part, f.add(f.mul(row, row_size), column))
 
-    def multiply(self, group: Int, first: Sequence[Int], counts: Sequence[Int], taps: tuple[Taps, Taps]) -> None:
+    def multiply(self, group: Int, first: Sequence[Int], counts: Sequence[Int], taps: tuple[Met, Met]) -> None:
         """Multiply the weights by the rows that a class of results meets, a few channels at a time."""
         f, frame, what, blocks = self.f, self.frame, self.what, self.blocking
         (n, r, p), (n_count, r_count, p_count) = first, counts
         tall, wide = taps
         tile, columns = blocks.tile, f.mul(f.mul(n_count, p_count), self.width.points)
         width = tile.vectors * self.host.lanes(BYTES)
-        weights = self.weight._replace(
-            offset=self.weight.offset + tall.weight * what.taps_step[0] + wide.weight * what.taps_step[1]
-        )
         base = f.add(f.mul(group, what.group_step), f.mul(r, what.row_step))
+        for each, step in zip(taps, what.taps_step, strict=True):
+            base = f.add(base, f.mul(each.weight, step))
 
         def some(c: Value, _: list[Value]) -> None:
             depth = f.min(blocks.depth, f.sub(what.channels, c))
@@ -322,7 +347,7 @@ class _Direct:
             source = frame.at(self.source, (n, f.add(f.mul(group, what.channels), c), h, wide.start))
             args = [depth, tall.met, wide.met, n_count, p_count, frame.size(self.source.strides[0])]
             f.call(self.copier(), "void", source, self.scratch(1), *map(f.i64, args))
-            a = f.address(frame.at(weights), f.add(base, f.mul(c, what.channel_step)), FLOAT)
+            a = f.address(frame.at(self.weight), f.add(base, f.mul(c, what.channel_step)), FLOAT)
             every = (depth, tall.met, wide.met)
             runs = [_product(f, [every[k] for k in inside]) for _, inside in self.loops]
             if self.packed_row:
@@ -422,7 +447,7 @@ class _Direct:
         f.ret()
         return name
 
-    def join(self, counts: Sequence[Int], taps: tuple[Taps, Taps]) -> None:
+    def join(self, counts: Sequence[Int], taps: tuple[Met, Met]) -> None:
         """Put the results of a class between those of the others."""
         f, (n_count, r_count, p_count), (tall, wide) = self.f, counts, taps
         count = self.host.lanes(BYTES)
