@@ -37,6 +37,7 @@ ROOMS = {
         "graphc.plan",
         "graphc.plan_report",
         "graphc.plan_text",
+        "graphc.shortage",
         "graphc.source",
         "graphc.target",
         "graphc.printer",
