@@ -122,6 +122,19 @@ def test_what_moves_from_run_to_run_is_not_bound(entered: SimpleNamespace) -> No
     assert entered.bound == 0
 
 
+def test_an_arena_that_has_been_outgrown_is_freed() -> None:
+    x, large = gc.placeholder("x", (10,)), gc.placeholder("large", (1000, 100))
+    y, z = gc.sort(x) + gc.sort(x * x), gc.sort(large) + gc.sort(large * large)
+    with gc.Session(device="cpu") as session:
+        for _ in range(TIMES):
+            session.run(y, {x: data(10)})
+        arena = weakref.ref(session._target.memory.bytes)
+        session.run(z, {large: data(1000, 100)})
+        assert arena() is None
+        for _ in range(TIMES):
+            same(session.run(y, {x: data(10)}), np.sort(data(10)) + np.sort(data(10) ** 2))
+
+
 def test_a_longer_plan_is_served_too(entered: SimpleNamespace) -> None:
     x = gc.placeholder("x", (1000, 200))
     with gc.Session(device="cpu", threads=2) as session:

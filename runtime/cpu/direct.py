@@ -193,6 +193,7 @@ class Shortcuts:
     def __init__(self, busy: Array) -> None:
         self._busy = busy
         self._version = np.zeros(1, np.int64)
+        self._base = 0  # where the session's arena is
         self._requests: dict[Hashable, Direct] = {}
         self.quick: dict[Hashable, Callable[..., Any]] = {}
 
@@ -222,6 +223,10 @@ class Shortcuts:
 
     def note(self, request: Hashable, direct: Direct, served: Served) -> None:
         """Remember what Python had to do for a request (None if it isn't remembered)."""
+        base = served.executable.target.memory.base
+        if self._base not in (0, base):
+            self.forget()  # entries keep the arena that they are bound to
+        self._base = base
         entry = direct.note(served)
         if entry is not None and request is not None:
             self.quick[request] = entry
