@@ -224,6 +224,33 @@ def test_nothing_is_leaked() -> None:
     assert all(abs(sys.getrefcount(thing) - count) < 1000 for thing, count in zip(things, before, strict=True))
 
 
+def test_what_the_collector_runs_may_call_the_entry() -> None:
+    """Making a list can set it to work: here, at every one, and it runs the entry that is about to return the list."""
+    bench, x = Bench(form="list", items=(0, None)), zeros(4, 2)
+    inner: list[Any] = []
+
+    class Caller:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            inner.append(bench.entry(x))
+
+    thresholds = gc.get_threshold()
+    found = []
+    try:
+        gc.set_threshold(1)
+        for _ in range(300):
+            Caller()
+            found.append(bench.entry(x))
+    finally:
+        gc.set_threshold(*thresholds)
+    gc.collect()
+    arrays = [array for pair in (*found, *inner) for array in pair[:1]]
+    assert len(inner) == 300 and len({array.ctypes.data for array in arrays}) == 600
+    assert x.tolist() == [[600, 600]] * 4
+
+
 def test_results_outlive_the_entry_and_the_entry_dies_with_its_last_reference() -> None:
     bench = Bench()
     found = bench.entry(zeros(4, 2))

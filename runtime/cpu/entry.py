@@ -392,10 +392,27 @@ def _is_list(frame: _Frame) -> Value:
 
 
 def _attempt(module: Module) -> None:
-    """`ptr attempt(ptr words, ptr args)`: the results in their form, or null where Python must do it."""
+    """`ptr attempt(ptr words, ptr args)`: the results in their form, or null where Python must do it.
+
+    The container is made first: that may set the garbage collector to work, which may run anything, this entry too.
+    From then on nothing runs but what is here, and when the plan has run, nothing can fail.
+    """
     frame = _Frame(module, "attempt", [(PTR, "args")], PTR)
     f, words, own = frame.f, frame.words, frame.f.parameter(0)
     results = words.load(I64, RESULTS)
+    container = call(f, CONTAINER, own, result=PTR)
+
+    def unable() -> list[Value]:
+        do(f, frame.interface("PyErr_Clear"))  # of memory that was short: Python tries again, and tells
+        return [NULL]
+
+    def misfit() -> list[Value]:
+        do(f, frame.interface("Py_DecRef"), container)
+        return unable()
+
+    def given_up(made: Value) -> list[Value]:
+        do(f, DROP, own, made)
+        return misfit()
 
     def run() -> list[Value]:
         parameters = [words.load(PTR, offset) for offset in (PLAN, TABLE, SCRATCH, POOL)]
@@ -407,54 +424,44 @@ def _attempt(module: Module) -> None:
         do(f, frame.interface("PyEval_RestoreThread"), state)
         return status
 
-    def given_up(made: Value) -> list[Value]:
-        do(f, DROP, own, made)
-        do(f, frame.interface("PyErr_Clear"))  # of memory that was short: Python tries again, and tells
-        return [NULL]
-
-    def failed(container: Value) -> list[Value]:
-        do(f, frame.interface("Py_DecRef"), container)
-        return given_up(results)
-
-    def alone(container: Value) -> list[Value]:
+    def alone() -> list[Value]:
         do(f, frame.interface("Py_DecRef"), container)
         return [call(f, ITEM, own, constant(I64, 0), result=PTR)]
 
-    def filled(container: Value) -> list[Value]:
+    def filled() -> list[Value]:
         do(f, FILL, own, container)
         return [container]
 
-    def returned(container: Value) -> list[Value]:
-        return f.if_(is_zero(f, words.load(I64, FORM)), lambda: alone(container), lambda: filled(container))
+    def returned() -> list[Value]:
+        return f.if_(is_zero(f, words.load(I64, FORM)), alone, filled)
 
-    def ran(container: Value) -> list[Value]:
+    def ran() -> list[Value]:
         (status,) = f.if_(is_zero(f, words.load(I64, LOCKED)), run_unlocked, run)
-        return f.if_(is_zero(f, status), lambda: returned(container), lambda: failed(container))
+        return f.if_(is_zero(f, status), returned, lambda: given_up(results))
 
-    def contained() -> list[Value]:
-        """All memory is there before the run: after it, variables have new values, and nothing may fail."""
-        container = call(f, CONTAINER, own, result=PTR)
-        return f.if_(frame.same(container, NULL), lambda: given_up(results), lambda: ran(container))
-
-    def attempted() -> list[Value]:
+    def made_and_run() -> list[Value]:
         made = call(f, MAKE, own)
-        return f.if_(frame.same(made, results), contained, lambda: given_up(made))
+        return f.if_(frame.same(made, results), ran, lambda: given_up(made))
 
-    fits = call(f, FITS, own, f.parameter(1))
-    (found,) = f.if_(is_zero(f, fits), lambda: [NULL], attempted)
+    def free() -> list[Value]:
+        idle = is_zero(f, f.load(I64, words.load(PTR, BUSY), 8))
+        current = frame.same(f.load(I64, words.load(PTR, VERSION), 8), words.load(I64, EXPECTED))
+        return f.if_(both(f, idle, current), fitting, misfit)
+
+    def fitting() -> list[Value]:
+        return f.if_(is_zero(f, call(f, FITS, own, f.parameter(1))), misfit, made_and_run)
+
+    (found,) = f.if_(frame.same(container, NULL), unable, free)
     f.ret(found)
 
 
 def _entry(module: Module) -> None:
-    """Is it called as it should be, and is nobody else at it? Then attempt it; or leave it to Python."""
+    """Attempt it, if it is called as it should be; or leave it to Python."""
     f = module.function("entry", ENTRY, PTR)
     _, args, count, names = (f.parameter(k) for k in range(4))
     words = Fields(f, f.in_entry(lambda: f.load(PTR, f.address(f.parameter(0), DATA, "i8"), 8)))
-    idle = is_zero(f, f.load(I64, words.load(PTR, BUSY), 8))
-    current = f.compare("icmp eq", f.load(I64, words.load(PTR, VERSION), 8), words.load(I64, EXPECTED))
     called = both(f, f.compare("icmp eq", names, NULL), f.compare("icmp eq", count, words.load(I64, FEEDS)))
-    now = both(f, called, both(f, idle, current))
-    (found,) = f.if_(now, lambda: [call(f, ATTEMPT, words.base, args, result=PTR)], lambda: [NULL])
+    (found,) = f.if_(called, lambda: [call(f, ATTEMPT, words.base, args, result=PTR)], lambda: [NULL])
 
     def slow() -> list[Value]:
         api = words.load(PTR, API)
