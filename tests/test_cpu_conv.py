@@ -38,10 +38,14 @@ GEOMETRIES: Mapping[str, tuple[Any, ...]] = {
     "wide rows": ((1, 2, 4, 300), (3, 2, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
     "one axis": ((2, 20, 13), (17, 20, 5), (2,), ((2, 2),), (1,), 1),
     "three axes": ((1, 2, 3, 5, 2), (2, 2, 2, 1, 2), (1, 1, 2), ((0, 1), (0, 0), (1, 1)), (1, 1, 1), 1),
+    "no input channels": ((2, 0, 5, 5), (3, 0, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    "no output channels": ((2, 3, 5, 5), (0, 3, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    "no elements": ((2, 3, 0, 5), (4, 3, 2, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
     "no images": ((0, 2, 5, 5), (3, 2, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
 }
 EACH_GEOMETRY = pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=list(GEOMETRIES))
 EACH_OP = pytest.mark.parametrize("op", [conv_op, conv_input_grad, conv_weight_grad], ids=lambda op: op.name)
+NARROW = WIDTHS[1:]  # bytes of vectors; the other tests have the widest
 OPERANDS = {"conv": "xw", "conv_input_grad": "gw", "conv_weight_grad": "xg"}
 TOLERANCE = {"float32": 2e-5, "float64": 1e-12, "float16": 2e-3, "bfloat16": 1.6e-2}
 
@@ -82,7 +86,7 @@ def test_all_geometries_are_served(op: Any, geometry: tuple[Any, ...]) -> None:
 
 
 @pytest.mark.parametrize("name", ["padded", "stride 2", "groups", "depthwise", "one axis", "few channels, wide rows"])
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", NARROW)
 @EACH_OP
 def test_every_width_of_vectors_gives_the_same(op: Any, width: int, name: str) -> None:
     case = Case(op, GEOMETRIES[name])
@@ -166,17 +170,17 @@ def test_what_is_not_finite_reaches_the_windows_that_meet_it_alone(name: str, va
     assert np.array_equal(np.isfinite(found), np.isfinite(wanted))
 
 
-@pytest.mark.parametrize("name", ["padded", "stride 2", "three axes"])
+@pytest.mark.parametrize("name", ["padded", "stride 2", "three axes", "whole tiles"])
 @EACH_OP
 def test_code_for_other_machines_can_be_made(op: Any, name: str) -> None:
-    assert assemble(Case(op, GEOMETRIES[name]).node) >= 1
+    assert assemble(Case(op, {**GEOMETRIES, **TRANSFORMED}[name]).node) >= 1
 
 
 # Geometries for which transforms are chosen: uneven tiles, blocks of lines or of images, few tiles and many weights.
 TRANSFORMED: Mapping[str, tuple[Any, ...]] = {
     "whole tiles": ((2, 16, 8, 8), (32, 16, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
     "uneven padding": ((20, 16, 4, 4), (33, 16, 3, 3), (1, 1), ((0, 1), (2, 1)), (1, 1), 1),
-    "uneven sizes": ((2, 17, 33, 30), (20, 17, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    "uneven sizes": ((2, 17, 21, 18), (20, 17, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
     "rows of tiles": ((1, 32, 18, 130), (40, 32, 3, 3), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
     "many weights": ((1, 140, 14, 14), (150, 140, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
     "wide padding": ((1, 40, 14, 14), (130, 40, 3, 3), (1, 1), ((3, 3), (4, 4)), (1, 1), 1),
@@ -195,7 +199,7 @@ def test_transforms_compute_convolutions_of_stride_1(op: Any, geometry: tuple[An
 
 
 @pytest.mark.parametrize("name", ["uneven padding", "many weights"])
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", NARROW)
 @EACH_OP
 def test_transforms_give_the_same_for_every_width(op: Any, width: int, name: str) -> None:
     case = Case(op, TRANSFORMED[name])
@@ -203,7 +207,7 @@ def test_transforms_give_the_same_for_every_width(op: Any, width: int, name: str
 
 
 @pytest.mark.parametrize("name", ["whole tiles", "uneven sizes", "many weights"])
-@pytest.mark.parametrize("images", [0, 1, 9])
+@pytest.mark.parametrize("images", [0, 5])
 @EACH_OP
 def test_transforms_serve_a_symbolic_batch(op: Any, name: str, images: int) -> None:
     x, *rest = TRANSFORMED[name]

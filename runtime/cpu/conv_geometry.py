@@ -52,10 +52,9 @@ class Convolution(NamedTuple):
 
     @property
     def is_static(self) -> bool:
-        """Whether everything is known but the batch."""
-        return all(isinstance(dim, int) for axis in self.axes for dim in axis) and isinstance(
-            self.inputs * self.outputs, int
-        )
+        """Whether all sizes but the batch are known, and none is 0."""
+        sizes = [size for axis in self.axes for size in (axis.size, axis.kernel, axis.windows)]
+        return all(isinstance(size, int) and size > 0 for size in (self.inputs, self.outputs, *sizes))
 
     @property
     def products(self) -> Dim:

@@ -165,21 +165,21 @@ def _turn_rows(frame: Frame) -> str:
         h = f.i64(f.add(top, r))
         there = f.select(f.compare("icmp ult", h, height), width, f.i64(0))
 
-        def column(k: Value, _: list[Value]) -> None:
-            w = f.i64(f.add(left, k))
-            exists = f.splat(f.compare("icmp ult", w, there), wide)
-            at = f.address(source, f.add(f.mul(h, line_step), f.mul(w, column_step)), FLOAT)
-            into = f.address(target, f.mul(f.add(f.mul(r, columns), k), pixel), FLOAT)
+        def some(c: Value, _: list[Value]) -> None:
+            mask = f.mask(f.sub(channels, c), wide)
+            begin = f.address(source, f.add(f.mul(h, line_step), f.mul(c, channel_step)), FLOAT)
 
-            def some(c: Value, _: list[Value]) -> None:
-                mask = f.mask(f.sub(channels, c), wide)
-                places = f.addresses(f.address(at, f.mul(c, channel_step), FLOAT), apart, FLOAT)
+            def column(k: Value, _: list[Value]) -> None:
+                w = f.i64(f.add(left, k))
+                exists = f.splat(f.compare("icmp ult", w, there), wide)
+                places = f.addresses(f.address(begin, f.mul(w, column_step), FLOAT), apart, FLOAT)
                 value = f.gather(type, places, BYTES, f.binary("and", exists, mask))
-                f.store(value, f.address(into, c, FLOAT), BYTES, mask)
+                into = f.add(f.mul(f.add(f.mul(r, columns), k), pixel), c)
+                f.store(value, f.address(target, into, FLOAT), BYTES, mask)
 
-            f.loop(0, channels, wide, some)
+            f.loop(0, columns, 1, column)  # the innermost, as it meets the same lines of the cache again
 
-        f.loop(0, columns, 1, column)
+        f.loop(0, channels, wide, some)
 
     f.loop(0, rows, 1, row)
     f.ret()
