@@ -52,6 +52,8 @@ class Chosen(NamedTuple):
 
 REQUIRED = tuple(p for p in PIPELINE if not p.optional)  # the oracle depends on no optimisation
 BEST = "cpu"
+RUN_SWITCHES = frozenset({"commands", "entry"})  # of how native code is called: see `CpuTarget`
+SWITCHES = TECHNIQUES | RUN_SWITCHES  # besides those of passes
 FALLBACK = "reference"
 
 
@@ -59,7 +61,7 @@ def _cpu(settings: Settings) -> Target:
     if missing := lacking():
         raise GraphcError(f"the processor lacks {missing}")
     driver()  # the first code that this process loads: where this fails, nothing can be run
-    return CpuTarget(settings.threads, settings.disable & TECHNIQUES, conv_precision=settings.conv_precision)
+    return CpuTarget(settings.threads, settings.disable & SWITCHES, conv_precision=settings.conv_precision)
 
 
 DEVICES: dict[str, Device] = {

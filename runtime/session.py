@@ -22,13 +22,12 @@ from graphc.op import Array
 from graphc.ops.random import Draw
 from graphc.ops.state import Placeholder, Updates, Variable
 from graphc.passes.pipeline import PIPELINE, Pass, check_switches, run_pipeline, switches
-from graphc.passes.plan import TECHNIQUES
 from graphc.plan import Made, Plan
 from graphc.restore import LoadReport, compare, require_all
 from graphc.runtime import checkpoint
 from graphc.runtime.cpu.direct import MISS, Direct, Served, Shortcuts, form_of, request_of
 from graphc.runtime.cpu.target import CpuExecutable
-from graphc.runtime.devices import BEST, CONV_PRECISIONS, DEVICES, ConvPrecision, Settings, chosen
+from graphc.runtime.devices import BEST, CONV_PRECISIONS, DEVICES, SWITCHES, ConvPrecision, Settings, chosen
 from graphc.runtime.feeds import Intake, convert_feeds, feeds_given, missing_feeds, resolve_feeds, with_misfits
 from graphc.runtime.plan import PlanExecutable, PlanTarget
 from graphc.runtime.profile import Profile, Recorder, checked_path
@@ -87,7 +86,7 @@ class Session:
         device: "cpu", "reference" or "plan"; None takes the best that works here.
         seed: of everything random: initial values and draws.
         threads: how many threads a native target may use; NumPy's own settings rule the others.
-        disable: names of passes and techniques to switch off, such as `("fuse",)`.
+        disable: names of passes and techniques to switch off, such as `("fuse",)`; `gc.ledger` shows what each buys.
         conv_precision: "exact", as accurate as sums of products in float32 are, or "winograd4": faster, with errors
             that are several times as large.
 
@@ -123,7 +122,7 @@ class Session:
             known = " or ".join(map(repr, CONV_PRECISIONS))
             raise ArgumentError(f"conv_precision must be {known}, got {conv_precision!r}")
         disable = [disable] if isinstance(disable, str) else disable
-        check_switches(disable, switches() | TECHNIQUES)
+        check_switches(disable, switches() | SWITCHES)
         self.graph = graph
         self.threads = threads
         self.disable = frozenset(disable)

@@ -233,3 +233,36 @@ def test_one_session_trains_the_same_from_many_threads():
     [worker.start() for worker in workers]
     [worker.join() for worker in workers]
     assert [session[v].tobytes() for v in variables] == trained(1, steps=8)[8:]
+
+
+# --- how native code is called
+
+
+@pytest.mark.parametrize("without", ["commands", "entry"])
+def test_runs_that_python_does_step_by_step_compute_the_same(without):
+    """And a failure in the last step leaves variables that earlier steps would have written."""
+    with gc.Graph():
+        w, index = variable(np.ones(5)), gc.placeholder("index", shape=(1,), dtype="int64")
+        bump = w.assign(w * 2)
+        late = gc.take(gc.exp(gc.softmax(bump[w])), index)
+        found = []
+        for disable in ((), (without,)):
+            with gc.Session(device="cpu", disable=disable) as session:
+                step = session.compile([late, bump], [index])
+                found.append([step(np.array([1]))[0].tolist() for _ in range(4)] + [session[w].tolist()])
+                with pytest.raises(gc.GraphcError):
+                    step(np.array([5]))
+                assert session[w].tolist() == [16] * 5
+        assert found[0] == found[1]
+
+
+def test_without_commands_every_kernel_is_a_call():
+    with gc.Graph():
+        x = gc.placeholder("x", shape=(4, 4))
+        y = x @ gc.exp(x @ x)
+        for disable, calls in (((), 1), (("commands",), 3)):
+            with gc.Session(device="cpu", disable=("fuse", "epilogues", "prologues", *disable)) as session:
+                plan = session.plan(y, {x: np.eye(4)})
+                (compiled,) = session._plans.values()
+                assert len(plan.kernels) == 3
+                assert len(compiled.executable.bound({}).segments) == calls

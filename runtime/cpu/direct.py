@@ -142,7 +142,7 @@ class Direct:
         target, found = executable.target, executable.bound(served.dims)
         symbolic, buffers = found.plan.symbolic, found.plan.buffers
         commands = [segment.commands for segment in found.segments]
-        if len(commands) != 1 or commands[0] is None:
+        if len(commands) != 1 or commands[0] is None or "entry" in target.disable:
             return None
         fed = {leaf for _, leaf in served.fed}
         overwritten = [taken for update in symbolic.updates if (taken := buffers[update].takes) is not None]

@@ -74,7 +74,8 @@ class CpuTarget:
 
     Args:
         threads: that a run may use; by default the cores that the process may use.
-        disable: techniques of `graphc.passes.plan.TECHNIQUES` to leave out.
+        disable: techniques of `graphc.passes.plan.TECHNIQUES` to leave out; "commands", one call of native code for
+            many kernels; "entry", runs that come again without Python.
         host: another host's instructions, such as narrower vectors.
         conv_precision: see `Session`.
     """
@@ -126,7 +127,9 @@ class CpuExecutable:
         kernels = dict.fromkeys(step.kernel for step in symbolic.steps)
         self.natives = {k: native for k in kernels if (native := target.native(k)) is not None}
         by_numpy = [at for at, step in enumerate(symbolic.steps) if step.kernel not in self.natives]
-        self.symbolic = updated_after(symbolic, max(by_numpy, default=-1))  # NumPy can fail, and be interrupted
+        self._together = "commands" not in target.disable
+        last = max(by_numpy, default=-1) if self._together else len(symbolic.steps) - 1
+        self.symbolic = updated_after(symbolic, last)  # what Python calls can fail, and be interrupted
         self._folder = folder_of(symbolic.program)
         natives, library = self.natives.values(), partial(gemm.library, target.host)
         if self._folder is not None:
@@ -147,7 +150,7 @@ class CpuExecutable:
         found = self._bound.pop(key, None)
         if found is None:
             plan = bind_plan(self.symbolic, dims, shared="arena" not in self.target.disable)
-            found = Bound(plan, self.natives, self.code)
+            found = Bound(plan, self.natives, self.code, together=self._together)
             if self._folder is not None:
                 dump_plan(self._folder, replace(plan, made=made_of(plan, self.natives)))
         self._bound[key] = found
@@ -202,7 +205,9 @@ class Bound:
         offsets: where in that memory each slot lies; 0 for what lies elsewhere.
     """
 
-    def __init__(self, plan: Plan, natives: Mapping[Kernel, NativeKernel], code: Mapping[Kernel, Code]) -> None:
+    def __init__(
+        self, plan: Plan, natives: Mapping[Kernel, NativeKernel], code: Mapping[Kernel, Code], *, together: bool = True
+    ) -> None:
         self.plan = plan
         dims, steps = plan.dims, plan.kernels
         draws = [step.kernel.core for step in steps if step.kernel.kind == "random"]
@@ -220,7 +225,7 @@ class Bound:
         for new, _ in self.copied.values():
             self.offsets[1 + new] = self.memory_bytes
             self.memory_bytes += evaluate(aligned(plan.nbytes[new]), dims)
-        self.segments = tuple(self._segments(natives, code))
+        self.segments = tuple(self._segments(natives, code, together))
 
     @cached_property
     def numbers(self) -> Mapping[Step, int]:
@@ -233,8 +238,12 @@ class Bound:
         results = sum([nbytes for buffer, nbytes in sizes if buffer.role == "result"])
         return self.memory_bytes + self.scratch * workers + results
 
-    def _segments(self, natives: Mapping[Kernel, NativeKernel], code: Mapping[Kernel, Code]) -> Iterator[Segment]:
+    def _segments(
+        self, natives: Mapping[Kernel, NativeKernel], code: Mapping[Kernel, Code], together: bool
+    ) -> Iterator[Segment]:
         groups = [(native, [*steps]) for native, steps in groupby(self.plan.kernels, lambda s: s.kernel in natives)]
+        if not together:
+            groups = [(native, [step]) for native, steps in groups for step in steps]
         if self.copied and not (groups and groups[-1][0]):
             groups.append((True, []))
         for number, (native, steps) in enumerate(groups, 1):
