@@ -206,15 +206,20 @@ def _reduced(m: Math, x: Value, offset: int, parts: int = 2) -> tuple[Value, Val
 
 
 def exp(f: Function, x: Value) -> Value:
-    """e ** x, as a polynomial times 2 ** n. The power is applied in two halves, so that subnormal results are right."""
+    """e ** x, as a polynomial times 2 ** n. The power is applied in two halves, so that subnormal results are right.
+
+    What is 0 in the end, such as what a mask has made -inf, is computed as exp(0): underflow takes a hundred cycles.
+    """
     m = Math(f, x.type)
     low, high = EXP_RANGE[element_of(x.type)]
-    x = m.at_least(m.at_most(x, high), low)
+    vanishes = m.less(x, low)
+    x = m.select(vanishes, 0.0, m.at_most(x, high))
     bias = m.format.bias
     whole, r = _reduced(m, x, 2 * bias)
     half = m.bits(m.fma(x, m.format.rounded(1 / LN2) / 2, m.format.rounder + bias))
     rest = f.binary("sub", whole, half)
-    return m.mul(m.mul(m.horner(r, (1.0, 1.0, *EXP[element_of(x.type)])), m.shifted(half)), m.shifted(rest))
+    power = m.mul(m.mul(m.horner(r, (1.0, 1.0, *EXP[element_of(x.type)])), m.shifted(half)), m.shifted(rest))
+    return m.select(vanishes, 0.0, power)
 
 
 def expm1(f: Function, x: Value) -> Value:
