@@ -16,6 +16,7 @@ from graphc.ir import Node
 from graphc.kernel import Kernel
 from graphc.op import Op
 from graphc.passes.plan import bind_plan, plan_kernels
+from graphc.runtime.cpu import kernels
 from graphc.runtime.cpu.host import HOSTS, Host, narrowed, this_host
 from graphc.runtime.cpu.jit import Code, compiled
 from graphc.runtime.cpu.kernels import CORES, Core, native_kernel
@@ -66,13 +67,25 @@ def native(kernel: Kernel, host: Host, cores: Mapping[Op, Core] = CORES) -> Nati
     return found
 
 
+def called(assembly: str) -> list[str]:
+    """The functions of the library that a module declares."""
+    return re.findall(r"^declare \w+ @((?!llvm\.)\w+\.[\w.]+)\(", assembly, re.MULTILINE)
+
+
+@cache
+def function(symbol: str, host: Host) -> bytes:
+    """A function of the library."""
+    return compiled(kernels.function(host, symbol), host)
+
+
 def assemble(*outputs: Node, info: TargetInfo = INFO) -> int:
     """Make the code of a program for other machines; how many kernels there are."""
     steps = plan_kernels(prepared(outputs, info=info), info).steps
     for host in (HOSTS["avx2"], HOSTS["neon"]):
         for step in steps:
-            code = compiled(native(step.kernel, host).assembly, host)
-            assert not re.search(rb"__(trunc|extend|fix|float)", code)  # functions that a process may lack
+            assembly = native(step.kernel, host).assembly
+            for code in (compiled(assembly, host), *[function(symbol, host) for symbol in called(assembly)]):
+                assert not re.search(rb"__(trunc|extend|fix|float)", code)  # functions that a process may lack
     return len(steps)
 
 
@@ -113,7 +126,8 @@ def run(
 @cache
 def code_of(kernel: NativeKernel, host: Host) -> Code:
     """The machine code of a kernel."""
-    return Code([compiled(kernel.assembly, host)], [phase.symbol for phase in kernel.phases])
+    functions = [function(symbol, host) for symbol in called(kernel.assembly)]
+    return Code([compiled(kernel.assembly, host), *functions], [phase.symbol for phase in kernel.phases])
 
 
 def run_kernel(

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from functools import cache
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from cpu_cores import PHASE, Memory
+from cpu_cores import PHASE, Memory, called, function
 from plan_testing import prepared
 
 from graphc.dims import evaluate
 from graphc.ir import Node
 from graphc.passes.plan import bind_plan, plan_kernels
-from graphc.runtime.cpu.gemm import CORES, library
+from graphc.runtime.cpu.gemm import CORES
 from graphc.runtime.cpu.host import Host, this_host
 from graphc.runtime.cpu.jit import Code, compiled
 from graphc.runtime.cpu.kernels import native_kernel
@@ -24,17 +22,6 @@ from graphc.target import TargetInfo
 from graphc.types import np_dtype
 
 INFO = TargetInfo("cpu")
-
-
-def called(assembly: str) -> list[str]:
-    """The functions of the library that a module declares."""
-    return re.findall(r"^declare \w+ @((?!llvm\.)[\w.]+)\(", assembly, re.MULTILINE)
-
-
-@cache
-def function(symbol: str, host: Host) -> bytes:
-    """A function of the library."""
-    return compiled(library(host, symbol), host)
 
 
 class Loaded:

@@ -20,7 +20,6 @@ from graphc.runtime.cpu.conv_tiles import (
     BYTES,
     FLOAT,
     PRODUCTS_PER_NS,
-    Strides,
     Tile,
     choose_tile,
     copy_row,
@@ -30,6 +29,7 @@ from graphc.runtime.cpu.conv_tiles import (
     even_part,
     nested,
     product_tile,
+    row_by_row,
     rows_of_tiles,
     some_lanes,
     zero_fill,
@@ -350,31 +350,24 @@ class _Direct:
             a = f.address(frame.at(self.weight), f.add(base, f.mul(c, what.channel_step)), FLOAT)
             every = (depth, tall.met, wide.met)
             runs = [_product(f, [every[k] for k in inside]) for _, inside in self.loops]
+            steps, row_step = [step for step, _ in self.loops], what.row_step
             if self.packed_row:
                 f.call(self.packer(), "void", a, self.scratch(3), *map(f.i64, (r_count, *runs)))
-                a, runs = self.scratch(3), [_product(f, every)]
+                a, runs, steps, row_step = self.scratch(3), [_product(f, every)], [1], self.packed_row
+            loops = row_by_row(f, list(zip(runs, steps, strict=True)), blocks.row)
 
             def columns_at(j: Value, _: list[Value]) -> None:
                 def tile_at(row: Int, rows: int) -> None:
-                    name = self.tile(rows)
                     c_at = self.scratch(0, f.add(f.mul(row, blocks.row), j))
-                    a_at = f.address(a, f.mul(row, self.packed_row or what.row_step), FLOAT)
-                    f.call(name, "void", a_at, self.scratch(1, j), c_at, *map(f.i64, runs))
+                    a_at = f.address(a, f.mul(row, row_step), FLOAT)
+                    at = (a_at, self.scratch(1, j), c_at)
+                    product_tile(f, tile._replace(rows=rows), at, loops, (row_step, blocks.row), adds=self.adds)
 
                 rows_of_tiles(f, r_count, tile, what.rows % tile.rows, tile_at)
 
             f.loop(0, columns, width, columns_at)
 
         f.loop(0, what.channels, blocks.depth, some)
-
-    def tile(self, rows: int) -> str:
-        """The function of a tile of so many rows."""
-        shape = self.blocking.tile._replace(rows=rows)
-        steps, row_step = tuple([step for step, _ in self.loops]), self.what.row_step
-        if self.packed_row:
-            steps, row_step = (1,), self.packed_row
-        strides = Strides(steps, row_step, self.blocking.row, self.blocking.row)
-        return product_tile(self.code.module, self.host, shape, strides, adds=self.adds)
 
     def packer(self) -> str:
         """The function that copies weights: from where, to where, how many rows, and how often each loop runs."""

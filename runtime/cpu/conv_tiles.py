@@ -17,6 +17,8 @@ FLOAT = "float"
 BYTES = 4
 VECTORS = 4  # of a row of a tile, at most
 PRODUCTS_PER_NS = 50
+LOOPS = 3  # that a sum of products can go through
+STRIDED = 8  # rows up to which their distance may be a parameter: each takes a register
 LATENCY = 8  # products that must be in flight to hide how long each takes
 
 
@@ -75,7 +77,7 @@ def outer_product(
     host: Host,
     tile: Tile,
     a: Value,
-    a_row: int,
+    a_row: Int,
     b: Value,
     align: int,
     sums: Sequence[Value],
@@ -91,56 +93,88 @@ def outer_product(
     found = list(sums)
     right = [f.load(type, f.address(b, at, FLOAT), align) for at in places or range(0, tile.vectors * lanes, lanes)]
     for r in range(tile.rows):
-        factor = f.splat(f.load(FLOAT, f.address(a, r * a_row, FLOAT), BYTES), lanes)
+        factor = f.splat(f.load(FLOAT, f.address(a, f.mul(r, a_row), FLOAT), BYTES), lanes)
         for v, row in enumerate(right):
             found[r * tile.vectors + v] = f.fma(factor, row, found[r * tile.vectors + v])
     return found
 
 
 def put_tile(
-    f: Function, host: Host, tile: Tile, c: Value, row: int, sums: Sequence[Value], *, adds: bool = True
+    f: Function, host: Host, tile: Tile, c: Value, row: Int, sums: Sequence[Value], *, adds: bool = True
 ) -> None:
     """Store sums to a tile in memory, whose vectors are aligned, or add them: short sums, added up, round less."""
     lanes, align = host.lanes(BYTES), host.vector_bytes
     for k, value in enumerate(sums):
-        at = f.address(c, k // tile.vectors * row + k % tile.vectors * lanes, FLOAT)
+        at = f.address(c, f.add(f.mul(k // tile.vectors, row), k % tile.vectors * lanes), FLOAT)
         f.store(f.binary("fadd", f.load(value.type, at, align), value) if adds else value, at, align)
 
 
-class Strides(NamedTuple):
-    """How a product reads and writes: `a`, how far each loop leads in A, the outermost first; distances of rows."""
+class Run(NamedTuple):
+    """One of the loops that a sum of products goes through: how often it runs, and how far a step leads in A and B."""
 
-    a: tuple[int, ...]
-    a_row: int
-    b_row: int
-    c_row: int
+    count: Int
+    a: Int
+    b: Int
 
 
-def product_tile(module: Module, host: Host, tile: Tile, strides: Strides, *, adds: bool = True) -> str:
-    """A function that computes a sum of outer products, for a tile of C, or adds it there.
+def row_by_row(f: Function, loops: Sequence[tuple[Int, Int]], row: Int) -> list[Run]:
+    """Loops through A, outermost first, that take the next row of B each time.
 
-    Its parameters: the addresses of A, B and C, and how often each loop runs that leads through A. Each time, the next
-    row of B is taken. The vectors of B and C are aligned.
+    Args:
+        loops: how often each runs, and how far a step leads in A.
+        row: distance of the rows of B.
     """
-    name = f"tile{tile.rows}x{tile.vectors}"
-    if module.has(name):
-        return name
-    pointers = [("ptr noalias", letter) for letter in "abc"]
-    f = module.function(name, [*pointers, *[(I64, f"count{k}") for k in range(len(strides.a))]], internal=True)
-    a, b, c, *counts = (f.parameter(k) for k in range(3 + len(strides.a)))
+    found: list[Run] = []
+    for count, step in reversed(loops):
+        found.append(Run(count, step, row))
+        row = f.mul(row, count)
+    return found[::-1]
 
-    def step(offsets: Sequence[Int], carried: list[Value]) -> list[Value]:
-        here, *sums = carried
-        left = f.address(a, offsets[0], FLOAT)
-        sums = outer_product(f, host, tile, left, strides.a_row, here, host.vector_bytes, sums)
-        return [f.address(here, strides.b_row, FLOAT), *sums]
 
-    loops = [(count, (step,)) for count, step in zip(counts, strides.a, strict=True)]
+def product_tile(
+    f: Function,
+    tile: Tile,
+    places: tuple[Value, Value, Value],
+    loops: Sequence[Run],
+    rows: tuple[int, int],
+    *,
+    adds: bool = True,
+) -> None:
+    """Compute a sum of outer products for a tile of C, or add it there.
+
+    What differs from one convolution to the next is a parameter, so that all share the functions that do it.
+
+    Args:
+        places: where A, B and the tile of C begin; the vectors of C are aligned.
+        loops: at most `LOOPS`, outermost first.
+        rows: distances of the rows of A and C.
+    """
+    known = (f".{rows[0]}",) if tile.rows > STRIDED else ()
+    name = f"outer.{tile.rows}.{tile.vectors}.{'add' if adds else 'put'}{''.join(known)}"
+    every = [Run(1, 0, 0)] * (LOOPS - len(loops)) + list(loops)
+    f.call(name, "void", *places, *[f.i64(number) for run in every for number in run], *map(f.i64, rows))
+
+
+def library(host: Host, symbol: str) -> str:
+    """The assembly of a function that `product_tile` calls."""
+    _, rows, vectors, mode, *known = symbol.split(".")
+    tile, module = Tile(int(rows), int(vectors)), Module()
+    numbers = [(I64, f"number{k}") for k in range(3 * LOOPS + 2)]
+    f = module.function(symbol, [*[("ptr noalias", letter) for letter in "abc"], *numbers])
+    a, b, c, *given, a_row, c_row = (f.parameter(k) for k in range(3 * LOOPS + 5))
+    between: Int = int(known[0]) if known else a_row
+    for r in range(tile.rows):
+        f.mul(r, between)  # once, before the loops
+
+    def step(offsets: Sequence[Int], sums: list[Value]) -> list[Value]:
+        left, right = (f.address(at, offset, FLOAT) for at, offset in zip((a, b), offsets, strict=True))
+        return outer_product(f, host, tile, left, between, right, BYTES, sums)
+
+    loops = [(given[k], given[k + 1 : k + 3]) for k in range(0, 3 * LOOPS, 3)]
     zeros = [constant(vector(FLOAT, host.lanes(BYTES)), 0)] * (tile.rows * tile.vectors)
-    _, *sums = nested(f, loops, (0,), [b, *zeros], step)
-    put_tile(f, host, tile, c, strides.c_row, sums, adds=adds)
+    put_tile(f, host, tile, c, c_row, nested(f, loops, (0, 0), zeros, step), adds=mode == "add")
     f.ret()
-    return name
+    return module.text()
 
 
 def even_part(total: Dim, most: int) -> int:

@@ -12,20 +12,19 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from graphc.runtime.cpu import lanes
-from graphc.runtime.cpu.builder import I64, Function, Int, Value, constant, vector
+from graphc.runtime.cpu.builder import Function, Int, Value, constant, vector
 from graphc.runtime.cpu.conv_geometry import Convolution, sweep, two_dimensional
 from graphc.runtime.cpu.conv_source import channels_last, padded
 from graphc.runtime.cpu.conv_tiles import (
     BYTES,
     FLOAT,
     PRODUCTS_PER_NS,
+    Run,
     Tile,
     choose_tile,
     counters,
     even_part,
-    nested,
-    outer_product,
-    put_tile,
+    product_tile,
     rows_of_tiles,
     some_lanes,
     zero_fill,
@@ -153,13 +152,20 @@ class _WeightGradient:
             top = f.add(f.add(f.mul(p, self.height.stride), f.mul(i, tall.step)), tall.start)
             x = frame.at(self.source, (n, f.mul(group, self.inputs), top, left))
             g = frame.at(self.gradient, (n, f.add(f.mul(group, self.outputs), row), p, 0))
-            steps = [frame.size(array.strides[0]) for array in (self.gradient, self.source)]
+            a_row = int(self.gradient.strides[1])
+            a_image, _, a_line, a_step = frame.sizes(self.gradient.strides)
+            b_image, _, line, pixel = frame.sizes(self.source.strides)
+            loops = [
+                Run(counts[0], a_image, b_image),
+                Run(counts[1], a_line, f.mul(line, self.height.stride)),
+                Run(self.width.points, a_step, f.mul(pixel, self.width.stride)),
+            ]
 
             def columns(c: Value, _: list[Value]) -> None:
                 def tile(r: Int, count: int) -> None:
                     into = f.address(sums, f.add(f.mul(r, runs.padded), c), FLOAT)
-                    a = f.address(g, f.mul(r, int(self.gradient.strides[1])), FLOAT)
-                    f.call(self.tile(count), "void", a, f.address(x, c, FLOAT), into, *map(f.i64, (*counts, *steps)))
+                    at = (f.address(g, f.mul(r, a_row), FLOAT), f.address(x, c, FLOAT), into)
+                    product_tile(f, runs.tile._replace(rows=count), at, loops, (a_row, runs.padded))
 
                 rows_of_tiles(f, rows, runs.tile, self.outputs % runs.tile.rows, tile)
 
@@ -169,38 +175,6 @@ class _WeightGradient:
             f.loop(0, self.height.points, blocks[1], lambda p, _: block(n, p))
 
         f.loop(low, high, blocks[0], image)
-
-    def tile(self, rows: int) -> str:
-        """The function that adds the outer products at some windows to a tile of the sums.
-
-        Its parameters: where the gradient, the source and the sums begin, how many images and rows of windows, and the
-        distances of images in the gradient and in the source.
-        """
-        shape, module = self.runs.tile._replace(rows=rows), self.code.module
-        name = f"windows{rows}x{shape.vectors}"
-        if module.has(name):
-            return name
-        counts = [(I64, f"count{k}") for k in range(4)]
-        f = module.function(name, [*(("ptr noalias", letter) for letter in "abc"), *counts], internal=True)
-        a, b, c, images, height, a_image, b_image = (f.parameter(k) for k in range(7))
-        _, a_row, a_line, a_step = self.gradient.strides
-        line, pixel = (int(step) for step in self.source.strides[2:])
-        b_line, b_step = line * self.height.stride, pixel * self.width.stride
-        type = vector(FLOAT, self.host.lanes(BYTES))
-
-        def at_window(offsets: Sequence[Int], sums: list[Value]) -> list[Value]:
-            left, right = f.address(a, offsets[0], FLOAT), f.address(b, offsets[1], FLOAT)
-            return outer_product(f, self.host, shape, left, int(a_row), right, BYTES, sums)
-
-        loops: list[tuple[Int, tuple[Int, Int]]] = [
-            (images, (a_image, b_image)),
-            (height, (int(a_line), b_line)),
-            (self.width.points, (int(a_step), b_step)),
-        ]
-        sums = nested(f, loops, (0, 0), [constant(type, 0)] * (rows * shape.vectors), at_window)
-        put_tile(f, self.host, shape, c, self.runs.padded, sums)
-        f.ret()
-        return name
 
     def put(self) -> None:
         """The last phase."""

@@ -19,7 +19,7 @@ from graphc.runtime.cpu.conv_source import padded
 from graphc.runtime.cpu.conv_tiles import (
     BYTES,
     FLOAT,
-    Strides,
+    Run,
     Tile,
     choose_tile,
     chosen_lanes,
@@ -286,8 +286,10 @@ class _Winograd:
 
                     def some(k: Value, _: list[Value]) -> None:
                         above = f.address(right, f.mul(k, shape.row), FLOAT)
-                        depth = f.i64(f.min(DEPTH, f.sub(shape.channels, k)))
-                        f.call(self.product(count), "void", f.address(left, k, FLOAT), above, into, depth)
+                        depth = f.min(DEPTH, f.sub(shape.channels, k))
+                        at, distances = (f.address(left, k, FLOAT), above, into), (shape.channels, shape.row)
+                        loops, adds = [Run(depth, 1, shape.row)], shape.channels > DEPTH
+                        product_tile(f, shape.tile._replace(rows=count), at, loops, distances, adds=adds)
 
                     f.loop(0, shape.channels, DEPTH, some)
 
@@ -348,13 +350,6 @@ class _Winograd:
         f.call(self.tiles(), "void", source, target, self.scratch(0), self.scratch(1), *map(f.i64, args))
 
     # ------------------------------------------------------------------------------------ functions
-
-    def product(self, rows: int) -> str:
-        """The function of a tile of so many rows."""
-        strides = Strides((1,), self.shape.channels, self.shape.row, self.shape.row)
-        return product_tile(
-            self.code.module, self.host, self.shape.tile._replace(rows=rows), strides, adds=self.shape.channels > DEPTH
-        )
 
     def function(self, name: str, pointers: int, numbers: int) -> tuple[Function, list[Value]] | None:
         """A new function of addresses and numbers, with its parameters; None if it has been begun."""

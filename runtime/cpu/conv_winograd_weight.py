@@ -19,7 +19,7 @@ from graphc.runtime.cpu.conv_source import turn_rows
 from graphc.runtime.cpu.conv_tiles import (
     BYTES,
     FLOAT,
-    Strides,
+    Run,
     Tile,
     choose_tile,
     counters,
@@ -233,13 +233,13 @@ class _Winograd:
         a = f.address(self.scratch(1), f.mul(place, self.gradient_place), FLOAT)
         b = f.address(tiles, f.mul(place, self.tile_place), FLOAT)
         c = f.address(self.scratch(0), f.mul(place, self.sum_place), FLOAT)
-        strides = Strides((self.gradient_row,), 1, shape.row, shape.row)
+        loops = [Run(count, self.gradient_row, shape.row)]
 
         def columns(j: Value, _: list[Value]) -> None:
             def tile(r: Int, height: int) -> None:
-                name = product_tile(self.code.module, self.host, shape.tile._replace(rows=height), strides)
                 into = f.address(c, f.add(f.mul(r, shape.row), j), FLOAT)
-                f.call(name, "void", f.address(a, r, FLOAT), f.address(b, j, FLOAT), into, f.i64(count))
+                at = (f.address(a, r, FLOAT), f.address(b, j, FLOAT), into)
+                product_tile(f, shape.tile._replace(rows=height), at, loops, (1, shape.row))
 
             rows_of_tiles(f, rows, shape.tile, shape.outputs % shape.tile.rows, tile)
 

@@ -1,6 +1,6 @@
 """What `GRAPHC_DUMP=DIR` writes of a native plan: each kernel as kernel IR, LLVM assembly and machine code, and plans.
 
-The names of the files sort in the order of the plan. Kernels call functions of a library (`gemm`), which are there too.
+The names of the files sort in the order of the plan. Kernels call functions of a library, which are there too.
 """
 
 from __future__ import annotations

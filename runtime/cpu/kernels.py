@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from graphc.ir import Node
 from graphc.kernel import Kernel, Region
 from graphc.op import Op
-from graphc.runtime.cpu import conv, gemm, index, philox, pointwise, scan, sort, window
+from graphc.runtime.cpu import conv, conv_tiles, gemm, index, philox, pointwise, scan, sort, window
 from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.lanes import region_phase
 from graphc.runtime.cpu.phases import KernelCode, NativeKernel
@@ -18,6 +18,11 @@ Core = Callable[[KernelCode], bool]  # emits the phases of a kernel with a core;
 ROOMS = (conv, gemm, index, philox, scan, sort, window)  # each has a table of the cores that it emits
 CORES: Mapping[Op, Core] = {op: core for room in ROOMS for op, core in room.CORES.items()}
 EXACT_CORES: Mapping[Op, Core] = {**CORES, **conv.EXACT_CORES}  # none of an algorithm that loses bits for speed
+
+
+def function(host: Host, symbol: str) -> str:
+    """The assembly of a function that kernels call, by its name."""
+    return (conv_tiles if symbol.startswith("outer.") else gemm).library(host, symbol)
 
 
 def native_kernel(kernel: Kernel, host: Host, cores: Mapping[Op, Core] = CORES) -> NativeKernel | None:

@@ -21,14 +21,14 @@ from graphc.op import Array
 from graphc.ops.sorting import topk_op
 from graphc.passes.plan import bind_plan, plan_kernels, updated_after
 from graphc.plan import Buffer, Plan, Step, SymbolicPlan
-from graphc.runtime.cpu import copies, gemm
+from graphc.runtime.cpu import copies
 from graphc.runtime.cpu.blocks import Blocks
 from graphc.runtime.cpu.copies import Copy
 from graphc.runtime.cpu.driver import Command, CommandList, Scratch, aligned_memory, run
 from graphc.runtime.cpu.dump import dump_kernels, dump_plan
 from graphc.runtime.cpu.host import Host, this_host
 from graphc.runtime.cpu.jit import Code, load
-from graphc.runtime.cpu.kernels import CORES, EXACT_CORES, native_kernel
+from graphc.runtime.cpu.kernels import CORES, EXACT_CORES, function, native_kernel
 from graphc.runtime.cpu.peak import measured_peak
 from graphc.runtime.cpu.phases import NativeKernel, aligned
 from graphc.runtime.cpu.pool import shared_pool
@@ -131,7 +131,7 @@ class CpuExecutable:
         last = max(by_numpy, default=-1) if self._together else len(symbolic.steps) - 1
         self.symbolic = updated_after(symbolic, last)  # what Python calls can fail, and be interrupted
         self._folder = folder_of(symbolic.program)
-        natives, library = self.natives.values(), partial(gemm.library, target.host)
+        natives, library = self.natives.values(), partial(function, target.host)
         if self._folder is not None:
             dump_kernels(self._folder, self.symbolic, self.natives, target.host, library)
         symbols = [[phase.symbol for phase in native.phases] for native in natives]
