@@ -36,8 +36,10 @@ def check(case: Case, width: int = 64) -> None:
         found.append(ran(target.compile(program), replace(case, values=values)))
     for values in found[1:]:
         assert [a.tobytes() for a in values] == [a.tobytes() for a in found[0]]
-    for (root, wanted), value in zip(expected_results(case).values(), found[0], strict=True):
-        wrong = disagreement(value, case, root, wanted)
+    keys = [*range(len(program.outputs)), *[variable for variable, _ in program.updates]]
+    values = dict(zip(keys, found[0], strict=True))
+    for key, (root, wanted) in expected_results(case).items():
+        wrong = disagreement(values[key], case, root, wanted)
         assert not wrong, wrong
 
 

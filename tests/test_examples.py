@@ -60,9 +60,9 @@ ADAM_FIT = (5.3676, -17.3044)
 
 
 def same_digits(found, expected, digits=6):
-    """Whether `found` rounds to `expected` at so many significant digits, give or take the sum's order."""
+    """Whether two values agree in so many significant digits, give or take one for the rounding of many steps."""
     unit = 10.0 ** (math.floor(math.log10(abs(expected))) + 1 - digits)
-    return abs(found - expected) <= 0.5 * unit
+    return abs(found - expected) <= unit
 
 
 def test_linear_regression_starts_from_the_reference_loss_and_gradient():
