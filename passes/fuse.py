@@ -80,7 +80,8 @@ class Fusion:
     def _joined_users(self, node: Node, uses: list[Use]) -> list[Use]:
         """`uses`, after kernels over the same loops that read `node` at the same index have become one.
 
-        Those that reduce then read it once. Others are joined if `node` can then be computed there and only there.
+        Those that reduce then read it once, if it varies along their rows. Others are joined if `node` can then be
+        computed there and only there.
         """
         uses = list(map(_current, uses))
         if sum([place is not None and place[0].is_lane for _, place in uses]) < 2:
@@ -92,8 +93,8 @@ class Fusion:
                 groups.setdefault((index, space.extents, space.order, space.rows), []).append(cluster)
         alone = len(groups) == 1 and node.op.kind == "pointwise" and all(place is not None for _, place in uses)
         changed = False
-        for (_, _, _, rows), clusters in groups.items():
-            if rows or alone:
+        for (index, _, _, rows), clusters in groups.items():
+            if alone or not loops_of(index).isdisjoint(rows):
                 first = clusters[0]
                 for other in dict.fromkeys(clusters[1:]):
                     if other is not first and self._can_absorb(first, other):
