@@ -16,7 +16,7 @@ def variable(value: Any = (1.0, 2.0, 3.0), name: str = "w", dtype: str = "float6
 
 def run(fetches: Any, feeds: Any = None) -> Any:
     """The values of `fetches`, computed without optimisation."""
-    with gc.Session(device="reference") as session:
+    with gc.Session() as session:
         return session.run(fetches, feeds)
 
 
@@ -27,6 +27,6 @@ def grad(y: Any, x: gc.Node, **options: Any) -> Any:
 
 def slope(y: gc.Node, x: gc.Node, at: Any, direction: Any, h: float = 1e-5) -> float:
     """The derivative of the sum of y along a direction of x, by central differences."""
-    with gc.Session(device="reference") as session:
+    with gc.Session() as session:
         ahead, behind = (session.run(y, {x: at + sign * h * direction}).sum() for sign in (1, -1))
     return float(ahead - behind) / (2 * h)

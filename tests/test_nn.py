@@ -262,7 +262,7 @@ def test_what_is_assigned_is_a_part():
     assert [name for name, _ in parts.named_buffers()] == ["offset"]
     assert [name for name, _ in parts.named_modules()] == ["", "table", "table.a"]
     assert not parts.offset.trainable
-    with Session(device="reference") as sess:
+    with Session() as sess:
         assert np.ptp(sess[parts.drawn]) > 0
 
 
@@ -340,7 +340,7 @@ def test_initial_values_depend_on_the_name_only():
                     Linear(3, 3)(normal((2, 3)) + x)
             model = Sequential(Linear(3, 2), ReLU(), Linear(2, 1))
             model(x)
-            with Session(seed=5, device="reference") as sess:
+            with Session(seed=5) as sess:
                 return sess.run(model.state_dict())
 
     alone, among = values(0), values(3)
@@ -351,7 +351,7 @@ def test_initial_values_depend_on_the_name_only():
 def test_values_load_into_a_session():
     model = Sequential(Linear(2, 1))
     given = {"0.weight": np.array([[1.0, 2.0]], np.float32), "0.bias": np.array([3.0], np.float32)}
-    with Session(device="reference") as sess:
+    with Session() as sess:
         sess.run(model.state_dict())
         report = model.load_state_dict(given, session=sess)
         assert float(sess.run(model(np.array([[1.0, 1.0]], np.float32)))[0, 0]) == 6
@@ -362,10 +362,10 @@ def test_values_loaded_without_a_session_are_first_values():
     model = Sequential(Linear(2, 1, bias=False))
     given = {"0.weight": np.array([[1.0, 2.0]], np.float32)}
     model.load_state_dict(given)
-    with Session(device="reference") as sess:
+    with Session() as sess:
         assert np.array_equal(sess.run(model.state_dict())["0.weight"], given["0.weight"])
     model.load_state_dict({"0.weight": 2 * given["0.weight"]})
-    with Session(device="reference") as sess:
+    with Session() as sess:
         assert np.array_equal(sess[model[0].weight], 2 * given["0.weight"])
 
 
@@ -374,7 +374,7 @@ def test_values_that_differ_are_refused_as_a_whole():
     given = {name: np.zeros(v.shape, v.dtype) for name, v in model.state_dict().items()}
     given["1.runing_mean"] = given.pop("1.running_mean")
     given["0.weight"] = np.zeros((1, 3), np.float32)
-    with Session(device="reference") as sess:
+    with Session() as sess:
         before = sess[model[0].bias]
         with pytest.raises(StateError) as caught:
             model.load_state_dict(given, session=sess)
@@ -404,7 +404,7 @@ def test_a_module_computes_with_whatever_its_states_hold():
     for name, state in layer.named_states():
         state.value = standing_in[name]
     assert dict(layer.named_parameters()) == standing_in
-    with Session(device="reference") as sess:
+    with Session() as sess:
         fed = {x: [[1.0, 2.0]], standing_in["weight"]: [[3.0, 4.0]], standing_in["bias"]: [5.0]}
         assert float(sess.run(layer(x), fed)[0, 0]) == 16
 

@@ -61,7 +61,7 @@ def close(got, wanted, tolerance=1e-5):
 @pytest.fixture
 def normalised():
     """A batch normalisation with running statistics, its input, and a session."""
-    with gc.Graph(), gc.Session(device="reference") as session:
+    with gc.Graph(), gc.Session() as session:
         x = gc.placeholder("x", shape=("batch", 3, "length"))
         centre = gc.Variable(np.zeros(3, "float32"), name="mean", trainable=False)
         variance = gc.Variable(np.ones(3, "float32"), name="var", trainable=False)
@@ -202,7 +202,7 @@ def test_instance_norm_is_over_each_plane(symbolic):
 
 
 def test_dropout_zeroes_and_scales_in_training_runs_only():
-    with gc.Graph(), gc.Session(seed=0, device="reference") as session:
+    with gc.Graph(), gc.Session(seed=0) as session:
         x = gc.placeholder("x", shape=("n",))
         y = dropout(x, 0.25)
         data = np.arange(1, 4001, dtype="float32")
@@ -215,7 +215,7 @@ def test_dropout_zeroes_and_scales_in_training_runs_only():
 
 
 def test_the_gradient_of_dropout_has_the_same_zeros():
-    with gc.Graph(), gc.Session(device="reference") as session:
+    with gc.Graph(), gc.Session() as session:
         x = gc.placeholder("x", shape=(1000,))
         y = dropout(x)
         slope = gradients(y, x)[0]
@@ -225,7 +225,7 @@ def test_the_gradient_of_dropout_has_the_same_zeros():
 
 
 def test_each_dropout_draws_for_itself():
-    with gc.Graph(), gc.Session(device="reference") as session:
+    with gc.Graph(), gc.Session() as session:
         x = gc.placeholder("x", shape=(1000,))
         a, b = session.run([dropout(x), dropout(x)], {x: np.ones(1000, "float32")}, training=True)
     assert not np.array_equal(a, b)
@@ -291,7 +291,7 @@ def test_a_query_that_sees_nothing_gets_zeros_and_poisons_no_gradient(hide):
 
 
 def test_attention_drops_weights_in_training_and_stays_whole_in_evaluation():
-    with gc.Graph(), gc.Session(device="reference") as session:
+    with gc.Graph(), gc.Session() as session:
         q, k, v = (gc.placeholder("x", shape=a.shape) for a in QKV)
         y = scaled_dot_product_attention(q, k, v, dropout_p=0.5)
         feeds = dict(zip((q, k, v), QKV, strict=True))

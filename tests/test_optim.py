@@ -100,7 +100,7 @@ def test_ten_steps_are_those_of_torchs_formula(optimizer, formula, options, dtyp
     expected = formula(start.astype(np.float64), lambda w: 2 * wide.T @ (wide @ w - 1) / len(wide), STEPS, **options)
     w = Variable(start, "w")
     train = optimizer(**options).minimize(mean(square(matmul(data, w) - 1)))
-    with Session(device="reference") as sess:
+    with Session() as sess:
         for _ in range(STEPS):
             sess.run(train)
         found = sess[w]
@@ -112,7 +112,7 @@ def test_the_first_steps_of_adam_keep_their_digits_in_float32():
     """1 - 0.999 ** step is 0.001 at the first step: in float32 it would lose half its digits."""
     w = Variable(np.float32(1), "w")
     train = Adam(lr=1e-3).minimize(3 * w)
-    with Session(device="reference") as sess:
+    with Session() as sess:
         sess.run(train)
         assert float(sess[w]) == pytest.approx(1 - 1e-3, rel=1e-7)
 
@@ -309,15 +309,15 @@ def test_an_interrupted_training_continues_bit_for_bit(tmp_path):
     x = np.random.default_rng(0).standard_normal((8, 3)).astype(np.float32)
     model = Sequential(Linear(3, 4), BatchNorm1d(4), Linear(4, 1))
     train = Adam(lr=0.1).minimize(mean(square(model(x) - 1)))
-    with Session(device="reference") as sess:
+    with Session() as sess:
         for _ in range(6):
             sess.run(train)
         expected = sess.run(model.state_dict())
-    with Session(device="reference") as sess:
+    with Session() as sess:
         for _ in range(3):
             sess.run(train)
         sess.save(tmp_path / "half.safetensors")
-    with Session(device="reference", seed=7) as sess:
+    with Session(seed=7) as sess:
         sess.load(tmp_path / "half.safetensors")
         for _ in range(3):
             sess.run(train)
@@ -333,7 +333,7 @@ def test_an_optimizers_memory_is_loaded_as_a_whole_or_not_at_all(tmp_path):
         with Graph():
             model = Sequential(Linear(3, 4), Linear(4, outputs))
             train = Adam().minimize(mean(square(model(x))))
-            with Session(device="reference") as sess:
+            with Session() as sess:
                 report = sess.load(tmp_path / "file", strict=False) if not steps else None
                 for _ in range(steps):
                     sess.run(train)
