@@ -4,7 +4,7 @@ NumPy's names for maths, torch's for layers, losses and optimisers, TensorFlow 1
 `Session.run`. Everything public is here or one dot away.
 """
 
-from graphc import data, losses, metrics, nn, optim, random
+from graphc import data, eager, losses, metrics, nn, optim, random
 from graphc.composites import composite, custom_gradient
 from graphc.draw import render
 from graphc.errors import (
@@ -27,6 +27,8 @@ from graphc.errors import (
 )
 from graphc.export import export_onnx
 from graphc.ir import Graph, Node, Program, current_graph
+from graphc.ledger import ledger
+from graphc.ledger_report import Ledger
 from graphc.occurrences import scope
 from graphc.op import Op
 from graphc.operands import cast, constant
@@ -175,6 +177,7 @@ __all__ = [
     "GraphcError",
     "GuardError",
     "InternalError",
+    "Ledger",
     "MissingExtra",
     "Node",
     "Op",
@@ -230,6 +233,7 @@ __all__ = [
     "divide",
     "dot",
     "dropout",
+    "eager",
     "einsum",
     "elu",
     "embedding",
@@ -268,6 +272,7 @@ __all__ = [
     "jvp",
     "layer_norm",
     "leaky_relu",
+    "ledger",
     "less",
     "less_equal",
     "linear",

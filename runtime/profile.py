@@ -298,14 +298,14 @@ def _table(profile: Profile) -> Iterator[str]:
     inside = sum(kernel.ns for kernel in profile.kernels)
     yield (
         f"{count} {'run' if count == 1 else 'runs'} on {profile.device!r}, {threads} "
-        f"{'thread' if threads == 1 else 'threads'}: {_time(profile.total_ns)} a run"
+        f"{'thread' if threads == 1 else 'threads'}: {duration(profile.total_ns)} a run"
     )
     yield (
-        f"{_time(profile.kernels_ns)} in {len(profile.kernels)} kernels, {_time(profile.between_ns)} between them, "
-        f"{_time(profile.around_ns)} in Python around them"
+        f"{duration(profile.kernels_ns)} in {len(profile.kernels)} kernels, "
+        f"{duration(profile.between_ns)} between them, {duration(profile.around_ns)} in Python around them"
     )
     if profile.kernels_ns > INTERRUPTED * inside:
-        yield f"something else kept this machine busy: without interruptions the kernels take {_time(inside)}"
+        yield f"something else kept this machine busy: without interruptions the kernels take {duration(inside)}"
     if profile.peak is not None:
         flops = ", ".join(f"{rate:.3g} GFLOP/s {dtype}" for dtype, rate in profile.peak.flops.items())
         yield f"peak of these threads: {flops}, {profile.peak.bytes:.3g} GB/s read and written"
@@ -323,7 +323,7 @@ def _row(kernel: KernelProfile, total: float, threads: int) -> tuple[str, ...]:
     what = f"{work.name}  {work.node}" if work.node and work.node not in work.name.split() else work.name
     return (
         f"{100 * kernel.ns / total:.1f} %" if total else "",
-        _time(kernel.ns),
+        duration(kernel.ns),
         f"{kernel.busy * threads:.1f}" if threads > 1 else "",
         _number(kernel.gflops),
         _number(kernel.gbytes),
@@ -340,8 +340,8 @@ def _number(rate: float) -> str:
     return f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}" if rate else ""
 
 
-def _time(ns: float) -> str:
-    """`1234567` as `1.23 ms`."""
+def duration(ns: float) -> str:
+    """Nanoseconds with a unit, `1234567` as `1.23 ms`."""
     for unit, size in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
         if ns >= size:
             return f"{ns / size:.3g} {unit}"

@@ -58,7 +58,7 @@ ROOMS = {
     ],
     "runtime": ["graphc.runtime"],
     "exporters": ["graphc.exporters"],
-    "faces": ["graphc", "graphc.draw", "graphc.export"],
+    "faces": ["graphc", "graphc.draw", "graphc.eager", "graphc.export", "graphc.ledger", "graphc.ledger_report"],
 }
 
 MAY_IMPORT = {
