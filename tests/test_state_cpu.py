@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import namedtuple
 
 import numpy as np
 import pytest
-from state_testing import user_op, variable
+from state_testing import output_of, user_op, variable
 
 import graphc as gc
-from graphc.runtime.cpu import driver
+from graphc.runtime.cpu import driver, target
 
 
 @pytest.fixture
@@ -140,6 +141,33 @@ def test_nothing_is_written_before_the_last_step_that_can_fail(session):
         session[w] = np.ones(1000)
 
 
+def test_nothing_is_written_before_the_last_step_that_numpy_runs(session, monkeypatch):
+    """It can't fail, but be interrupted."""
+    w, rest = variable(np.ones((3, 3))), variable(np.ones((3, 3)), "rest")
+    bump = gc.group(w.assign(w * 2), rest.assign_add(1))
+    late = gc.tanh(bump[w] @ rest)
+    native = target.native_kernel
+
+    def without_tanh(kernel, *more):
+        names = {node.op.name for region in kernel.regions for node in region.values}
+        return None if "tanh" in names else native(kernel, *more)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(target, "native_kernel", without_tanh)
+    found, _ = session.run([late, bump])
+    np.testing.assert_allclose(found, np.tanh(np.full((3, 3), 6)), rtol=1e-6)
+    step = target.run_step
+    monkeypatch.setattr(target, "run_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        session.run([late, bump])
+    assert (session[w] == 2).all() and (session[rest] == 2).all()
+    monkeypatch.setattr(target, "run_step", step)
+    session.run([late, bump])
+    assert (session[w] == 4).all() and (session[rest] == 3).all()
+
+
 # --- feeds
 
 
@@ -266,3 +294,27 @@ def test_without_commands_every_kernel_is_a_call():
                 (compiled,) = session._plans.values()
                 assert len(plan.kernels) == 3
                 assert len(compiled.executable.bound({}).segments) == calls
+
+
+FORK = """
+import os, signal
+from test_state_cpu import network
+
+session, (loss, train, variables, feeds) = network(2)
+session.run([loss, train], feeds)  # the threads run
+reading, writing = os.pipe()
+if not os.fork():
+    signal.alarm(30)
+    session.run([loss, train], feeds)
+    os.write(writing, b"".join(session[v].tobytes()[:4096] for v in variables))
+    os._exit(0)
+session.run([loss, train], feeds)
+os.wait()
+mine = b"".join(session[v].tobytes()[:4096] for v in variables)
+print(os.read(reading, 1 << 16) == mine)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX")
+def test_a_forked_child_goes_on_as_its_parent_does():
+    assert output_of(FORK, PYTHONWARNINGS="ignore") == "True\n"
