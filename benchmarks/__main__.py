@@ -47,6 +47,7 @@ def parsed(arguments: list[str]) -> tuple[list[str], Options]:
     parser.add_argument("--threads", type=int, default=default.threads, help="threads of each system")
     parser.add_argument("--python", default=default.python, help="the interpreter that has the peers")
     parser.add_argument("--json", help="write all figures of `peers` or `ops` to this file")
+    parser.add_argument("--charts", metavar="DIR", help="draw the figures of `peers` there; needs matplotlib")
     given = vars(parser.parse_args(arguments))
     names = given.pop("names") or list(BY_DEFAULT)
     lists = {key: tuple(filter(None, given[key].split(","))) for key in ("only", "systems")}

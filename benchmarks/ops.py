@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from benchmarks.measured import duration
 from benchmarks.op_cases import RANDOM, SHOWN, labels
 from benchmarks.options import Options
-from benchmarks.peers import AGREEMENT, PAUSE, duration
+from benchmarks.peers import AGREEMENT, PAUSE
 from benchmarks.running import Worker, WorkerError, warn_if_busy
 
 LIMIT = 1.2  # times torch's

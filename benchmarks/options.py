@@ -22,6 +22,7 @@ class Options:
         threads: how many threads each system may use.
         python: the interpreter that has the peers.
         json: a file for all figures.
+        charts: a folder for charts of the comparison.
     """
 
     only: tuple[str, ...] = ()
@@ -31,6 +32,7 @@ class Options:
     threads: int = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     python: str = str(PEERS if PEERS.exists() else sys.executable)
     json: str | None = None
+    charts: str | None = None
 
     def wants(self, name: str) -> bool:
         """Whether a workload or op is to be measured."""

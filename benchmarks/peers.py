@@ -11,10 +11,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from benchmarks import charts
+from benchmarks.measured import Failures, Measured, Results, duration
 from benchmarks.options import Options
 from benchmarks.running import Worker, WorkerError, warn_if_busy
 from benchmarks.systems import OWN, SYSTEMS
@@ -26,30 +28,7 @@ LONG = 10.0  # seconds; what takes longer from scratch is measured once
 AGREEMENT = 1e-3  # of the largest value
 
 
-class Measured(NamedTuple):
-    """What one system did on one workload: its version, values to compare, and seconds of a step in each turn."""
-
-    version: str
-    values: list[float]
-    samples: list[float]
-
-    @property
-    def quartiles(self) -> tuple[float, float, float]:
-        """Seconds: lower quartile, median, upper quartile."""
-        low, middle, high = np.percentile(self.samples, [25, 50, 75])
-        return float(low), float(middle), float(high)
-
-    @property
-    def median(self) -> float:
-        """Seconds."""
-        return self.quartiles[1]
-
-
 # ------------------------------------------------------------------------------------------------- measuring
-
-
-Results = dict[str, Measured]
-Failures = dict[str, str]
 
 
 def interleaved(names: Sequence[str], workload: str, options: Options) -> tuple[Results, Failures]:
@@ -113,6 +92,7 @@ class Noted:
 def compare(options: Options) -> bool:
     """Measure all wanted workloads and print them; whether every goal was reached and all computed the same."""
     names = [*OWN, *(name for name in SYSTEMS if name not in OWN and (not options.systems or name in options.systems))]
+    everything: dict[str, Results] = {}
     report, reached, told = [], True, set[str]()
     warn_if_busy()
     print(f"{options.threads} threads, {options.rounds} rounds of {options.turn} s; medians (quartiles)")
@@ -127,9 +107,12 @@ def compare(options: Options) -> bool:
                 told.add(name)
                 names.remove(name)
         reached &= show(workload, results, failures)
+        everything[key] = results
         report.append({"workload": key, "failures": failures, **_figures(results)})
     if options.json:
         Path(options.json).write_text(json.dumps(report, indent=1), encoding="utf-8")
+    if options.charts:
+        print(f"\nwrote {', '.join(map(str, charts.draw(everything, Path(options.charts))))}")
     return reached
 
 
@@ -179,12 +162,3 @@ def differing(results: Mapping[str, Measured]) -> list[str]:
         return len(values) != len(first) or not np.all(np.abs(np.array(values) - first) <= limit)
 
     return [name for name, found in results.items() if far(found.values)]
-
-
-UNITS: tuple[tuple[float, str], ...] = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
-
-
-def duration(seconds: float) -> str:
-    """With three digits and a unit."""
-    scale, unit = next((pair for pair in UNITS if seconds >= pair[0]), UNITS[-1])
-    return f"{seconds / scale:.3g} {unit}" if seconds / scale < 1000 else f"{seconds / scale:.0f} {unit}"

@@ -11,7 +11,7 @@ import pytest
 from checkout import ROOT
 
 import graphc as gc
-from benchmarks import op_cases, ops, peers, worker
+from benchmarks import charts, op_cases, ops, peers, worker
 from benchmarks.__main__ import parsed
 from benchmarks.op_cases import CASES, WITHOUT_CASE, WITHOUT_GRADIENT
 from benchmarks.running import Worker, WorkerError
@@ -137,6 +137,37 @@ def test_ops_are_listed_worst_first(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:3]] == ["exp", "add"]
     assert lines[-1] == "2 measured, 2 beyond 1.2x, different or failed"
+
+
+# --- charts
+
+
+def turns(*seconds):
+    return peers.Measured("1.0", [1.0], list(seconds))
+
+
+def test_ratios_are_those_of_turns_of_one_round():
+    """Everything took ten times as long in the second round; the ratio didn't."""
+    assert charts.ratios(turns(1.0, 10.0, 1.0), turns(2.0, 20.0, 4.0)) == (2.0, 2.0, 3.0)
+
+
+def test_peers_are_compared_with_graphc_alone():
+    results = {"graphc": turns(1.0), "graphc run": turns(3.0), "torch": turns(5.0)}
+    assert charts.compared(results) == {"torch": (5.0, 5.0, 5.0)}
+    assert charts.compared({"torch": turns(5.0)}) == {}
+
+
+def test_charts_are_files_that_name_what_was_measured(tmp_path):
+    everything = {
+        "mlp": {"graphc": turns(1.0, 1.1), "torch": turns(2.0, 2.2), "jax": turns(3.0, 3.3)},
+        "chain": {"graphc": turns(1.0)},
+        "gpt": {},
+    }
+    files = charts.draw(everything, tmp_path / "new")
+    assert [file.name for file in files] == ["ratios.svg", "mlp.svg", "chain.svg"]
+    ratios, mlp, _ = (file.read_text(encoding="utf-8") for file in files)
+    assert "torch 2.00x" in ratios and "jax 3.00x" in ratios and "chain" not in ratios
+    assert "1.05 s" in mlp and "2.1 s" in mlp
 
 
 # --- the command line, and the process
