@@ -28,7 +28,7 @@ def render(
     """Draw what computes `what`.
 
     Args:
-        what: tensors or updates, or a list or dict of them.
+        what: tensors or updates, or a list or dict of them; of an eager tensor the tape.
         path: a file ending in .dot, .svg, .png or .pdf; None returns the drawing instead.
         max_nodes: at most so many boxes, 6 or more: scopes are collapsed, repeats rolled up and constants folded to
             get there.
@@ -89,6 +89,8 @@ def _named_roots(what: Any) -> tuple[list[tuple[str, Node]], list[Updates]]:
                 pending += reversed([(str(key), value) for key, value in item.items()])
             case list() | tuple():
                 pending += reversed([(name and f"{name}[{k}]", value) for k, value in enumerate(item)])
+            case _ if hasattr(item, "__graphc_node__"):  # the tape of an eager tensor
+                roots.append((name or "result", item.__graphc_node__()))
             case _:
                 raise ArgumentError(
                     f"can't draw {type(item).__name__} {item!r}"[:200],

@@ -74,7 +74,7 @@ class Optimizer(ABC):
 
     def __init__(self, params: Any, defaults: Options) -> None:
         self.defaults = dict(defaults)
-        self._check(self.defaults)
+        self.check(self.defaults)
         self._groups = None if params is None else [*self._grouped(params)]
         self._slots: dict[tuple[Variable, str], Variable] = {}
         self._steps: dict[Variable, Variable] = {}
@@ -125,16 +125,16 @@ class Optimizer(ABC):
         line = here()
         options = self._options()
         chosen = {variable: options.get(variable, self.defaults) for _, variable in pairs}
-        self._count(variable for variable, own in chosen.items() if self._counts(own))
+        self._count(variable for variable, own in chosen.items() if self.counts(own))
         new: dict[Variable, tuple[Node, str]] = {}
         for gradient, variable in pairs:
             own = chosen[variable]
             g = fitted(variable, gradient)
-            remembered = {name: self._slot(variable, name) for name in self._slot_names(own)}
+            remembered = {name: self._slot(variable, name) for name in self.slot_names(own)}
             with derived_from(g, RULE):
                 step = self._steps.get(variable)
                 slots = Slots(remembered, None if step is None else step + 1)
-                value, memory = self._rule(variable, -g if own.get("maximize") else g, slots, own)
+                value, memory = self.updated(variable, g, slots, own)
                 new[variable] = fitted(variable, value), line
                 new.update({remembered[name]: (node, line) for name, node in memory.items()})
                 if step is not None:
@@ -143,21 +143,26 @@ class Optimizer(ABC):
 
     # ------------------------------------------------------------------------------------------ what an optimiser is
 
+    def updated(self, variable: Any, g: Any, slots: Slots, options: Options) -> tuple[Any, dict[str, Any]]:
+        """The new value of a variable and of its slots, for its gradient; what they are needn't be variables."""
+        return self._rule(variable, -g if options.get("maximize") else g, slots, options)
+
     @abstractmethod
     def _rule(self, variable: Variable, g: Any, slots: Slots, options: Options) -> tuple[Any, dict[str, Any]]:
         """The new value of a variable and of its slots, for its gradient."""
 
     @abstractmethod
-    def _slot_names(self, options: Options) -> tuple[str, ...]:
+    def slot_names(self, options: Options) -> tuple[str, ...]:
         """What is remembered of each variable; it starts as zeros."""
 
     @abstractmethod
-    def _counts(self, options: Options) -> bool:
+    def counts(self, options: Options) -> bool:
         """Whether the rule needs the number of the step."""
 
     # ------------------------------------------------------------------------------------------ hyperparameters
 
-    def _check(self, options: Options) -> None:
+    def check(self, options: Options) -> None:
+        """Raise an ArgumentError that tells all hyperparameters which are out of range or don't exist."""
         wrong = [f"has no {name!r}{did_you_mean(name, self.defaults)}" for name in options if name not in self.defaults]
         for name, (holds, wanted) in LIMITS.items():
             value = options.get(name)
@@ -181,7 +186,7 @@ class Optimizer(ABC):
             if not isinstance(group, Mapping) or "params" not in group:
                 raise ArgumentError("each group of params is a dict with 'params'")
             own = {name: value for name, value in group.items() if name != "params"}
-            self._check(own)
+            self.check(own)
             members = group["params"]
             if not isinstance(members, Module):
                 members = list(_variables(members))
@@ -297,16 +302,16 @@ class SGD(Optimizer):
             ),
         )
 
-    def _check(self, options: Options) -> None:
-        super()._check(options)
+    def check(self, options: Options) -> None:
+        super().check(options)
         own = {**self.defaults, **options}
         if own["nesterov"] and (not own["momentum"] or own["dampening"]):
             raise ArgumentError("SGD: nesterov needs a momentum and no dampening")
 
-    def _slot_names(self, options: Options) -> tuple[str, ...]:
+    def slot_names(self, options: Options) -> tuple[str, ...]:
         return ("momentum_buffer",) if options["momentum"] else ()
 
-    def _counts(self, options: Options) -> bool:
+    def counts(self, options: Options) -> bool:
         return bool(options["momentum"] and options["dampening"])
 
     def _rule(self, variable: Variable, g: Any, slots: Slots, options: Options) -> tuple[Any, dict[str, Any]]:
@@ -350,10 +355,10 @@ class Adam(Optimizer):
             dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, maximize=maximize),
         )
 
-    def _slot_names(self, options: Options) -> tuple[str, ...]:
+    def slot_names(self, options: Options) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if options["amsgrad"] else ()))
 
-    def _counts(self, options: Options) -> bool:
+    def counts(self, options: Options) -> bool:
         return True
 
     def _rule(self, variable: Variable, g: Any, slots: Slots, options: Options) -> tuple[Any, dict[str, Any]]:

@@ -64,18 +64,18 @@ class State:
         if type is not self.type:
             raise ShapeError(f"the initial value of {self!r} can't be {type}")
         self._initial = made
-        if isinstance(self.value, Variable):
+        if self.value is not None:
             self.value.initial = made
 
     @property
     def trainable(self) -> bool:
         """Whether `minimize` considers it by default."""
-        return self.value.trainable if isinstance(self.value, Variable) else self._trainable
+        return self._trainable if self.value is None else bool(self.value.trainable)
 
     @trainable.setter
     def trainable(self, trainable: bool) -> None:
         self._trainable = trainable
-        if isinstance(self.value, Variable):
+        if self.value is not None:
             self.value.trainable = trainable
 
     def make(self, name: str) -> None:

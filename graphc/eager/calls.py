@@ -1,0 +1,198 @@
+"""What runs one op: a program over parameters, compiled, and its backward program, derived when it is first needed.
+
+A call of an op is traced once for the types of its operands and its attributes: what the op's own coercion makes of
+parameters of these types is the program, casts and broadcasts included. Its gradient is what symbolic differentiation
+makes of that program: a program again, so gradients of gradients are no case of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+from graphc.composites import items
+from graphc.eager.modes import KNOWN, generator
+from graphc.errors import ArgumentError
+from graphc.ir import Node, Program, reachable, substitute
+from graphc.op import Array
+from graphc.operands import parameter
+from graphc.ops.math import add
+from graphc.passes.gradients import backpropagate
+from graphc.passes.modes import resolve_mode
+from graphc.runtime.session import Session
+from graphc.source import here
+from graphc.types import TensorType, Type, is_float
+
+
+class Backward(NamedTuple):
+    """How a call passes gradients back.
+
+    Attributes:
+        call: from saved values and the cotangents of the float outputs to cotangents of inputs.
+        saved: which of the call's inputs and outputs, in this order, it takes.
+        chosen: gives those of all of them.
+        reached: for which inputs it gives a cotangent.
+    """
+
+    call: Call
+    saved: tuple[int, ...]
+    chosen: Callable[[Sequence[Array]], Sequence[Array]]
+    reached: tuple[int, ...]
+
+
+class Call:
+    """A program over parameters that is run on arrays.
+
+    Args:
+        inputs: parameters or other leaves, each an operand of the call.
+        outputs: what is computed from them, and from random leaves, which every run draws anew.
+        updates: inputs that get new values with each run, and those.
+        single: the call gives its one output, not a tuple.
+
+    Attributes:
+        name: of the op.
+        types: of the outputs, and of the new values behind them.
+        type: of the first output.
+        floats: which of these are floats.
+        fresh: how many outputs there are.
+        updated: which inputs get the new values.
+        alone: one output that isn't an input is all there is.
+
+    Raises:
+        ArgumentError: the outputs need a value that no operand gives: one of a graph.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        inputs: Sequence[Node],
+        outputs: Sequence[Node],
+        updates: Sequence[tuple[Node, Node]] = (),
+        *,
+        single: bool,
+    ) -> None:
+        self.name = name
+        self.single = single
+        self.fresh = len(outputs)
+        self.updated = tuple([inputs.index(leaf) for leaf, _ in updates])
+        roots = (*outputs, *[new for _, new in updates])
+        self._draws = tuple([n for n in reachable(roots) if n.op.kind == "random"])
+        given = (*inputs, *self._draws)
+        require_values(reachable(roots).difference(given))
+        self.inputs = tuple([parameter(k, node.type) for k, node in enumerate(given)])
+        self.outputs = substitute(roots, dict(zip(given, self.inputs, strict=True)))
+        self.types = [node.tensor_type for node in self.outputs]
+        self.type = self.types[0]
+        self.floats = [k for k, type in enumerate(self.types) if is_float(type.dtype)]
+        self._backwards: dict[tuple[bool, ...], Backward | None] = {}
+        self.entry, self._sources = _compiled(self.inputs, self.outputs)
+        self.alone = single and self._sources == [len(self.inputs)] and not self._draws
+
+    def run(self, arrays: Sequence[Array]) -> Sequence[Array]:
+        """The outputs for the values of the inputs; an output that is an input is the same array."""
+        if self.alone:
+            return (self.entry(*arrays),)
+        given = [*arrays, *map(generator.draw, self._draws)]
+        known = [*given, *self.entry(*given)]
+        return [known[source] for source in self._sources]
+
+    def backward(self, needed: tuple[bool, ...]) -> Backward | None:
+        """How gradients are passed back to the inputs that need one; None where none is."""
+        try:
+            return self._backwards[needed]
+        except KeyError:
+            found = self._backwards[needed] = self._derived(needed)
+            return found
+
+    def _derived(self, needed: tuple[bool, ...]) -> Backward | None:
+        count = len(self.inputs)
+        wanted = [k for k, need in enumerate(needed) if need]
+        seeds: dict[Node, Node] = {}
+        cotangents = [parameter(count + len(self.outputs) + k, self.types[k]) for k in self.floats]
+        for k, g in zip(self.floats, cotangents, strict=True):
+            y = self.outputs[k]
+            seeds[y] = add(seeds[y], g) if y in seeds else g
+        found = backpropagate(seeds, [self.inputs[k] for k in wanted])
+        reached = tuple([k for k, g in zip(wanted, found, strict=True) if g is not None])
+        if not reached:
+            return None
+        computed = {y: parameter(count + k, y.type) for k, y in enumerate(self.outputs) if y.inputs}
+        roots = substitute([g for g in found if g is not None], computed)
+        held = (*self.inputs, *[computed.get(y, y) for y in self.outputs])
+        needs = reachable(roots)
+        saved = tuple([k for k, node in enumerate(held) if node in needs and held.index(node) == k])
+        call = Call(self.name, [*[held[k] for k in saved], *cotangents], roots, single=len(roots) == 1)
+        return Backward(call, saved, _chooser(saved), reached)
+
+
+def _chooser(places: Sequence[int]) -> Callable[[Sequence[Array]], Sequence[Array]]:
+    """What takes the items at these places; it is called with every call of an op."""
+    if not places:
+        return lambda items: ()
+    return itemgetter(*places) if len(places) > 1 else lambda items: (items[places[0]],)
+
+
+class _Settings:
+    device: str | None = None
+
+
+def set_device(device: str | None = None) -> None:
+    """Run calls on a device of `gc.Session` from now on; None takes the best that works here.
+
+    Raises:
+        ArgumentError: there is no such device.
+    """
+    Session(device=device).close()
+    _Settings.device = device
+    for known in KNOWN.values():
+        known.clear()
+
+
+def _compiled(inputs: Sequence[Node], outputs: Sequence[Node]) -> tuple[Callable[..., Any], list[int]]:
+    """What computes those outputs that aren't inputs, and where each output is among the inputs and its results.
+
+    Each program has a session of its own, so nothing but its own runs ever moves its memory.
+    """
+    made = [node for node in dict.fromkeys(outputs) if node not in inputs]
+    known = [*inputs, *made]
+    sources = [known.index(node) for node in outputs]
+    if not made:
+        return lambda *arrays: (), sources
+    fetches = made[0] if sources == [len(inputs)] else made
+    return Session(device=_Settings.device).compile(fetches, inputs, training=False), sources
+
+
+def formals_of(types: Sequence[Type]) -> tuple[Node, ...]:
+    """Parameters of these types."""
+    return tuple([parameter(k, type) for k, type in enumerate(types)])
+
+
+def results_of(returned: Any) -> tuple[Node, ...]:
+    """The tensors that a call of an op on nodes returned."""
+    return tuple(returned) if isinstance(returned, tuple) else items(returned)
+
+
+def traced(name: str, types: Sequence[Type], build: Callable[[Sequence[Node]], Any], training: bool) -> Call:
+    """The call of what `build` makes of parameters of these types, in one mode."""
+    formals = formals_of(types)
+    returned = build(formals)
+    program = resolve_mode(Program((), results_of(returned)), training=training)
+    single = isinstance(returned, Node) and isinstance(returned.type, TensorType)
+    return Call(name, formals, program.outputs, program.updates, single=single)
+
+
+def require_values(nodes: Iterable[Node]) -> None:
+    """Make sure that none of `nodes` is a leaf whose value only a run knows.
+
+    Raises:
+        ArgumentError: some are; all are named.
+    """
+    leaves = [node for node in nodes if node.op.kind in ("placeholder", "variable", "parameter")]
+    if leaves:
+        names = ", ".join(node.display_name for node in leaves)
+        raise ArgumentError(
+            f"an eager tensor meets the graph of {names}, which has no values until a session runs it",
+            lines=[here(), *dict.fromkeys(node.made_at for node in leaves if node.made_at)],
+            hint="ge.tensor(sess.run(x)) takes a value over; ge.module(m) makes the eager twin of a module",
+        )

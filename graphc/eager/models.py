@@ -1,0 +1,151 @@
+"""The eager twins of modules and optimisers: their own code and update rules, on tensors that have values."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from graphc.eager.calls import Call, traced
+from graphc.eager.modes import no_grad
+from graphc.eager.tensors import Tensor, apply, wrapped, zeros
+from graphc.errors import ArgumentError, did_you_mean
+from graphc.ir import Node
+from graphc.nn.module import Module
+from graphc.nn.state import Parameter
+from graphc.ops.state import Variable
+from graphc.optim import Optimizer as Rules
+from graphc.optim import Options, Slots
+from graphc.runtime.variables import materialise
+from graphc.types import TensorType
+
+M = TypeVar("M", bound=Module)
+
+
+def module(model: M, seed: int = 0) -> M:
+    """The eager twin of a module: a copy whose parameters and buffers are tensors.
+
+    Args:
+        seed: of the first values, which are those that `gc.Session(seed=seed)` would make.
+
+    Training or evaluation is `ge.set_training`.
+    """
+    model.state_dict()  # parameters have names, and so variables, from here on
+    variables = dict.fromkeys(state.value for _, state in model.named_states() if isinstance(state.value, Variable))
+    trainable = {state.value: state.trainable for _, state in model.named_states(Parameter)}
+    values = materialise(variables, {}, seed)
+    twins: dict[int, Any] = {}
+    for variable in variables:
+        if isinstance(variable.initial, Node):
+            twins[id(variable.initial)] = variable.initial
+        value = wrapped(np.array(values[variable], order="C", copy=True))
+        twins[id(variable)] = value.requires_grad_(trainable.get(variable, False))
+    return copy.deepcopy(model, twins)
+
+
+def optimizer(rules: Rules, params: Any) -> Optimizer:
+    """The eager twin of an optimiser: its update rule, applied by `step()` to tensors and their `.grad`.
+
+    Args:
+        rules: such as `gc.optim.Adam(lr=1e-3)`.
+        params: tensors, a twin of `ge.module`, or torch's groups: dicts with `params` and hyperparameters of their own.
+
+    Example:
+        >>> import graphc as gc
+        >>> from graphc import eager as ge
+        >>> w = ge.tensor([1.0, 2.0], requires_grad=True)
+        >>> opt = ge.optimizer(gc.optim.SGD(lr=0.5), [w])
+        >>> (w * w).sum().backward()
+        >>> opt.step()
+        >>> w
+        tensor([0., 0.], requires_grad=True)
+    """
+    return Optimizer(rules, params)
+
+
+class Optimizer:
+    """Made by `optimizer`.
+
+    Attributes:
+        param_groups: a dict for each group, with its `params` and hyperparameters, which may be changed at any time.
+    """
+
+    def __init__(self, rules: Rules, params: Any) -> None:
+        self.rules = rules
+        given: list[Any] = list(params.parameters()) if isinstance(params, Module) else list(params)
+        groups = given if any(isinstance(group, Mapping) for group in given) else [{"params": given}]
+        self.param_groups = [self._group(group) for group in groups]
+        self._slots: dict[Tensor, dict[str, Tensor]] = {}
+        self._steps: dict[Tensor, int] = {}
+        self._calls: dict[Any, Call] = {}
+
+    def _group(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        own = {name: value for name, value in group.items() if name != "params"}
+        self.rules.check(own)
+        members = group["params"]
+        params = list(members.parameters()) if isinstance(members, Module) else list(members)
+        wrong = [type(param).__name__ for param in params if not isinstance(param, Tensor)]
+        if wrong:
+            raise ArgumentError(
+                f"params are eager tensors, got {', '.join(dict.fromkeys(wrong))}", hint="ge.module(m).parameters()"
+            )
+        return {**self.rules.defaults, **own, "params": params}
+
+    def __repr__(self) -> str:
+        return f"eager {self.rules!r}"
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"an eager optimizer has no attribute {name!r}{did_you_mean(name, dir(type(self)))}")
+
+    def zero_grad(self) -> None:
+        """Let every tensor collect its gradient anew."""
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.requires_grad:
+                    param.grad = None
+
+    def step(self) -> None:
+        """Give every tensor that has a gradient its new value."""
+        for group in self.param_groups:
+            options = {name: value for name, value in group.items() if name != "params"}
+            for param in group["params"]:
+                if param.grad is not None:
+                    self._update(param, param.grad, options)
+
+    def _update(self, param: Tensor, g: Tensor, options: Options) -> None:
+        names = self.rules.slot_names(options)
+        slots = self._slots.setdefault(param, {name: zeros(param.type) for name in names})
+        step = self._steps[param] = self._steps.get(param, 0) + 1
+        operands = [param, g, _scalar(options["lr"], "float64"), _scalar(step, "int64"), *slots.values()]
+        with no_grad():
+            new, *memory = apply(self._call(param.type, options), operands)
+        param.assign(new)
+        slots.update(zip(slots, memory, strict=True))
+
+    def _call(self, type: TensorType, options: Options) -> Call:
+        """The rule for tensors of one type; the learning rate and the number of the step are operands of it."""
+        key = (type, *[(name, repr(value)) for name, value in options.items() if name != "lr"])
+        found = self._calls.get(key)
+        if found is None:
+            found = self._calls[key] = self._traced(type, options)
+        return found
+
+    def _traced(self, type: TensorType, options: Options) -> Call:
+        names, counts = self.rules.slot_names(options), self.rules.counts(options)
+        types = [type, type, TensorType("float64"), TensorType("int64"), *[type] * len(names)]
+
+        def build(formals: Sequence[Node]) -> tuple[Node, ...]:
+            param, g, lr, step, *held = formals
+            remembered: dict[str, Any] = dict(zip(names, held, strict=True))
+            slots = Slots(remembered, step if counts else None)
+            value, memory = self.rules.updated(param, g, slots, {**options, "lr": lr})
+            return (value, *[memory[name] for name in names])
+
+        return traced(repr(self.rules), types, build, training=True)
+
+
+def _scalar(value: Any, dtype: str) -> Tensor:
+    """A number as an operand."""
+    return Tensor(np.array(value, dtype), TensorType(dtype))

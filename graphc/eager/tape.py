@@ -1,0 +1,212 @@
+"""The tape: what was called on which tensors, kept so that a gradient can go back along it.
+
+An entry stands for one call. An edge `(entry, slot)` is one result of it: a tensor that has a gradient holds the edge
+it comes from, and an entry holds the edges of its operands and those values that its gradient needs. The values are
+given up as soon as a gradient has passed, unless the tape is to be retained; the entries stay, so it can be drawn.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from graphc.errors import GradientError
+from graphc.ir import Graph, Node
+from graphc.ops.state import placeholder
+from graphc.source import here
+from graphc.types import TensorType
+
+Edge = tuple["Entry", int]
+Hook = Callable[[Any], Any]
+
+
+class Freed(NamedTuple):
+    """Stands for saved values that were given up: the line at which that was."""
+
+    line: str
+
+
+class Entry(ABC):
+    """One call on the tape, or a leaf.
+
+    Attributes:
+        parents: for each operand the edge that it came by, or None.
+        saved: the values that the gradient needs, or `Freed`.
+        hooks: what looks at the cotangents, by result.
+    """
+
+    __slots__ = ("hooks", "parents", "saved")
+    parents: Sequence[Edge | None]
+    saved: Any
+    hooks: dict[int, list[Hook]] | None
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
+    @property
+    def name(self) -> str:
+        """What PyTorch would call it, such as `MultiplyBackward`."""
+        return "".join([part.capitalize() for part in self.label.split("_")]) + "Backward"
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """The name of the op."""
+
+    @abstractmethod
+    def types(self) -> Sequence[TensorType]:
+        """The types of the results."""
+
+    @abstractmethod
+    def nodes(self, operands: Sequence[Node | None]) -> Sequence[Node]:
+        """The results as nodes of the current graph, for a drawing; operands without an edge are None."""
+
+    @abstractmethod
+    def pull(self, cotangents: Sequence[Any]) -> Iterable[tuple[Edge, Any]]:
+        """The cotangents of operands, by edge, for those of the results (None where there is none)."""
+
+
+class Leaf(Entry):
+    """A tensor that collects its gradient."""
+
+    __slots__ = ("grad", "type")
+    label = "accumulate_grad"
+    name = "AccumulateGrad"
+
+    def __init__(self, type: TensorType) -> None:
+        self.parents, self.saved, self.hooks = (), (), None
+        self.type = type
+        self.grad: Any = None
+
+    def types(self) -> Sequence[TensorType]:
+        """See `Entry.types`."""
+        return (self.type,)
+
+    def nodes(self, operands: Sequence[Node | None]) -> Sequence[Node]:
+        """See `Entry.nodes`."""
+        return (placeholder("leaf", self.type.shape, self.type.dtype),)
+
+    def pull(self, cotangents: Sequence[Any]) -> Iterable[tuple[Edge, Any]]:
+        """Add to the gradient; nothing is behind a leaf."""
+        self.grad = cotangents[0] if self.grad is None else self.grad + cotangents[0]
+        return ()
+
+
+class Handle:
+    """A hook that can be removed."""
+
+    def __init__(self, edge: Edge, hook: Hook) -> None:
+        entry, slot = edge
+        if entry.hooks is None:
+            entry.hooks = {}
+        self._hooks = entry.hooks.setdefault(slot, [])
+        self._hooks.append(hook)
+        self._hook = hook
+
+    def remove(self) -> None:
+        """Call the hook no more."""
+        if self._hook in self._hooks:
+            self._hooks.remove(self._hook)
+
+
+def entries(roots: Iterable[Entry]) -> list[Entry]:
+    """All entries behind `roots`, each after those of its operands."""
+    order: list[Entry] = []
+    seen: set[Entry] = set()
+    stack: list[tuple[Entry, Iterator[Edge | None]]] = []
+    for root in roots:
+        if root not in seen:
+            seen.add(root)
+            stack.append((root, iter(root.parents)))
+        while stack:
+            entry, edges = stack[-1]
+            found = next((edge[0] for edge in edges if edge is not None and edge[0] not in seen), None)
+            if found is None:
+                order.append(entry)
+                stack.pop()
+            else:
+                seen.add(found)
+                stack.append((found, iter(found.parents)))
+    return order
+
+
+def drawn(edge: Edge) -> Node:
+    """What the tape has of a tensor, as a node of a graph of its own."""
+    made: dict[Edge, Node] = {}
+    with Graph("tape"):
+        for entry in entries([edge[0]]):
+            found = entry.nodes([None if parent is None else made[parent] for parent in entry.parents])
+            made.update({(entry, slot): node for slot, node in enumerate(found)})
+    return made[edge]
+
+
+def walk(seeds: Iterable[tuple[Edge, Any]], asked: Collection[Edge] | None, retain: bool) -> Mapping[Edge, Any]:
+    """Pass cotangents back along the tape.
+
+    Args:
+        seeds: cotangents of some results, by edge.
+        asked: edges whose cotangents are returned, and no others are computed; None lets all leaves collect theirs.
+        retain: keep the values that gradients need.
+
+    Raises:
+        GradientError: an earlier walk gave up a value that is needed.
+    """
+    seeds = list(seeds)
+    order = entries([entry for (entry, _), _ in seeds])
+    needed = set(order) if asked is None else _leading_to(asked, order)
+    arrived: dict[Entry, list[Any]] = {}
+    for edge, g in seeds:
+        _arrive(arrived, edge, g)
+    line, found = "" if retain else here(), {}
+    for entry in reversed(order):
+        if entry not in arrived:
+            continue
+        cotangents = _hooked(entry, arrived.pop(entry))
+        if asked is not None:
+            found.update({(entry, k): g for k, g in enumerate(cotangents) if (entry, k) in asked})
+            if isinstance(entry, Leaf) or not any(edge is not None and edge[0] in needed for edge in entry.parents):
+                continue
+        _require_kept(entry)
+        for edge, g in entry.pull(cotangents):
+            if edge[0] in needed:
+                _arrive(arrived, edge, g)
+        if not retain and not isinstance(entry, Leaf):
+            entry.saved = Freed(line)
+    return found
+
+
+def _leading_to(asked: Iterable[Edge], order: Iterable[Entry]) -> set[Entry]:
+    """The entries through which a cotangent reaches what is asked for."""
+    needed = {entry for entry, _ in asked}
+    for entry in order:
+        if any(edge is not None and edge[0] in needed for edge in entry.parents):
+            needed.add(entry)
+    return needed
+
+
+def _arrive(arrived: dict[Entry, list[Any]], edge: Edge, g: Any) -> None:
+    entry, slot = edge
+    slots = arrived.get(entry)
+    if slots is None:
+        slots = arrived[entry] = [None] * len(entry.types())
+    slots[slot] = g if slots[slot] is None else slots[slot] + g
+
+
+def _hooked(entry: Entry, cotangents: list[Any]) -> list[Any]:
+    """The cotangents as the hooks leave them."""
+    for slot, hooks in (entry.hooks or {}).items():
+        for hook in list(hooks):
+            if cotangents[slot] is not None:
+                changed = hook(cotangents[slot])
+                cotangents[slot] = cotangents[slot] if changed is None else changed
+    return cotangents
+
+
+def _require_kept(entry: Entry) -> None:
+    if isinstance(entry.saved, Freed):
+        raise GradientError(
+            f"a gradient has passed {entry.name} already, and the values it needs were given up then",
+            lines=[f"at {entry.saved.line}", here()],
+            hint="backward(retain_graph=True) there keeps them for another pass",
+        )

@@ -1,0 +1,602 @@
+"""The eager tensor: a value, and the edge of the tape that it came by; and how ops are called on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from graphc.composites import Composite
+from graphc.eager.calls import Backward, Call, formals_of, require_values, results_of, traced
+from graphc.eager.modes import generator, modes, set_grad_enabled
+from graphc.eager.tape import Edge, Entry, Handle, Leaf, drawn, walk
+from graphc.errors import ArgumentError, GradientError, ShapeError
+from graphc.evaluate import evaluate
+from graphc.ir import Node, reachable, substitute
+from graphc.op import Array, Op
+from graphc.operands import as_array
+from graphc.operators import METHODS, Operators
+from graphc.ops.math import power_op
+from graphc.ops.state import placeholder
+from graphc.source import here
+from graphc.types import TensorType, dtype_name, is_float, np_dtype, promote
+from graphc.values import converted
+
+NUMBERS = (int, float)  # the classes of Python numbers, without bool
+new = object.__new__
+SHOWN_DTYPES = ("float32", "int64", "bool")  # those that a printed tensor doesn't name
+
+
+class Tensor(Operators):
+    """A tensor that has its value; made by `tensor`, and by calling ops on tensors.
+
+    Its value never changes in place: ops make new tensors, and `assign` gives a leaf another value. `==` compares
+    elements, as all comparisons do; a tensor of one element is true or false, so `if` and `while` work.
+
+    Attributes:
+        type: dtype and shape.
+    """
+
+    __slots__ = ("__weakref__", "_array", "_edge", "type")
+    type: TensorType
+
+    def __init__(self, array: Array, type: TensorType, edge: Edge | None = None) -> None:
+        self._array = array
+        self.type = type
+        self._edge = edge
+
+    def __graphc_op__(self, op: Op, args: Sequence[Any], attrs: dict[str, Any]) -> Any:
+        if len(args) == 2 and not attrs:
+            a, b = args
+            return pair(op, a, b)
+        return call(op, args, attrs)
+
+    def __graphc_node__(self) -> Node:
+        """What `gc.render` draws: the tape."""
+        return placeholder("value", self.shape, self.dtype) if self._edge is None else drawn(self._edge)
+
+    # ------------------------------------------------------------------------------------------ what it is
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The sizes of the axes."""
+        return self.type.shape  # type: ignore[return-value]
+
+    @property
+    def dtype(self) -> str:
+        """The dtype's name, such as `"float32"`."""
+        return self.type.dtype
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return self.type.rank
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return int(self._array.size)
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether calls on it are put on the tape."""
+        return self._edge is not None
+
+    @requires_grad.setter
+    def requires_grad(self, wanted: bool) -> None:
+        self.requires_grad_(wanted)
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether it is no result of a call on the tape."""
+        return self._edge is None or isinstance(self._edge[0], Leaf)
+
+    @property
+    def grad_fn(self) -> Entry | None:
+        """The entry on the tape that it is a result of."""
+        return None if self.is_leaf or self._edge is None else self._edge[0]
+
+    @property
+    def grad(self) -> Tensor | None:
+        """What backward passes have collected for this leaf; None before the first one, and for all other tensors."""
+        leaf = self._leaf()
+        return None if leaf is None else leaf.grad
+
+    @grad.setter
+    def grad(self, value: Tensor | None) -> None:
+        leaf = self._leaf()
+        if leaf is None:
+            raise GradientError("only a leaf that requires a gradient has a .grad", hint="t.requires_grad_()")
+        if value is not None and (not isinstance(value, Tensor) or value.type is not self.type):
+            raise ShapeError(f"the gradient of {self.type} can't be {getattr(value, 'type', value)!s}")
+        leaf.grad = value
+
+    def _leaf(self) -> Leaf | None:
+        return self._edge[0] if self._edge is not None and isinstance(self._edge[0], Leaf) else None
+
+    # ------------------------------------------------------------------------------------------ its value
+
+    def numpy(self) -> Array:
+        """The value: a view that can't be written to."""
+        view = self._array.view()
+        view.flags.writeable = False
+        return view
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return np.array(self.numpy(), dtype, copy=copy)
+
+    def item(self) -> Any:
+        """The value of a tensor of one element, as a Python number.
+
+        Raises:
+            ShapeError: it has another number of elements.
+        """
+        if self._array.size != 1:
+            raise ShapeError(f"{self.type} isn't one number", hint="t.tolist(), or reduce it first: t.sum()")
+        return self._array.item()
+
+    def tolist(self) -> Any:
+        """The value, as nested lists of Python numbers."""
+        return self._array.tolist()
+
+    def __bool__(self) -> bool:
+        if self._array.size != 1:
+            raise ShapeError(
+                f"{self.type} is neither true nor false: it has {self._array.size} elements",
+                hint="t.any() or t.all(), or gc.where(condition, a, b) to choose for each element",
+            )
+        return bool(self._array.item())
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __index__(self) -> int:
+        if self.type.rank or is_float(self.type.dtype):
+            raise TypeError(f"{self.type} is no index")
+        return int(self.item())
+
+    def __len__(self) -> int:
+        if not self.type.rank:
+            raise ShapeError("a tensor without axes has no len()")
+        return int(self._array.shape[0])
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[i] for i in range(len(self)))
+
+    def __contains__(self, value: Any) -> bool:
+        return bool((self == value).any())
+
+    def __repr__(self) -> str:
+        text = np.array2string(self._array, separator=", ", prefix="tensor(")
+        parts = [text] if self.type.dtype in SHOWN_DTYPES else [text, f"dtype={self.type.dtype}"]
+        if self.grad_fn is not None:
+            parts.append(f"grad_fn={self.grad_fn!r}")
+        elif self.requires_grad:
+            parts.append("requires_grad=True")
+        return f"tensor({', '.join(parts)})"
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item() if spec else str(self), spec)
+
+    def __reduce__(self) -> Any:
+        if not self.is_leaf:
+            raise ArgumentError("a tensor with a tape can't be pickled or copied", hint="t.detach()")
+        return tensor, (self._array, self.requires_grad)
+
+    __hash__ = object.__hash__
+
+    # ------------------------------------------------------------------------------------------ gradients
+
+    def backward(
+        self, gradient: Any = None, retain_graph: bool | None = None, create_graph: bool = False
+    ) -> None:
+        """Add to the `.grad` of every leaf that this tensor was computed from.
+
+        Args:
+            gradient: the weights of the elements; needed where this isn't one number.
+            retain_graph: keep what another pass needs; by default where `create_graph` is.
+            create_graph: put the pass on the tape, so that gradients have gradients.
+
+        Raises:
+            GradientError: it requires no gradient, or the tape was given up by an earlier pass.
+        """
+        with set_grad_enabled(create_graph):
+            walk([_seed(self, gradient)], None, create_graph if retain_graph is None else retain_graph)
+
+    def detach(self) -> Tensor:
+        """The value, without the tape."""
+        return Tensor(self._array, self.type)
+
+    def clone(self) -> Tensor:
+        """The tensor, as a result of its own."""
+        return METHODS["reshape"](self, self.type.shape)  # type: ignore[no-any-return]
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        """Make it a leaf that collects its gradient, or one that doesn't; returns the tensor itself."""
+        if not self.is_leaf:
+            if not requires_grad:
+                raise GradientError("the result of a call can't give up its gradient", hint="t.detach()")
+        elif requires_grad != self.requires_grad:
+            _require_float(self.type, requires_grad)
+            self._edge = (Leaf(self.type), 0) if requires_grad else None
+        return self
+
+    def register_hook(self, hook: Callable[[Tensor], Any]) -> Handle:
+        """Let `hook(gradient)` see the gradient of this tensor in every pass, and replace it by what it returns.
+
+        Returns:
+            A handle, whose `remove()` ends it.
+        """
+        if self._edge is None:
+            raise GradientError("a tensor that requires no gradient has no hooks", hint="t.requires_grad_()")
+        return Handle(self._edge, hook)
+
+    # ------------------------------------------------------------------------------------------ new values
+
+    def assign(self, value: Any) -> Tensor:
+        """Give a leaf another value, of its shape, converted as feeds are; returns the tensor itself.
+
+        Gradients of what was computed before are those at the old value.
+        """
+        if not self.is_leaf:
+            raise ArgumentError("only a leaf can be given another value", hint="use the new value instead")
+        array, misfit = converted(value._array if isinstance(value, Tensor) else value, self.type.dtype)
+        if misfit or array.shape != self.type.shape:
+            got = misfit or f"the shape {list(array.shape)}"
+            raise ShapeError(f"a tensor of {self.type} can't be assigned {got}")
+        self._array = array if isinstance(value, Tensor) else np.array(array, order="C", copy=True)
+        return self
+
+    def _start(self, value: Any) -> None:
+        self.assign(value)
+
+    initial = property(None, _start)  # what a module sets of the values that it holds
+    trainable = requires_grad
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        raise ArgumentError(
+            "the elements of a tensor can't be changed in place",
+            hint="gc.where(mask, value, t) makes a changed one, and gc.scatter_add; t.assign(array) is for leaves",
+        )
+
+    def _in_place(self, name: str, other: Any) -> Any:
+        """`t += x` makes a new tensor of this name; of a leaf with a gradient, that would be another leaf's."""
+        if self._leaf() is not None:
+            raise ArgumentError(
+                "a leaf that requires a gradient can't be changed in place",
+                hint="w.assign(w - step) gives it another value; `w = w - step` makes a tensor that is no leaf",
+            )
+        return METHODS[name](self, other)
+
+    def __iadd__(self, other: Any) -> Any:
+        return self._in_place("add", other)
+
+    def __isub__(self, other: Any) -> Any:
+        return self._in_place("subtract", other)
+
+    def __imul__(self, other: Any) -> Any:
+        return self._in_place("multiply", other)
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self._in_place("divide", other)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.endswith("_") and not name.startswith("_"):
+            plain = name.rstrip("_")
+            remedy = f"t.{plain}(...) makes a new one" if plain in METHODS else "ops make new ones"
+            raise AttributeError(f"no tensor changes in place, so there is no {name}; {remedy}; leaves have t.assign")
+        return super().__getattr__(name)
+
+
+# --------------------------------------------------------------------------------------------- making tensors
+
+
+def tensor(data: Any, requires_grad: bool = False, dtype: Any = None) -> Tensor:
+    """A tensor with a value of its own.
+
+    Args:
+        data: a number, a nested list of numbers, an array, or a tensor. Python floats become float32; arrays keep
+            their dtype.
+        requires_grad: collect the gradient in `.grad`; of floats only.
+        dtype: of the result.
+
+    Raises:
+        ShapeError: a ragged list. DTypeError: no numbers. GradientError: a gradient of what isn't a float.
+
+    Example:
+        >>> from graphc import eager as ge
+        >>> w = ge.tensor([1.0, 2.0], requires_grad=True)
+        >>> (w * w).sum().backward()
+        >>> w.grad
+        tensor([2., 4.])
+    """
+    array = np.array(as_array(data._array if isinstance(data, Tensor) else data, dtype), order="C", copy=True)
+    return wrapped(array).requires_grad_(requires_grad)
+
+
+def wrapped(array: Array) -> Tensor:
+    """An array that nobody writes to, as a tensor."""
+    return Tensor(array, TensorType(dtype_name(array.dtype), array.shape))
+
+
+def lifted(value: Any) -> Tensor:
+    """An operand as a tensor: arrays, numbers and nested lists; nodes by their value, if it is known.
+
+    Raises:
+        ArgumentError: a node that needs a value of a graph.
+    """
+    if isinstance(value, Tensor):
+        return value
+    if not isinstance(value, Node):
+        return wrapped(np.ascontiguousarray(as_array(value)).reshape(np.shape(value)))
+    leaves = reachable([value])
+    require_values(leaves)
+    env = {leaf: generator.drawn(leaf) for leaf in leaves if leaf.op.kind == "random"}
+    (array,) = evaluate([value], env)
+    return Tensor(np.array(array, order="C"), value.tensor_type)
+
+
+def _require_float(type: TensorType, wanted: bool) -> None:
+    if wanted and not is_float(type.dtype):
+        raise GradientError(f"only floats have gradients, and this is {type}", hint="ge.tensor(x, dtype='float32')")
+
+
+# --------------------------------------------------------------------------------------------- calling ops
+
+
+class Called(Entry):
+    """A call of an op, whose gradient is a program too."""
+
+    __slots__ = ("backward", "call")
+
+    def __init__(self, call: Call, backward: Backward, parents: Sequence[Edge | None], saved: Sequence[Array]) -> None:
+        self.call = call
+        self.backward = backward
+        self.parents = parents
+        self.saved = saved
+        self.hooks = None
+
+    @property
+    def label(self) -> str:
+        """See `Entry.label`."""
+        return self.call.name
+
+    def types(self) -> Sequence[TensorType]:
+        """See `Entry.types`."""
+        return self.call.types
+
+    def nodes(self, operands: Sequence[Node | None]) -> Sequence[Node]:
+        """See `Entry.nodes`."""
+        formals = self.call.inputs
+        given = {
+            formal: placeholder("value", formal.shape, formal.dtype) if operand is None else operand
+            for formal, operand in zip(formals, [*operands, *[None] * len(formals)], strict=False)
+        }
+        return substitute(self.call.outputs, given)
+
+    def pull(self, cotangents: Sequence[Any]) -> Iterable[tuple[Edge, Any]]:
+        """Run the backward program; with the tape on, this is a call like any other."""
+        call, backward = self.call, self.backward
+        count = len(call.inputs)
+        edges = [self.parents[k] if k < count else (self, k - count) for k in backward.saved]
+        nodes = [(*call.inputs, *call.outputs)[k] for k in backward.saved]
+        saved = [Tensor(a, n.tensor_type, e) for a, n, e in zip(self.saved, nodes, edges, strict=True)]
+        given = [zeros(call.types[k]) if cotangents[k] is None else cotangents[k] for k in call.floats]
+        found = apply(backward.call, [*saved, *given])
+        for k, g in zip(backward.reached, found if isinstance(found, tuple) else (found,), strict=True):
+            edge = self.parents[k]
+            assert edge is not None
+            yield edge, g
+
+
+def apply(call: Call, operands: Sequence[Tensor]) -> Any:
+    """The result of a call, or a tuple of several, on the tape if it has a gradient there."""
+    arrays = [operand._array for operand in operands]
+    results = call.run(arrays)
+    entry = None
+    if modes.grad:
+        edges = [operand._edge for operand in operands]
+        if any(edges):
+            backward = call.backward(tuple([edge is not None for edge in edges]))
+            if backward is not None:
+                known = [*arrays, *results]
+                entry = Called(call, backward, edges, backward.chosen(known))
+    if call.alone:
+        return Tensor(results[0], call.types[0], None if entry is None else (entry, 0))
+    made = [
+        Tensor(array, type, (entry, k) if entry is not None and k in call.floats else None)
+        for k, (array, type) in enumerate(zip(results, call.types, strict=True))
+    ]
+    for k, new in zip(call.updated, made[call.fresh :], strict=True):
+        operands[k]._array = new._array
+    return made[0] if call.single else tuple(made[: call.fresh])
+
+
+def pair(op: Op, a: Any, b: Any) -> Any:
+    """What `call` gives for two operands: the commonest calls in as few steps as can be, all others by `call`."""
+    if a.__class__ is not Tensor or b.__class__ is not Tensor:
+        return call(op, (a, b), {})
+    known = modes.known.get((op, a.type, b.type))
+    if known is None or not known.alone:
+        return call(op, (a, b), {})
+    x, y = a._edge, b._edge
+    result = new(Tensor)
+    result._array = array = known.entry(a._array, b._array)
+    result.type = known.type
+    result._edge = None
+    if (x is None and y is None) or not modes.grad:
+        return result
+    backward = known.backward((x is not None, y is not None))
+    if backward is not None:
+        entry = new(Called)
+        entry.call = known
+        entry.backward = backward
+        entry.parents = (x, y)
+        entry.saved = backward.chosen((a._array, b._array, array))
+        entry.hooks = None
+        result._edge = (entry, 0)
+    return result
+
+
+# The operators whose meaning is an op itself, where it is worth while to go straight to it.
+OPERATORS = {
+    "add": "add",
+    "sub": "subtract",
+    "mul": "multiply",
+    "truediv": "divide",
+    "lt": "less",
+    "le": "less_equal",
+    "gt": "greater",
+    "ge": "greater_equal",
+    "eq": "equal",
+    "ne": "not_equal",
+}
+
+
+def _operators(name: str, op: Any) -> dict[str, Callable[[Any, Any], Any]]:
+    return {f"__{name}__": lambda a, b: pair(op, a, b), f"__r{name}__": lambda b, a: pair(op, a, b)}
+
+
+for _name, _method in OPERATORS.items():
+    for _operator, _meaning in _operators(_name, METHODS[_method]).items():
+        if hasattr(Operators, _operator):  # comparisons are reflected by each other
+            setattr(Tensor, _operator, _meaning)
+
+
+MAX_CALLS = 4096  # that are remembered in each mode
+
+
+def call(op: Op, args: Sequence[Any], attrs: dict[str, Any]) -> Any:
+    """What an op gives for operands of which at least one is an eager tensor."""
+    operands = _operands(op, args)
+    tensors = [operand for operand in operands if isinstance(operand, Tensor)]
+    if isinstance(op, Composite) and not op.pure:  # its function may read values that change
+        return apply(_known_by_program(op, operands, attrs), tensors)
+    key = (op, *[_key(operand) for operand in operands])
+    if attrs:
+        key = (*key, op.frozen_attrs(attrs).key)
+    known = modes.known
+    found = known.get(key)
+    if found is None:
+        if len(known) >= MAX_CALLS:
+            known.clear()
+        found = known[key] = traced(op.name, *_program(op, operands, attrs))
+    return apply(found, tensors)
+
+
+def _key(operand: Any) -> Any:
+    return operand.type if isinstance(operand, Tensor) else (operand.__class__, repr(operand))
+
+
+def _operands(op: Op, args: Sequence[Any]) -> list[Any]:
+    """Tensors, and such Python numbers as are part of the program.
+
+    Beside floats a number is an operand as any other, of their dtype: it may change with every call. Where its value
+    says more (an exponent, an integer that has to fit), each value is a program of its own.
+    """
+    floats = [arg.type.dtype for arg in args if isinstance(arg, Tensor) and is_float(arg.type.dtype)]
+    tensors = sum([isinstance(arg, Tensor) for arg in args])
+    may_vary = op.kind == "pointwise" and len(op.accepts) == 1 and op is not power_op and len(floats) == tensors
+    dtype = promote(*floats) if may_vary else ""
+
+    def operand(arg: Any) -> Any:
+        if isinstance(arg, Tensor):
+            return arg
+        if arg.__class__ in NUMBERS and may_vary:
+            return Tensor(np.array(arg, np_dtype(dtype)), TensorType(dtype, ()))
+        return arg if isinstance(arg, bool | int | float) else lifted(arg)
+
+    return [operand(arg) for arg in args]
+
+
+def _program(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> tuple[list[TensorType], Any, bool]:
+    """What `traced` takes for a call of `op`, in which numbers stay what they are."""
+    places = [k for k, operand in enumerate(operands) if isinstance(operand, Tensor)]
+
+    def build(formals: Sequence[Node]) -> Any:
+        given = list(operands)
+        for k, formal in zip(places, formals, strict=True):
+            given[k] = formal
+        return op(*given, **attrs)
+
+    return [operands[k].type for k in places], build, modes.training
+
+
+_programs: dict[Any, Call] = {}
+
+
+def _known_by_program(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Call:
+    """The call of an op that is traced each time: equal programs are compiled once."""
+    types, build, training = _program(op, operands, attrs)
+    formals = formals_of(types)
+    key = (training, formals, results_of(build(formals)))
+    found = _programs.get(key)
+    if found is None:
+        if len(_programs) >= MAX_CALLS:
+            _programs.clear()
+        found = _programs[key] = traced(op.name, types, build, training)
+    return found
+
+
+def zeros(type: TensorType) -> Tensor:
+    """Zeros of a type."""
+    return Tensor(np.zeros(type.shape, np_dtype(type.dtype)), type)
+
+
+def _seed(y: Tensor, gradient: Any) -> tuple[Edge, Tensor]:
+    """Where a pass starts, and with what."""
+    if y._edge is None:
+        raise GradientError(
+            f"this tensor, {y.type}, requires no gradient: nothing that it was computed from does",
+            lines=[here()],
+            hint="ge.tensor(..., requires_grad=True); under no_grad nothing is put on the tape",
+        )
+    if gradient is None:
+        if y._array.size != 1:
+            raise ShapeError(f"expected a scalar, got {y.type}", hint="reduce it: loss.mean(); or backward(gradient)")
+        return y._edge, Tensor(np.ones(y.shape, np_dtype(y.dtype)), y.type)
+    weights = lifted(gradient)
+    if weights.shape != y.shape:
+        raise ShapeError(f"the gradient of {y.type} can't be {weights.type}")
+    return y._edge, weights if weights.type is y.type else weights.astype(y.dtype)
+
+
+def grad(
+    outputs: Tensor | Sequence[Tensor],
+    inputs: Tensor | Sequence[Tensor],
+    grad_outputs: Any = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    allow_unused: bool = False,
+) -> tuple[Tensor | None, ...]:
+    """The gradients of the sum of `outputs` with respect to `inputs`; no `.grad` changes.
+
+    Args:
+        inputs: tensors that require a gradient, leaves or not.
+        grad_outputs: the weights of each output's elements; needed where one isn't a scalar.
+        retain_graph, create_graph: see `Tensor.backward`.
+        allow_unused: give None for an input that no gradient reaches.
+
+    Raises:
+        GradientError: an input requires no gradient, or none reaches it.
+    """
+    ys = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    xs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    weights = [None] * len(ys) if grad_outputs is None else [grad_outputs] if len(ys) == 1 else list(grad_outputs)
+    edges = [x._edge for x in xs]
+    with set_grad_enabled(create_graph):
+        seeds = [_seed(y, weight) for y, weight in zip(ys, weights, strict=True)]
+        asked = {edge for edge in edges if edge is not None}
+        found = walk(seeds, asked, create_graph if retain_graph is None else retain_graph)
+    missing = [x.type for x, edge in zip(xs, edges, strict=True) if edge is None or edge not in found]
+    if missing and not allow_unused:
+        raise GradientError(
+            f"no gradient reaches an input of {', '.join(map(str, missing))}",
+            lines=[here()],
+            hint="allow_unused=True gives None for it; an input must require a gradient before it is used",
+        )
+    return tuple([None if edge is None else found.get(edge) for edge in edges])
