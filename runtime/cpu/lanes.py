@@ -82,7 +82,7 @@ class _Work:
         if axis is None:
             return "one element"
         strides = [port.array.strides[axis] for port in self.ports]
-        scattered = sum(stride not in (0, 1) for stride in strides)
+        scattered = sum(stride not in (0, 1, -1) for stride in strides)
         along = f"{self.layout.lanes} lanes along {counter(axis)}" if self.layout.lanes > 1 else "no vectors"
         row = " (reduced)" if self.region.loops[axis].reduce else ""
         tiles = " (walked in tiles)" if self.layout.across is not None else ""

@@ -418,8 +418,15 @@ class Nest:
         type = vector(memory, self.lanes)
         if _known(stride, 1):
             return from_memory(f, f.load(type, at, align, mask), dtype)
+        if _known(stride, -1):
+            back = f.address(at, 1 - self.lanes, memory)
+            return from_memory(f, self.reversed(f.load(type, back, align, mask and self.reversed(mask))), dtype)
         steps = f.binary("mul", f.counter(self.lanes), f.splat(f.i64(stride), self.lanes))
         return from_memory(f, f.gather(type, f.addresses(at, steps, memory), align, mask), dtype)
+
+    def reversed(self, value: Value) -> Value:
+        """A vector with its lanes the other way round."""
+        return self.f.shuffle(value, None, range(self.lanes)[::-1])
 
     def store(self, point: _Point, outputs: Iterable[int]) -> None:
         """Store outputs of the body that are known at a point."""

@@ -122,7 +122,7 @@ def _instructions(region: Region, ports: Sequence[Port], loop: int, lanes: int) 
         return math.inf
     used = size / (-(-size // lanes) * lanes)
     strides = [port.array.strides[loop] for port in ports if not port.counter]
-    each = sum(0 if stride == 0 else 1 / lanes if stride == 1 else 1 for stride in strides)
+    each = sum(0 if stride == 0 else 1 / lanes if stride in (1, -1) else 1 for stride in strides)
     each += len(region.values) / lanes / used
     if region.loops[loop].reduce:
         reductions = sum(node.op.kind == "reduce" for node in region.values)
@@ -132,7 +132,8 @@ def _instructions(region: Region, ports: Sequence[Port], loop: int, lanes: int) 
 
 def _across(region: Region, ports: Sequence[Port], axis: int, lanes: int) -> int | None:
     """The loop along which some port is contiguous that is scattered along the vector loop."""
-    scattered = [port.array.strides for port in ports if port.array.strides[axis] not in (0, 1) and not port.counter]
+    arrays = [port.array for port in ports if not port.counter]
+    scattered = [array.strides for array in arrays if array.strides[axis] not in (0, 1, -1)]
     found = [k for k in range(len(region.loops)) if k != axis and any(strides[k] == 1 for strides in scattered)]
     return found[-1] if found and lanes > 1 else None
 

@@ -66,8 +66,15 @@ def _beats(f: Function, a: Value, b: Value, signed: bool, greater: bool) -> Valu
 
 
 def _extreme(greater: bool) -> Callable[[Function, Accumulator, Accumulator, bool], Accumulator]:
+    word = "gt" if greater else "lt"
+
     def join(f: Function, a: Accumulator, b: Accumulator, signed: bool) -> Accumulator:
-        return [f.select(_beats(f, a[0], b[0], signed, greater), b[0], a[0])]
+        old, new = a[0], b[0]
+        if element_of(old.type) not in FLOATS:
+            return [f.select(_beats(f, old, new, signed, greater), new, old)]
+        # One instruction, which keeps a nan in `old`; whether `new` is one doesn't wait for what came before.
+        best = f.select(f.compare(f"fcmp o{word}", new, old), new, old)
+        return [f.select(f.compare("fcmp uno", new, new), new, best)]
 
     return join
 

@@ -1,7 +1,7 @@
 """Scans along an axis: running sums and linear recurrences, in the order of the references.
 
-Where the axis isn't the last one, each lane has a line of its own. Along the last axis a few lines go side by side, so
-that no addition waits for the one before it.
+Each lane has a line of its own. Along the last axis squares of elements are turned in registers before and after, if
+there are lines enough; otherwise a few lines go side by side, so that no addition waits for the one before it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from graphc.dims import ceil_div, product
+from graphc.dims import Dim, ceil_div, product
 from graphc.ir import Node
 from graphc.op import Op
 from graphc.ops.scan import cumsum_op, recurrence_op
@@ -18,10 +18,10 @@ from graphc.runtime.cpu.builder import Function, Int, Value, constant, element_o
 from graphc.runtime.cpu.elements import from_memory, to_memory
 from graphc.runtime.cpu.phases import Frame, KernelCode, Strided, itemsize
 from graphc.runtime.cpu.pointwise import REGISTER_TYPE
-from graphc.runtime.cpu.rows import Number, fitting, load_lanes, operand_or_number, units
+from graphc.runtime.cpu.rows import Number, fitting, load_lanes, operand_or_number, sweep, transposed, units
 
 FLOATS = ("float", "double")
-LINES = 8  # that go side by side along the last axis
+LINES = 8  # that go side by side along the last axis, where there are too few for the lanes of a vector
 FLIGHT = 4  # vectors of lines that go side by side elsewhere
 
 
@@ -61,9 +61,12 @@ def _scan(code: KernelCode) -> bool:
     y = regions.result(code, 0)
     shape, axis = core.shape, core.attrs["axis"]
     is_last = axis == core.ndim - 1
-    lanes = 1 if is_last else fitting(shape[-1], code.host.lanes(max(4, itemsize(core.dtype))))
     beside = axis - 1 if is_last else core.ndim - 1  # the axis whose lines go side by side
-    block = LINES if is_last else FLIGHT * lanes
+    lanes = code.host.lanes(max(4, itemsize(core.dtype)))
+    turned = is_last and _can_be_turned(arrays, shape, lanes)
+    if not turned:
+        lanes = 1 if is_last else fitting(shape[-1], lanes)
+    block = lanes if turned else LINES if is_last else FLIGHT * lanes
     others = [k for k in range(core.ndim) if k != axis]
     counts = [ceil_div(shape[k], block) if k == beside else shape[k] for k in others]
     frame = code.phase(product(counts), product(shape) // 2 + 1)
@@ -77,6 +80,9 @@ def _scan(code: KernelCode) -> bool:
             return
         low = f.mul(at[beside], block)
         left = f.sub(frame.size(shape[beside]), low)
+        if turned:
+            lines.run_turned({**at, beside: low}, left)
+            return
 
         def together() -> None:
             lines.run({**at, beside: low}, [None] * (block // lanes))
@@ -95,6 +101,13 @@ def _scan(code: KernelCode) -> bool:
     return True
 
 
+def _can_be_turned(arrays: Sequence[Strided | Number], shape: Sequence[Dim], lanes: int) -> bool:
+    """Whether the last axis is contiguous, and there are lines for all lanes."""
+    if len(shape) < 2 or lanes == 1 or any(isinstance(a, Strided) and a.strides[-1] != 1 for a in arrays):
+        return False
+    return not any(isinstance(dim, int) and dim < lanes for dim in shape[-2:])
+
+
 class _Lines:
     """Lines of a scan, side by side along another axis."""
 
@@ -106,11 +119,15 @@ class _Lines:
         self.axis, self.reverse = core.attrs["axis"], core.attrs["reverse"]
         self.rule = _recurrence if core.op is recurrence_op else _sum(core.attrs["exclusive"])
 
+    @property
+    def start(self) -> Value:
+        """The state before the first element, in each lane."""
+        type = vector(REGISTER_TYPE[self.core.dtype], self.lanes)
+        return constant(type, self.core.attrs["initial"] if self.core.op is recurrence_op else 0)
+
     def run(self, at: Mapping[int, Int], masks: Sequence[Value | None]) -> None:
         """One vector of lines for each mask, from `at` on."""
         f, frame = self.f, self.frame
-        type = vector(REGISTER_TYPE[self.core.dtype], self.lanes)
-        start = constant(type, self.core.attrs["initial"] if self.core.op is recurrence_op else 0)
         extent = frame.size(self.core.shape[self.axis])
         points = [
             {**at, **({self.beside: f.add(at[self.beside], k * self.lanes)} if k else {})} for k in range(len(masks))
@@ -127,7 +144,32 @@ class _Lines:
                 found.append(after)
             return found
 
-        f.loop(0, extent, 1, step, [start] * len(masks))
+        f.loop(0, extent, 1, step, [self.start] * len(masks))
+
+    def run_turned(self, at: Mapping[int, Int], left: Int) -> None:
+        """As many lines as lanes, along the last axis: the last one again for those beyond the `left` that exist."""
+        f, frame, lanes = self.f, self.frame, self.lanes
+        extent = frame.size(self.core.shape[self.axis])
+        lines = [f.add(at[self.beside], f.min(k, f.sub(left, 1))) for k in range(lanes)]
+
+        def square(i: Int, mask: Value | None, states: list[Value]) -> list[Value]:
+            place = f.sub(f.sub(extent, lanes), i) if self.reverse else i
+            if mask is not None and self.reverse:  # the elements that exist are the last ones
+                mask = f.shuffle(mask, None, range(lanes)[::-1])
+            points = [{**at, self.beside: line, self.axis: place} for line in lines]
+            index = [[point[k] for k in range(self.core.ndim)] for point in points]
+            rows = [[self._load(array, where, mask) for where in index] for array in self.arrays]
+            columns = [
+                transposed(f, row) if isinstance(a, Strided) else row for a, row in zip(self.arrays, rows, strict=True)
+            ]
+            (state,), found = states, [self.start] * lanes
+            for k in range(lanes)[:: -1 if self.reverse else 1]:
+                found[k], state = self.rule(f, state, [column[k] for column in columns])
+            for where, value in zip(index, transposed(f, found), strict=True):
+                f.store(to_memory(f, value, self.y.dtype), frame.at(self.y, where), itemsize(self.y.dtype), mask)
+            return [state]
+
+        sweep(f, extent, lanes, square, [self.start])
 
     def _load(self, array: Strided | Number, index: Sequence[Int], mask: Value | None) -> Value:
         frame = self.frame

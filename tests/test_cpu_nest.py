@@ -1,0 +1,44 @@
+"""Loop nests in native code: elements that are read backwards or across, and extremes with nan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import graphc as gc
+from graphc.types import np_dtype
+from tests.cpu_cores import WIDTHS, host_of, run
+
+DTYPES = ("float64", "float32", "bfloat16", "int8", "bool")
+
+
+def values(shape: tuple[int, ...], dtype: str = "float32") -> Any:
+    return (np.random.default_rng(len(shape)).normal(0, 2, shape) + 1).astype(np_dtype(dtype))
+
+
+def check(built: Any, feeds: dict[Any, Any], wanted: Any, width: int = 64) -> None:
+    (found,) = run([built], feeds, host=host_of(width))
+    np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("columns", [1, 5, 16, 37, 128])
+def test_rows_are_read_backwards(columns: int, dtype: str, width: int) -> None:
+    array = values((3, columns), dtype)
+    x = gc.placeholder("x", array.shape, dtype)
+    check(gc.flip(x, 1), {x: array}, array[:, ::-1], width)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_one_nan_anywhere_is_both_extremes(dtype: str, width: int) -> None:
+    array = values((70, 70), dtype)
+    array[np.arange(70), np.arange(70)] = np.nan
+    x = gc.placeholder("x", array.shape, dtype)
+    for axis in (0, 1):
+        for extreme in (gc.max, gc.min):
+            check(extreme(x, axis), {x: array}, np.full(70, np.nan, dtype), width)
+            check(extreme(x[:, 1:-1], axis), {x: array}, getattr(np, extreme.__name__)(array[:, 1:-1], axis), width)
