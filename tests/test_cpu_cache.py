@@ -261,10 +261,18 @@ def test_functions_of_a_library_are_loaded_when_called(objects: ObjectCache) -> 
 def test_compiling_in_parallel_makes_the_same_code(monkeypatch: pytest.MonkeyPatch) -> None:
     host, texts = this_host(), {str(k): module(k) for k in range(20)}
     wanted = {key: jit.compiled(text, host) for key, text in texts.items()}
-    monkeypatch.setattr(jit, "available_threads", lambda: 4)
-    assert dict(jit.compiled_all(texts, host)) == wanted
+    for threads in (1, 4):
+        monkeypatch.setattr(jit, "available_threads", lambda threads=threads: threads)
+        assert compiled_together(texts) == wanted
     monkeypatch.setattr(jit, "_unlocked", lambda function: function)
-    assert dict(jit.compiled_all(texts, host)) == wanted, "as where llvmlite's lock isn't as we know it"
+    assert compiled_together(texts) == wanted, "as where llvmlite's lock isn't as we know it"
+
+
+def compiled_together(texts: dict[str, str]) -> dict[str, bytes]:
+    compiler = jit.Compiler(this_host())
+    for key, text in texts.items():
+        compiler.begin(key, text)
+    return {key: compiler.take(key) for key in texts}
 
 
 def test_the_lock_of_llvmlite_is_as_we_know_it() -> None:

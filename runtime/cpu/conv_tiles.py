@@ -112,7 +112,7 @@ def put_tile(
 class Run(NamedTuple):
     """One of the loops that a sum of products goes through: how often it runs, and how far a step leads in A and B."""
 
-    count: Int
+    times: Int
     a: Int
     b: Int
 

@@ -14,10 +14,11 @@ import ctypes
 import hashlib
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from copy import copy
 from functools import cache
+from threading import Lock, Thread
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -84,46 +85,92 @@ def _engine() -> Any:
 _loaded: WeakValueDictionary[str, Code] = WeakValueDictionary()
 
 
-def load(assemblies: Sequence[str], symbols: Sequence[Sequence[str]], library: Library | None = None) -> list[Code]:
-    """The code of each module: that which is loaded already, is on disk, or is compiled now.
+class Loading:
+    """Modules on their way into memory: those that are new are compiled while others are still being written.
 
     Args:
-        symbols: of the functions of each module whose addresses are asked for.
         library: gives the functions that the modules call.
-
-    Raises:
-        GraphcError: the system allows no generated code. InternalError: LLVM refuses a module.
     """
-    keys = [_key(text) for text in assemblies]
-    found = {key: code for key in keys if (code := _loaded.get(key)) is not None}
-    missing = {key: k for k, key in enumerate(keys) if key not in found}
-    if missing:
-        texts = {key: assemblies[k] for key, k in missing.items()}
-        wanted = {key: symbols[k] for key, k in missing.items()}
-        new = _linked(texts, wanted, _imported(texts.values(), library))
-        found.update(new)
+
+    def __init__(self, library: Library | None = None, compiler: Compiler | None = None) -> None:
+        self._library = library
+        self._compiler = Compiler(this_host()) if compiler is None else compiler
+        self._keys: list[str] = []  # of all modules, in order
+        self._found: dict[str, Code] = {}  # what is loaded already
+        self._symbols: dict[str, Sequence[str]] = {}  # of the other modules
+        self._images: dict[str, bytes] = {}  # of those, what is on disk
+        self._names: list[str] = []  # of the functions that these call
+        self._functions: Loading | None = None
+
+    def add(self, assembly: str, symbols: Sequence[str]) -> None:
+        """Take a module, unless it is there already.
+
+        Args:
+            symbols: of the functions whose addresses are asked for.
+        """
+        key = _key(assembly)
+        self._keys.append(key)
+        if key in self._found or key in self._symbols:
+            return
+        loaded = _loaded.get(key)
+        if loaded is not None:
+            self._found[key] = loaded
+            return
+        self._symbols[key] = symbols
+        image = object_cache().get(key)
+        if image is None:
+            self._compiler.begin(key, _renamed(assembly, _prefix(key)))
+        else:
+            self._images[key] = image
+        self._call(OF_LIBRARY.findall(assembly))
+
+    def _call(self, names: Iterable[str]) -> None:
+        """Take functions of the library."""
+        if self._library is None:
+            return
+        for name in [name for name in dict.fromkeys(names) if name not in self._names]:
+            if self._functions is None:
+                self._functions = Loading(self._library, self._compiler)
+            self._functions.add(self._library(name), [name])
+            self._names.append(name)
+
+    def codes(self) -> list[Code]:
+        """The code of each module that was added.
+
+        Raises:
+            GraphcError: the system allows no generated code. InternalError: LLVM refuses a module.
+        """
+        try:
+            new = self._linked()
+        except BaseException:
+            self._compiler.stop()
+            raise
+        self._found.update(new)
         _loaded.update(new)
-    return [found[key] for key in keys]
+        return [self._found[key] for key in self._keys]
+
+    def _linked(self) -> dict[str, Code]:
+        """The new modules by key, in one library: linking them one by one takes more than twice as long."""
+        if not self._symbols:
+            return {}
+        functions = [] if self._functions is None else self._functions.codes()
+        addresses = {name: code.address(name) for name, code in zip(self._names, functions, strict=True)}
+        for key in self._symbols:
+            if key not in self._images:
+                self._images[key] = self._compiler.take(key)
+                object_cache().put(key, self._images[key])
+        exported = [_prefix(key) + name for key, names in self._symbols.items() for name in names]
+        library = Code(self._images.values(), exported, addresses)
+        library._needed = tuple(functions)
+        return {key: library.part(_prefix(key)) for key in self._symbols}
 
 
-def _imported(assemblies: Iterable[str], library: Library | None) -> dict[str, Code]:
-    """The functions of the library that modules call, each by name."""
-    names = list(dict.fromkeys(name for text in assemblies for name in OF_LIBRARY.findall(text)))
-    if library is None or not names:
-        return {}
-    codes = load([library(name) for name in names], [[name] for name in names], library)
-    return dict(zip(names, codes, strict=True))
-
-
-def _linked(
-    assemblies: Mapping[str, str], symbols: Mapping[str, Sequence[str]], imported: Mapping[str, Code]
-) -> dict[str, Code]:
-    """The code of modules by key, in one library: linking them one by one takes more than twice as long."""
-    exported = [_prefix(key) + name for key, names in symbols.items() for name in names]
-    addresses = {name: code.address(name) for name, code in imported.items()}
-    library = Code(_objects(assemblies).values(), exported, addresses)
-    library._needed = tuple(imported.values())
-    return {key: library.part(_prefix(key)) for key in assemblies}
+def load(assemblies: Sequence[str], symbols: Sequence[Sequence[str]], library: Library | None = None) -> list[Code]:
+    """The code of each module, with the symbols that are asked for; see `Loading`."""
+    loading = Loading(library)
+    for assembly, names in zip(assemblies, symbols, strict=True):
+        loading.add(assembly, names)
+    return loading.codes()
 
 
 def _key(assembly: str) -> str:
@@ -146,18 +193,6 @@ def _prefix(key: str) -> str:
     return f"k{key[:24]}_"
 
 
-def _objects(assemblies: Mapping[str, str]) -> dict[str, bytes]:
-    """The object files of modules by key, from disk or compiled."""
-    cache = object_cache()
-    found = {key: image for key in assemblies if (image := cache.get(key)) is not None}
-    renamed = {key: _renamed(text, _prefix(key)) for key, text in assemblies.items() if key not in found}
-    if renamed:
-        for key, image in compiled_all(renamed, this_host()):
-            cache.put(key, image)
-            found[key] = image
-    return found
-
-
 def _renamed(assembly: str, prefix: str) -> str:
     """A module whose functions that others may call begin with `prefix`."""
     names = DEFINED.findall(assembly)
@@ -176,31 +211,67 @@ def compiled(assembly: str, host: Host) -> bytes:
     return _emitted(assembly, target_machine(host))
 
 
-def compiled_all(assemblies: Mapping[str, str], host: Host) -> list[tuple[str, bytes]]:
-    """The object files of modules by key, compiled on all cores, the longest first."""
-    order = sorted(assemblies, key=lambda key: -len(assemblies[key]))
-    threads = min(len(order), available_threads())
-    queue = _Queue(order)
-    if threads <= 1:
-        return _compiled_from(queue, assemblies, host)
-    with ThreadPoolExecutor(threads, "graphc-compile") as pool:
-        parts = [pool.submit(_compiled_from, queue, assemblies, host) for _ in range(threads)]
-    return [pair for part in parts for pair in part.result()]
+class Compiler:
+    """Compiles modules on all cores, the longest of those that wait first.
 
+    Its threads end when no module waits; one that asks for a module which isn't ready helps.
+    """
 
-class _Queue:
-    """Keys, which several threads take."""
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._lock = Lock()
+        self._waiting: dict[str, str] = {}
+        self._made: dict[str, Future[bytes]] = {}
+        self._running = 0
 
-    def __init__(self, keys: Iterable[str]) -> None:
-        self._keys = iter(keys)  # whose next() is one step for the interpreter
+    def begin(self, key: str, assembly: str) -> None:
+        """Compile a module in the background."""
+        with self._lock:
+            self._made[key], self._waiting[key] = Future(), assembly
+            if self._running >= available_threads() - 1:
+                return
+            self._running += 1
+        Thread(target=self._work, name="graphc-compile").start()
 
-    def __iter__(self) -> Iterator[str]:
-        return self._keys
+    def take(self, key: str) -> bytes:
+        """The object file of a module that was begun, when it is ready.
 
+        Raises:
+            InternalError: LLVM refuses it.
+        """
+        made = self._made[key]
+        machine = None
+        while not made.done() and (following := self._next()) is not None:
+            machine = target_machine(self._host) if machine is None else machine
+            self._make(*following, machine)
+        return made.result()
 
-def _compiled_from(keys: Iterable[str], assemblies: Mapping[str, str], host: Host) -> list[tuple[str, bytes]]:
-    machine = target_machine(host)
-    return [(key, _emitted(assemblies[key], machine)) for key in keys]
+    def stop(self) -> None:
+        """Compile nothing more."""
+        with self._lock:
+            self._waiting.clear()
+
+    def _next(self, leaving: int = 0) -> tuple[str, str] | None:
+        """A module that waits, or None; then so many threads end."""
+        with self._lock:
+            if not self._waiting:
+                self._running -= leaving
+                return None
+            key = max(self._waiting, key=lambda key: len(self._waiting[key]))
+            return key, self._waiting.pop(key)
+
+    def _make(self, key: str, assembly: str, machine: Any) -> None:
+        try:
+            self._made[key].set_result(_emitted(assembly, machine))
+        except BaseException as error:
+            self._made[key].set_exception(error)
+            if not isinstance(error, Exception):  # an interrupt
+                raise
+
+    def _work(self) -> None:
+        machine = target_machine(self._host)
+        while (following := self._next(leaving=1)) is not None:
+            self._make(*following, machine)
 
 
 def _emitted(assembly: str, machine: Any) -> bytes:

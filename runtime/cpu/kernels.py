@@ -22,7 +22,8 @@ EXACT_CORES: Mapping[Op, Core] = {**CORES, **conv.EXACT_CORES}  # none of an alg
 
 def function(host: Host, symbol: str) -> str:
     """The assembly of a function that kernels call, by its name."""
-    return (conv_tiles if symbol.startswith("outer.") else gemm).library(host, symbol)
+    room = conv_tiles.library if symbol.startswith("outer.") else gemm.library
+    return room(host, symbol)
 
 
 def native_kernel(kernel: Kernel, host: Host, cores: Mapping[Op, Core] = CORES) -> NativeKernel | None:

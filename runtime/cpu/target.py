@@ -27,7 +27,7 @@ from graphc.runtime.cpu.copies import Copy
 from graphc.runtime.cpu.driver import Command, CommandList, Scratch, aligned_memory, run
 from graphc.runtime.cpu.dump import dump_kernels, dump_plan
 from graphc.runtime.cpu.host import Host, this_host
-from graphc.runtime.cpu.jit import Code, load
+from graphc.runtime.cpu.jit import Code, Loading
 from graphc.runtime.cpu.kernels import CORES, EXACT_CORES, function, native_kernel
 from graphc.runtime.cpu.peak import measured_peak
 from graphc.runtime.cpu.phases import NativeKernel, aligned
@@ -124,19 +124,22 @@ class CpuExecutable:
 
     def __init__(self, target: CpuTarget, symbolic: SymbolicPlan) -> None:
         self.target = target
-        kernels = dict.fromkeys(step.kernel for step in symbolic.steps)
-        self.natives = {k: native for k in kernels if (native := target.native(k)) is not None}
+        library = partial(function, target.host)
+        loading = Loading(library)
+        self.natives: dict[Kernel, NativeKernel] = {}
+        for kernel in dict.fromkeys(step.kernel for step in symbolic.steps):
+            native = target.native(kernel)
+            if native is not None:
+                self.natives[kernel] = native
+                loading.add(native.assembly, [phase.symbol for phase in native.phases])
         by_numpy = [at for at, step in enumerate(symbolic.steps) if step.kernel not in self.natives]
         self._together = "commands" not in target.disable
         last = max(by_numpy, default=-1) if self._together else len(symbolic.steps) - 1
         self.symbolic = updated_after(symbolic, last)  # what Python calls can fail, and be interrupted
         self._folder = folder_of(symbolic.program)
-        natives, library = self.natives.values(), partial(function, target.host)
         if self._folder is not None:
             dump_kernels(self._folder, self.symbolic, self.natives, target.host, library)
-        symbols = [[phase.symbol for phase in native.phases] for native in natives]
-        loaded = load([native.assembly for native in natives], symbols, library)
-        self.code = dict(zip(self.natives, loaded, strict=True))
+        self.code = dict(zip(self.natives, loading.codes(), strict=True))
         self._bound: OrderedDict[Sizes, Bound] = OrderedDict()
 
     def plan(self, dims: Mapping[str, int]) -> Plan:
