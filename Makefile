@@ -86,5 +86,5 @@ docs: $(DEV)
 	$(BIN)/python docs/build.py
 
 clean:
-	rm -rf .venv .venv-torch .venv-peers .types build dist graphc.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-torch .venv-peers .types build dist graphc.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .test-cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
