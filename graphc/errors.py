@@ -60,7 +60,7 @@ class GraphcError(Exception):
 
 
 def _restored(cls: type[GraphcError], state: dict[str, Any]) -> GraphcError:
-    error = cls.__new__(cls, state["message"])
+    error: GraphcError = BaseException.__new__(cls, state["message"])  # MemoryError.__new__ is for itself alone
     error.__dict__.update(state)
     return error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from state_testing import output_of, variable
+from state_testing import output_of, user_op, variable
 
 import graphc as gc
 
@@ -91,6 +91,17 @@ def test_a_broken_invariant_is_not_hidden_by_numpy(monkeypatch):
     with pytest.raises(gc.InternalError):
         gc.Session(device="cpu")
     gc.Session(device="reference")
+
+
+def test_the_report_says_what_numpy_runs_and_why(capsys):
+    with gc.Graph(), gc.Session(device="cpu") as session:
+        flags = gc.placeholder("flags", shape=(4,), dtype="bool")
+        y = [gc.exp(gc.cumsum(gc.cast(flags, "float32"))), user_op(lambda x: x)(flags)]
+        session.run(y, {flags: [True, False, True, True]})
+        report = session.plan(y, {flags: np.ones(4, bool)}).report()
+    assert "code: 3 of 4 kernels are native" in report
+    assert "NumPy: no code for user_op" in report
+    assert capsys.readouterr() == ("", "")
 
 
 # --- memory that can't be had
