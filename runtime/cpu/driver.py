@@ -331,11 +331,19 @@ class Driver(NamedTuple):
 
 
 @cache
+def module() -> tuple[str, tuple[str, ...]]:
+    """The driver for this host as LLVM assembly, and the functions that others call."""
+    text = assembly(this_host())
+    futex = ("futex_wait", "futex_wake") if "@futex_wait(" in text else ()
+    return text, ("run", "worker", "end", "pauses", *futex)
+
+
+@cache
 def driver() -> Driver:
     """The driver of this process."""
-    text = assembly(this_host())
-    futex = "@futex_wait(" in text
-    code = load([text], [["run", "worker", "end", "pauses", *(["futex_wait", "futex_wake"] if futex else [])]])[0]
+    text, symbols = module()
+    (code,) = load([text], [symbols])
+    futex = "futex_wait" in symbols
     pointers, number = [ctypes.c_void_p] * 4, ctypes.c_int64
     return Driver(
         code,

@@ -21,7 +21,7 @@ from graphc.op import Array
 from graphc.ops.sorting import topk_op
 from graphc.passes.plan import bind_plan, plan_kernels, updated_after
 from graphc.plan import Buffer, Plan, Step, SymbolicPlan
-from graphc.runtime.cpu import copies
+from graphc.runtime.cpu import copies, driver
 from graphc.runtime.cpu.blocks import Blocks
 from graphc.runtime.cpu.copies import Copy
 from graphc.runtime.cpu.driver import Command, CommandList, Scratch, aligned_memory, run
@@ -126,6 +126,7 @@ class CpuExecutable:
         self.target = target
         library = partial(function, target.host)
         loading = Loading(library)
+        loading.add(*driver.module())  # which is compiled along with the kernels of the first plan
         self.natives: dict[Kernel, NativeKernel] = {}
         for kernel in dict.fromkeys(step.kernel for step in symbolic.steps):
             native = target.native(kernel)
@@ -139,7 +140,8 @@ class CpuExecutable:
         self._folder = folder_of(symbolic.program)
         if self._folder is not None:
             dump_kernels(self._folder, self.symbolic, self.natives, target.host, library)
-        self.code = dict(zip(self.natives, loading.codes(), strict=True))
+        self._driver, *codes = loading.codes()
+        self.code = dict(zip(self.natives, codes, strict=True))
         self._bound: OrderedDict[Sizes, Bound] = OrderedDict()
 
     def plan(self, dims: Mapping[str, int]) -> Plan:
