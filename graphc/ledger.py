@@ -8,6 +8,7 @@ full but for one technique. Whatever the way, the results must be equal.
 from __future__ import annotations
 
 import math
+import random
 import sys
 import time
 import tracemalloc
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from graphc.eager.counting import counted
 from graphc.errors import ArgumentError, InternalError
 from graphc.ir import current_graph
 from graphc.ledger_report import Ledger, Measured
@@ -82,8 +84,8 @@ def ledger(
     training: bool | None = None,
     seed: int = 0,
     threads: int | None = None,
-    rounds: int = 25,
-    turn: float = 0.002,
+    rounds: int = 31,
+    turn: float = 0.0005,
     tolerance: float = 1e-4,
 ) -> Ledger:
     """Measure what compiling buys for one model, and what it costs.
@@ -96,8 +98,8 @@ def ledger(
             compared with NumPy, op by op.
         seed, threads: see `Session`.
         rounds: how many turns each way has.
-        turn: seconds that a turn lasts, at least. Many short turns give steadier medians than a few long ones: what
-            else the machine does spoils some of them only.
+        turn: seconds that a turn lasts, at least. Many turns that are shorter than an operating system's slices of time
+            give steadier medians than a few long ones: what else the machine does spoils some of them only.
         tolerance: by how much results may differ, in parts of the largest value, or of 1 where that is larger.
 
     Raises:
@@ -234,8 +236,14 @@ def _of_plan(plan: Plan) -> _Facts:
 
 
 def _eager(eager: Callable[..., Any], values: Sequence[Array]) -> _Way:
+    """A way of the user's; what graphc's eager tensors do in it is counted, and nothing where there are none."""
     step = partial(eager, *values)
-    return _Way("eager", step, lambda: _Facts(None, None, None, _peak(step)), lambda: None)
+
+    def facts() -> _Facts:
+        counts = counted(step)
+        return _Facts(counts.launches or None, None, counts.nbytes if counts.launches else None, _peak(step))
+
+    return _Way("eager", step, facts, lambda: None)
 
 
 def _peak(step: Step) -> int:
@@ -284,11 +292,13 @@ def _difference(found: Sequence[Array], expected: Sequence[Array], tolerance: fl
 
 
 def _interleaved(steps: Mapping[Any, Step], rounds: int, turn: float) -> dict[Any, list[float]]:
-    """Seconds a step, of each turn: all have one, then all have the next."""
+    """Seconds a step, of each turn: all have one, then all have the next, in an order that no rhythm can match."""
     counts = {key: _count(step, turn) for key, step in steps.items()}
     found: dict[Any, list[float]] = {key: [] for key in steps}
+    order, shuffle = list(steps.items()), random.Random(0).shuffle
     for _ in range(rounds):
-        for key, step in steps.items():
+        shuffle(order)
+        for key, step in order:
             step()  # what was in the caches belonged to another
             found[key].append(_seconds(step, counts[key]) / counts[key])
     return found

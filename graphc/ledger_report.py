@@ -28,7 +28,7 @@ class Measured:
         name: the way; of a technique that was switched on, or that is missing, its name.
         seconds: a step, on average of each turn.
         calls: of functions, those of C included, that the interpreter makes in a step.
-        kernels: that a step runs: of native code, or ops run one by one. None if that can't be known.
+        kernels: that a step runs: of native code; or ops that are run one by one. None if that can't be known.
         nodes: of the program after the passes.
         allocated: bytes of what a step puts into memory: temporaries and results, each once.
         peak: bytes that these take at one time, at most.

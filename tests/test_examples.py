@@ -147,6 +147,62 @@ def test_digits_are_learnt_exported_and_drawn(run, tmp_path):
     assert any(np.array_equal(value, weights["9.bias"]) for value in kept.values())
 
 
+# --------------------------------------------------------------------------------------------- static and eager
+
+
+@pytest.fixture
+def compared():
+    return load("static_vs_eager")
+
+
+def test_every_system_trains_with_the_same_losses(compared):
+    losses = compared["train"](50)
+    assert {"static", "eager"} <= set(losses) and all(len(found) == 50 for found in losses.values())
+    assert compared["furthest"](losses) <= 1e-5
+    assert losses["eager"][-1] < 0.8 * losses["eager"][0]
+    assert compared["furthest"]({"a": [1.0, 2.0], "b": [1.0, 2.5]}) == 0.5
+
+
+def test_without_torch_two_systems_are_compared(compared, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert list(compared["systems"]()) == ["static", "eager"]
+
+
+def test_a_gradient_goes_back_along_as_many_steps_as_were_taken(compared):
+    for a, (static, static_slope) in zip([1.0, 2.0, 100.0], compared["static_slope"]([1.0, 2.0, 100.0]), strict=True):
+        x, slope, count = compared["slope"](a)
+        assert [x, static] == pytest.approx([math.sqrt(a)] * 2, rel=1e-6)
+        assert [slope, static_slope] == pytest.approx([1 / (2 * x) if count else 1.0] * 2, rel=1e-3)
+        assert count < compared["ENOUGH"]
+
+
+def test_a_graph_says_that_a_loop_needs_a_value(compared):
+    with pytest.raises(gc.GraphcError, match="where"):
+        compared["root"](gc.placeholder("a", shape=()))
+
+
+def test_what_is_computed_once_has_the_same_value_either_way(compared):
+    (_, static), (_, eager) = (compared["once"]([3, 128])[name] for name in ("static", "eager"))
+    assert static == pytest.approx(eager, rel=1e-5) and static[0] != static[1]
+
+
+def test_a_debugger_shows_values_of_eager_tensors_and_types_of_nodes(compared):
+    x = np.array([1, 2, 4], "float32")
+    values = compared["stepped"](compared["suspicious"], compared["ge"].tensor(x))
+    types = compared["stepped"](compared["suspicious"], gc.placeholder("x", shape=(3,)))
+    assert [text.split(" = ")[0] for text in values] == ["x", "shifted", "rest", "logs"]
+    assert "0. " in values[2] and "-inf" in values[3]
+    assert types[3] == "logs = <log: float32[3]>"
+
+
+def test_the_comparison_is_told_and_drawn(run, tmp_path):
+    path = ROOT / "examples" / "static_vs_eager.py"
+    said = run(path, "--steps", 10, "--rounds", 1, "--out", tmp_path)
+    for text in ("the losses of 10 steps differ by", "eager against static", "+ fusion", "root of 2: eager 1.414214"):
+        assert text in said
+    assert (tmp_path / "static_vs_eager.png").read_bytes().startswith(PNG)
+
+
 # --------------------------------------------------------------------------------------------- documentation
 
 DOCS = ROOT / "docs"

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 import graphc as gc
+from graphc import eager as ge
 from graphc import ledger_report
+from graphc.eager.counting import counted
 from graphc.ledger_report import Ledger, Measured
 
 measuring = sys.modules["graphc.ledger"]  # gc.ledger is the function
@@ -43,6 +45,21 @@ def in_numpy():
 def found():
     with gc.Graph():
         return gc.ledger(*regression(), **QUICK)
+
+
+def in_eager():
+    """The same, written with eager tensors."""
+    w, b = ge.tensor(1.0, requires_grad=True), ge.tensor(0.0, requires_grad=True)
+    optimizer = ge.optimizer(gc.optim.SGD(lr=1e-2), [w, b])
+
+    def step(x, y):
+        optimizer.zero_grad()
+        loss = gc.losses.mse_loss(w * ge.tensor(x) + b, ge.tensor(y))
+        loss.backward()
+        optimizer.step()
+        return [loss.detach(), None]
+
+    return step
 
 
 def made(base=(4.0,), stages=((3.0,), (1.0,)), compiling=6.0):
@@ -96,9 +113,29 @@ def round_up(nbytes, kernels):
 
 def test_an_eager_form_is_what_the_rest_is_compared_with():
     with gc.Graph():
+        ledger = gc.ledger(*regression(), eager=in_eager(), **QUICK)
+    assert ledger.base.name == "eager" and ledger.base.calls > 10
+    assert ledger.base.kernels >= 8, "*, +, loss; a gradient of each; two updates"
+    assert ledger.base.allocated > 4 * T_U.nbytes, "four vectors and more"
+    assert ledger.base.peak >= 4 * T_U.nbytes
+
+
+def test_an_eager_form_may_be_of_another_library():
+    with gc.Graph():
         ledger = gc.ledger(*regression(), eager=in_numpy(), **QUICK)
-    assert ledger.base.name == "eager"
+    assert ledger.base.kernels is None and ledger.base.allocated is None
     assert ledger.base.peak > 0 and ledger.base.calls > 1
+
+
+def test_what_an_eager_step_runs_is_counted():
+    x = ge.tensor(np.ones((2, 3), "float32"))
+    assert counted(lambda: None) == (0, 0)
+    gc.exp(x + x)
+    assert counted(lambda: gc.exp(x + x)) == (2, 48)
+    with pytest.raises(ZeroDivisionError):
+        counted(lambda: [x + x, 1 / 0])
+    before = gc.exp(x).numpy()
+    assert counted(lambda: gc.exp(x)) == (1, 24) and (gc.exp(x).numpy() == before).all()
 
 
 def test_feeds_may_be_named_and_need_converting():

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 from graphc.composites import items
 from graphc.eager.modes import KNOWN, generator
@@ -86,8 +87,9 @@ class Call:
         self.type = self.types[0]
         self.floats = [k for k, type in enumerate(self.types) if is_float(type.dtype)]
         self._backwards: dict[tuple[bool, ...], Backward | None] = {}
-        self.entry, self._sources = _compiled(self.inputs, self.outputs)
-        self.alone = single and self._sources == [len(self.inputs)] and not self._draws
+        self.alone = single and len(roots) == 1 and roots[0] not in inputs and not self._draws
+        self.entry, self._sources = _compiled(self.inputs, self.outputs, self.alone)
+        CALLS.add(self)
 
     def run(self, arrays: Sequence[Array]) -> Sequence[Array]:
         """The outputs for the values of the inputs; an output that is an input is the same array."""
@@ -126,6 +128,9 @@ class Call:
         return Backward(call, saved, _chooser(saved), reached)
 
 
+CALLS: WeakSet[Call] = WeakSet()  # all that there are, for counting what they do
+
+
 def _chooser(places: Sequence[int]) -> Callable[[Sequence[Array]], Sequence[Array]]:
     """What takes the items at these places; it is called with every call of an op."""
     if not places:
@@ -149,7 +154,9 @@ def set_device(device: str | None = None) -> None:
         known.clear()
 
 
-def _compiled(inputs: Sequence[Node], outputs: Sequence[Node]) -> tuple[Callable[..., Any], list[int]]:
+def _compiled(
+    inputs: Sequence[Node], outputs: Sequence[Node], alone: bool
+) -> tuple[Callable[..., Any], list[int]]:
     """What computes those outputs that aren't inputs, and where each output is among the inputs and its results.
 
     Each program has a session of its own, so nothing but its own runs ever moves its memory.
@@ -159,7 +166,7 @@ def _compiled(inputs: Sequence[Node], outputs: Sequence[Node]) -> tuple[Callable
     sources = [known.index(node) for node in outputs]
     if not made:
         return lambda *arrays: (), sources
-    fetches = made[0] if sources == [len(inputs)] else made
+    fetches = made[0] if alone else made
     return Session(device=_Settings.device).compile(fetches, inputs, training=False), sources
 
 
