@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, takewhile
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from graphc.dims import Dim, product
 from graphc.ir import Node
+from graphc.op import Op
 from graphc.operands import (
     astype,
     broadcast_axes,
@@ -26,7 +28,8 @@ from graphc.operands import (
 )
 from graphc.ops.extent import extent
 from graphc.ops.math import add, multiply, negative
-from graphc.ops.reduce import reduce_all, reduce_any, reduce_max, reduce_min, reduce_prod
+from graphc.ops.pooling import avg_pool_op, max_pool_op
+from graphc.ops.reduce import count, reduce_all, reduce_any, reduce_max, reduce_min, reduce_prod, widened
 from graphc.ops.shape import concat_op, flip_op, reshape_op, transpose_op
 from graphc.ops.slicing import pad_op, slice_op
 from graphc.passes.rewrite import CONSTANTS, holds, number_of, rule
@@ -561,3 +564,37 @@ def factor_out_of_sum(node: Node) -> Node | None:
 @rule(fp="reassoc", on=reduce_sum, of=negative, samples=lambda leaf: [reduce_sum(-leaf(3, 5), axes=(0,))])
 def sum_of_negative(node: Node) -> Node:
     return -reduce_sum(node.inputs[0].inputs[0], axes=node.attrs["axes"])
+
+
+def _is_whole(node: Node) -> bool:
+    """Whether a pooling has one window, which is the plane."""
+    (x,), attrs = node.inputs, node.attrs
+    unpadded = all(before == after == 0 for before, after in attrs["padding"])
+    whole = tuple(attrs["kernel"]) == x.shape[2:] and all(isinstance(dim, int) for dim in x.shape[2:])
+    return unpadded and whole and all(step == 1 for step in attrs["dilation"])
+
+
+def _whole_planes(op: Op, **attrs: Any) -> Callable[..., list[Node]]:
+    geometry = {"stride": (1, 1), "padding": ((0, 0),) * 2, "dilation": (1, 1), "ceil_mode": False, **attrs}
+    return lambda leaf: [op(leaf(2, 3, *kernel), kernel=kernel, **geometry) for kernel in ((4, 5), (1, 2))]
+
+
+@rule(fp="exact", on=max_pool_op, samples=_whole_planes(max_pool_op))
+def maximum_of_plane(node: Node) -> Node | None:
+    """One window that is the plane: a reduction, whose lanes needn't have a window each."""
+    return reduce_max(node.inputs[0], axes=_plane(node)) if _is_whole(node) else None
+
+
+@rule(fp="reassoc", on=avg_pool_op, samples=_whole_planes(avg_pool_op, count_include_pad=True))
+def mean_of_plane(node: Node) -> Node | None:
+    """The sum of shares: that of the elements may overflow."""
+    if not _is_whole(node):
+        return None
+    terms, axes = widened(node.inputs[0]), _plane(node)
+    share = constant(1.0, terms.dtype) / count(terms, axes)
+    return astype(reduce_sum(terms * expand(share, terms.shape), axes=axes), node.dtype)
+
+
+def _plane(node: Node) -> tuple[int, ...]:
+    """The spatial axes."""
+    return tuple(range(2, node.ndim))
