@@ -7,7 +7,7 @@ from typing import Any
 
 from graphc.composites import items
 from graphc.eager.modes import modes, no_grad
-from graphc.eager.tape import Edge, Entry, Freed
+from graphc.eager.tape import Edge, Entry
 from graphc.eager.tensors import Tensor, lifted, zeros
 from graphc.errors import ArgumentError, GradientError, ShapeError
 from graphc.ir import Node, make
@@ -25,18 +25,33 @@ class Context:
 
     def __init__(self, needs_input_grad: tuple[bool, ...]) -> None:
         self.needs_input_grad = needs_input_grad
-        self._kept: tuple[Any, ...] | Freed = ()
+        self._kept: tuple[Any, ...] = ()
+        self._own: tuple[int | None, ...] = ()  # which results they are
+        self._present: tuple[Any, ...] = ()
 
     def save_for_backward(self, *tensors: Any) -> None:
-        """Keep inputs, outputs or others until a gradient has passed; None is kept as None."""
+        """Keep arguments, results or other tensors until a gradient has passed; None is kept as None."""
         self._kept = tensors
 
     @property
     def saved_tensors(self) -> tuple[Any, ...]:
-        """What `save_for_backward` was given."""
-        if isinstance(self._kept, Freed):
-            raise GradientError("a gradient has passed already, and the tensors that were saved were given up then")
-        return self._kept
+        """What `save_for_backward` was given; in `backward`."""
+        return self._present
+
+    def results(self, made: Sequence[Tensor]) -> None:
+        """Find the results of `forward` among what is kept."""
+        self._own = tuple([next((k for k, y in enumerate(made) if y is kept), None) for kept in self._kept])
+
+    def present(self, entry: Entry | None) -> None:
+        """Show what is kept, results as those of `entry`; or nothing any more.
+
+        A result is kept without its edge: it would keep the entry alive that keeps the context.
+        """
+        pairs = zip(self._kept, self._own, strict=True) if entry is not None else ()
+        self._present = tuple([
+            kept if slot is None or entry is None else Tensor(kept._array, kept.type, (entry, slot))
+            for kept, slot in pairs
+        ])
 
 
 class _Applied(Entry):
@@ -69,7 +84,9 @@ class _Applied(Entry):
     def pull(self, cotangents: Sequence[Any]) -> Iterable[tuple[Edge, Any]]:
         """Call `backward`, which gives a cotangent for each argument."""
         given = [zeros(type) if g is None else g for g, type in zip(cotangents, self.outputs, strict=True)]
+        self.saved.present(self)
         returned = self.function.backward(self.saved, *given)
+        self.saved.present(None)
         found = returned if isinstance(returned, tuple) else (returned,)
         if len(found) != len(self.parents):
             raise GradientError(
@@ -129,6 +146,7 @@ class Function:
         found = [lifted(y) for y in (returned if isinstance(returned, tuple) else (returned,))]
         if not (modes.grad and any(edges)):
             return returned
+        context.results(found)
         entry = _Applied(cls, edges, context)
         entry.outputs = [y.type for y in found]
         made = tuple([

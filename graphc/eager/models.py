@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from graphc.eager.calling import apply
 from graphc.eager.calls import Call, traced
 from graphc.eager.modes import no_grad
-from graphc.eager.tensors import Tensor, apply, wrapped, zeros
+from graphc.eager.tensors import Tensor, wrapped, zeros
 from graphc.errors import ArgumentError, did_you_mean
 from graphc.ir import Node
 from graphc.nn.module import Module

@@ -1,26 +1,24 @@
-"""The eager tensor: a value, and the edge of the tape that it came by; and how ops are called on it."""
+"""The eager tensor: a value, and the edge of the tape that it came by. How ops are called on it is in `calling.py`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
-from graphc.composites import Composite
-from graphc.eager.calls import Backward, Call, formals_of, require_values, results_of, traced
-from graphc.eager.modes import generator, modes, set_grad_enabled
+from graphc.eager.calls import require_values
+from graphc.eager.modes import generator, set_grad_enabled
 from graphc.eager.tape import Edge, Entry, Handle, Leaf, drawn, walk
 from graphc.errors import ArgumentError, GradientError, ShapeError
 from graphc.evaluate import evaluate
-from graphc.ir import Node, reachable, substitute
-from graphc.op import Array, Op
+from graphc.ir import Node, reachable
+from graphc.op import Array
 from graphc.operands import as_array
 from graphc.operators import METHODS, Operators
-from graphc.ops.math import power_op
 from graphc.ops.state import placeholder
 from graphc.source import here
-from graphc.types import TensorType, dtype_name, is_float, np_dtype, promote
+from graphc.types import TensorType, dtype_name, is_float, np_dtype
 from graphc.values import converted
 
 NUMBERS = (int, float)  # the classes of Python numbers, without bool
@@ -39,18 +37,13 @@ class Tensor(Operators):
     """
 
     __slots__ = ("__weakref__", "_array", "_edge", "type")
+    __graphc_op__: ClassVar[Callable[..., Any]]  # from `calling.py`, which makes tensors
     type: TensorType
 
     def __init__(self, array: Array, type: TensorType, edge: Edge | None = None) -> None:
         self._array = array
         self.type = type
         self._edge = edge
-
-    def __graphc_op__(self, op: Op, args: Sequence[Any], attrs: dict[str, Any]) -> Any:
-        if len(args) == 2 and not attrs:
-            a, b = args
-            return pair(op, a, b)
-        return call(op, args, attrs)
 
     def __graphc_node__(self) -> Node:
         """What `gc.render` draws: the tape."""
@@ -345,206 +338,12 @@ def _require_float(type: TensorType, wanted: bool) -> None:
         raise GradientError(f"only floats have gradients, and this is {type}", hint="ge.tensor(x, dtype='float32')")
 
 
-# --------------------------------------------------------------------------------------------- calling ops
-
-
-class Called(Entry):
-    """A call of an op, whose gradient is a program too."""
-
-    __slots__ = ("backward", "call")
-
-    def __init__(self, call: Call, backward: Backward, parents: Sequence[Edge | None], saved: Sequence[Array]) -> None:
-        self.call = call
-        self.backward = backward
-        self.parents = parents
-        self.saved = saved
-        self.hooks = None
-
-    @property
-    def label(self) -> str:
-        """See `Entry.label`."""
-        return self.call.name
-
-    def types(self) -> Sequence[TensorType]:
-        """See `Entry.types`."""
-        return self.call.types
-
-    def nodes(self, operands: Sequence[Node | None]) -> Sequence[Node]:
-        """See `Entry.nodes`."""
-        formals = self.call.inputs
-        given = {
-            formal: placeholder("value", formal.shape, formal.dtype) if operand is None else operand
-            for formal, operand in zip(formals, [*operands, *[None] * len(formals)], strict=False)
-        }
-        return substitute(self.call.outputs, given)
-
-    def pull(self, cotangents: Sequence[Any]) -> Iterable[tuple[Edge, Any]]:
-        """Run the backward program; with the tape on, this is a call like any other."""
-        call, backward = self.call, self.backward
-        count = len(call.inputs)
-        edges = [self.parents[k] if k < count else (self, k - count) for k in backward.saved]
-        nodes = [(*call.inputs, *call.outputs)[k] for k in backward.saved]
-        saved = [Tensor(a, n.tensor_type, e) for a, n, e in zip(self.saved, nodes, edges, strict=True)]
-        given = [zeros(call.types[k]) if cotangents[k] is None else cotangents[k] for k in call.floats]
-        found = apply(backward.call, [*saved, *given])
-        for k, g in zip(backward.reached, found if isinstance(found, tuple) else (found,), strict=True):
-            edge = self.parents[k]
-            assert edge is not None
-            yield edge, g
-
-
-def apply(call: Call, operands: Sequence[Tensor]) -> Any:
-    """The result of a call, or a tuple of several, on the tape if it has a gradient there."""
-    arrays = [operand._array for operand in operands]
-    results = call.run(arrays)
-    entry = None
-    if modes.grad:
-        edges = [operand._edge for operand in operands]
-        if any(edges):
-            backward = call.backward(tuple([edge is not None for edge in edges]))
-            if backward is not None:
-                known = [*arrays, *results]
-                entry = Called(call, backward, edges, backward.chosen(known))
-    if call.alone:
-        return Tensor(results[0], call.types[0], None if entry is None else (entry, 0))
-    made = [
-        Tensor(array, type, (entry, k) if entry is not None and k in call.floats else None)
-        for k, (array, type) in enumerate(zip(results, call.types, strict=True))
-    ]
-    for k, new in zip(call.updated, made[call.fresh :], strict=True):
-        operands[k]._array = new._array
-    return made[0] if call.single else tuple(made[: call.fresh])
-
-
-def pair(op: Op, a: Any, b: Any) -> Any:
-    """What `call` gives for two operands: the commonest calls in as few steps as can be, all others by `call`."""
-    if a.__class__ is not Tensor or b.__class__ is not Tensor:
-        return call(op, (a, b), {})
-    known = modes.known.get((op, a.type, b.type))
-    if known is None or not known.alone:
-        return call(op, (a, b), {})
-    x, y = a._edge, b._edge
-    result = new(Tensor)
-    result._array = array = known.entry(a._array, b._array)
-    result.type = known.type
-    result._edge = None
-    if (x is None and y is None) or not modes.grad:
-        return result
-    backward = known.backward((x is not None, y is not None))
-    if backward is not None:
-        entry = new(Called)
-        entry.call = known
-        entry.backward = backward
-        entry.parents = (x, y)
-        entry.saved = backward.chosen((a._array, b._array, array))
-        entry.hooks = None
-        result._edge = (entry, 0)
-    return result
-
-
-# The operators whose meaning is an op itself, where it is worth while to go straight to it.
-OPERATORS = {
-    "add": "add",
-    "sub": "subtract",
-    "mul": "multiply",
-    "truediv": "divide",
-    "lt": "less",
-    "le": "less_equal",
-    "gt": "greater",
-    "ge": "greater_equal",
-    "eq": "equal",
-    "ne": "not_equal",
-}
-
-
-def _operators(name: str, op: Any) -> dict[str, Callable[[Any, Any], Any]]:
-    return {f"__{name}__": lambda a, b: pair(op, a, b), f"__r{name}__": lambda b, a: pair(op, a, b)}
-
-
-for _name, _method in OPERATORS.items():
-    for _operator, _meaning in _operators(_name, METHODS[_method]).items():
-        if hasattr(Operators, _operator):  # comparisons are reflected by each other
-            setattr(Tensor, _operator, _meaning)
-
-
-MAX_CALLS = 4096  # that are remembered in each mode
-
-
-def call(op: Op, args: Sequence[Any], attrs: dict[str, Any]) -> Any:
-    """What an op gives for operands of which at least one is an eager tensor."""
-    operands = _operands(op, args)
-    tensors = [operand for operand in operands if isinstance(operand, Tensor)]
-    if isinstance(op, Composite) and not op.pure:  # its function may read values that change
-        return apply(_known_by_program(op, operands, attrs), tensors)
-    key = (op, *[_key(operand) for operand in operands])
-    if attrs:
-        key = (*key, op.frozen_attrs(attrs).key)
-    known = modes.known
-    found = known.get(key)
-    if found is None:
-        if len(known) >= MAX_CALLS:
-            known.clear()
-        found = known[key] = traced(op.name, *_program(op, operands, attrs))
-    return apply(found, tensors)
-
-
-def _key(operand: Any) -> Any:
-    return operand.type if isinstance(operand, Tensor) else (operand.__class__, repr(operand))
-
-
-def _operands(op: Op, args: Sequence[Any]) -> list[Any]:
-    """Tensors, and such Python numbers as are part of the program.
-
-    Beside floats a number is an operand as any other, of their dtype: it may change with every call. Where its value
-    says more (an exponent, an integer that has to fit), each value is a program of its own.
-    """
-    floats = [arg.type.dtype for arg in args if isinstance(arg, Tensor) and is_float(arg.type.dtype)]
-    tensors = sum([isinstance(arg, Tensor) for arg in args])
-    may_vary = op.kind == "pointwise" and len(op.accepts) == 1 and op is not power_op and len(floats) == tensors
-    dtype = promote(*floats) if may_vary else ""
-
-    def operand(arg: Any) -> Any:
-        if isinstance(arg, Tensor):
-            return arg
-        if arg.__class__ in NUMBERS and may_vary:
-            return Tensor(np.array(arg, np_dtype(dtype)), TensorType(dtype, ()))
-        return arg if isinstance(arg, bool | int | float) else lifted(arg)
-
-    return [operand(arg) for arg in args]
-
-
-def _program(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> tuple[list[TensorType], Any, bool]:
-    """What `traced` takes for a call of `op`, in which numbers stay what they are."""
-    places = [k for k, operand in enumerate(operands) if isinstance(operand, Tensor)]
-
-    def build(formals: Sequence[Node]) -> Any:
-        given = list(operands)
-        for k, formal in zip(places, formals, strict=True):
-            given[k] = formal
-        return op(*given, **attrs)
-
-    return [operands[k].type for k in places], build, modes.training
-
-
-_programs: dict[Any, Call] = {}
-
-
-def _known_by_program(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Call:
-    """The call of an op that is traced each time: equal programs are compiled once."""
-    types, build, training = _program(op, operands, attrs)
-    formals = formals_of(types)
-    key = (training, formals, results_of(build(formals)))
-    found = _programs.get(key)
-    if found is None:
-        if len(_programs) >= MAX_CALLS:
-            _programs.clear()
-        found = _programs[key] = traced(op.name, types, build, training)
-    return found
-
-
 def zeros(type: TensorType) -> Tensor:
     """Zeros of a type."""
     return Tensor(np.zeros(type.shape, np_dtype(type.dtype)), type)
+
+
+# --------------------------------------------------------------------------------------------- gradients
 
 
 def _seed(y: Tensor, gradient: Any) -> tuple[Edge, Tensor]:
@@ -565,6 +364,11 @@ def _seed(y: Tensor, gradient: Any) -> tuple[Edge, Tensor]:
     return y._edge, weights if weights.type is y.type else weights.astype(y.dtype)
 
 
+def _several(values: Any) -> list[Any]:
+    """A list or tuple as a list; one value needs none."""
+    return list(values) if isinstance(values, list | tuple) else [values]
+
+
 def grad(
     outputs: Tensor | Sequence[Tensor],
     inputs: Tensor | Sequence[Tensor],
@@ -577,16 +381,17 @@ def grad(
 
     Args:
         inputs: tensors that require a gradient, leaves or not.
-        grad_outputs: the weights of each output's elements; needed where one isn't a scalar.
+        grad_outputs: the weights of each output's elements, in a list for several; needed where one isn't a scalar.
         retain_graph, create_graph: see `Tensor.backward`.
         allow_unused: give None for an input that no gradient reaches.
 
     Raises:
         GradientError: an input requires no gradient, or none reaches it.
     """
-    ys = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-    xs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
-    weights = [None] * len(ys) if grad_outputs is None else [grad_outputs] if len(ys) == 1 else list(grad_outputs)
+    ys, xs = _several(outputs), _several(inputs)
+    weights = [None] * len(ys) if grad_outputs is None else _several(grad_outputs)
+    if len(weights) != len(ys):
+        raise ArgumentError(f"{len(ys)} outputs but {len(weights)} grad_outputs")
     edges = [x._edge for x in xs]
     with set_grad_enabled(create_graph):
         seeds = [_seed(y, weight) for y, weight in zip(ys, weights, strict=True)]
