@@ -89,6 +89,11 @@ class _Work:
         return along + row + (f", {scattered} of {len(strides)} operands scattered{tiles}" if scattered else "")
 
     @property
+    def vectors(self) -> int:
+        """How many vectors of rows are reduced side by side."""
+        return self.layout.flight if self.layout.axis in self.parallel else 1
+
+    @property
     def counts(self) -> list[Dim]:
         """Of each parallel loop, how many units it is divided into."""
         return [ceil_div(self.region.loops[k].extent, self.steps.get(k, 1)) for k in self.parallel]
@@ -139,7 +144,7 @@ class _Work:
             return None
         outermost, *inner = [k for k, loop in enumerate(loops) if loop.reduce]
         side_by_side = self.layout.lanes if self.layout.axis in self.parallel else 1
-        inside = side_by_side * nominal(product([loops[k].extent for k in inner]))
+        inside = side_by_side * self.vectors * nominal(product([loops[k].extent for k in inner]))
         rows = nominal(product([loops[k].extent for k in self.parallel])) // side_by_side
         length = max(1, LONG // max(1, inside))
         if outermost == self.layout.axis:
@@ -150,15 +155,13 @@ class _Work:
 
     def in_parts(self, loop: int, length: int) -> None:
         """Two phases: one reduces parts of the rows, the other joins them."""
-        if self.layout.axis in self.parallel:
-            self.steps[self.layout.axis] = self.layout.lanes  # a unit has one vector of rows side by side
-        rows, extent = product(self.counts), self.region.loops[loop].extent
+        groups, extent = product(self.counts), self.region.loops[loop].extent
         parts = ceil_div(extent, length)
         slots = sum(1 + REDUCTIONS[node.op].positions for node in self.passes[0].reductions)
-        each = slots * 8 * self.layout.lanes
-        offset = self.code.workspace(rows * parts * each)
+        each = slots * self.vectors * 8 * self.layout.lanes
+        offset = self.code.workspace(groups * parts * each)
 
-        nest = self.begin(rows * parts, self.cost)
+        nest = self.begin(groups * parts, self.cost)
         count = nest.frame.size(parts)
 
         def reduce(number: Value, _: list[Value]) -> None:
@@ -167,20 +170,21 @@ class _Work:
             low = f.mul(f.rem(number, count), length)
             part = low, f.min(f.add(low, length), nest.extents[loop])
             at = f.address(nest.frame.workspace(offset), f.mul(number, each), "i8")
-            nest.reduce_part(nest.row_at(index, *bounds.get(self.layout.axis, (0, 0))), part, at)
+            rows = nest.rows_from(index, *bounds.get(self.layout.axis, (0, 0)), self.vectors)
+            nest.reduce_part(rows, part, at)
 
         nest.f.loop(nest.frame.low, nest.frame.high, 1, reduce)
         nest.frame.done()
 
-        joining = self.begin(rows, rows * parts // 8 + 1)
+        joining = self.begin(groups, groups * parts // 8 + 1)
         total = joining.frame.size(parts)
 
         def join(row: Value, _: list[Value]) -> None:
             f = joining.f
             index, bounds = self.place(joining, row)
             base = f.address(joining.frame.workspace(offset), f.mul(f.mul(row, total), each), "i8")
-            point = joining.row_at(index, *bounds.get(self.layout.axis, (0, 0)))
-            joining.join_parts(point, total, lambda i: f.address(base, f.mul(i, each), "i8"))
+            points = joining.rows_from(index, *bounds.get(self.layout.axis, (0, 0)), self.vectors)
+            joining.join_parts(points, total, lambda i: f.address(base, f.mul(i, each), "i8"))
 
         joining.f.loop(joining.frame.low, joining.frame.high, 1, join)
         joining.frame.done()

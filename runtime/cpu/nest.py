@@ -296,27 +296,31 @@ class Nest:
 
     # ------------------------------------------------------------------------------------ rows in parts
 
-    def row_at(self, index: Mapping[int, Int], low: Int, high: Int) -> _Point:
-        """The point of one row, or of a vector of rows side by side, with what is known before the first pass."""
-        point = self.start(index)
+    def rows_from(self, index: Mapping[int, Int], low: Int, high: Int, count: int) -> list[_Point]:
+        """The point of one row, or of `count` vectors of rows side by side, and what is known before the pass."""
+        f, point = self.f, self.start(index)
         self.fill(point, self.invariant(), 0)
+        points = [point]
         if self.axis is not None and self.axis not in self.reduced:
-            mask = None if self.fills else self.f.mask(self.f.sub(high, low), self.lanes)
-            point = self.moved(point, self.axis, low, mask)
-        self.fill(point, self.passes[0].before, 0)
-        return point
+            starts = [f.add(low, k * self.lanes) for k in range(count)]
+            masks = [None if self.fills else f.mask(f.sub(high, start), self.lanes) for start in starts]
+            moved = [self.moved(point, self.axis, start, mask) for start, mask in zip(starts, masks, strict=True)]
+            points = [self.branched(each) for each in moved]
+        for each in points:
+            self.fill(each, self.passes[0].before, 0)
+        return points
 
-    def reduce_part(self, point: _Point, part: tuple[Int, Int], at: Value) -> None:
-        """Reduce a part of a row, and store the accumulators in slots from an address on."""
+    def reduce_part(self, points: Sequence[_Point], part: tuple[Int, Int], at: Value) -> None:
+        """Reduce a part of rows, and store the accumulators in slots from an address on."""
         self.part = part
         by_row = self.axis in self.reduced
-        found = self.reduced_along(point, 0) if by_row else self.reduced_at([point], 0)
+        found = self.reduced_along(points[0], 0) if by_row else self.reduced_at(points, 0)
         for k, value in enumerate(_flat(found)):
             self.f.store(_stored_bool(self.f, value), self.f.address(at, k * self.slot_bytes, "i8"), 4)
 
-    def join_parts(self, point: _Point, count: Int, at: Callable[[Value], Value]) -> None:
+    def join_parts(self, points: Sequence[_Point], count: Int, at: Callable[[Value], Value]) -> None:
         """Join what `reduce_part` stored for `count` parts, first to last, and store what follows from it."""
-        f, reductions = self.f, self.passes[0].reductions
+        f, reductions = self.f, [node for node in self.passes[0].reductions for _ in points]
         lanes = 1 if self.axis in self.reduced else self.lanes
         starts = [self.starting(node, lanes) for node in reductions]
 
@@ -332,8 +336,9 @@ class Nest:
                 ]
             )
 
-        self.settle([point], _grouped(f.loop(0, count, 1, body, _flat(starts)), starts), 0)
-        self.store(point, self.at_end())
+        self.settle(points, _grouped(f.loop(0, count, 1, body, _flat(starts)), starts), 0)
+        for point in points:
+            self.store(point, self.at_end())
 
     @property
     def slot_bytes(self) -> int:
