@@ -308,6 +308,7 @@ if not os.fork():
     session.run([loss, train], feeds)
     os.write(writing, b"".join(session[v].tobytes()[:4096] for v in variables))
     os._exit(0)
+os.close(writing)
 session.run([loss, train], feeds)
 os.wait()
 mine = b"".join(session[v].tobytes()[:4096] for v in variables)
