@@ -1,0 +1,190 @@
+"""Eager twins of modules and optimisers: the losses of 20 steps are those of a session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import graphc as gc
+from graphc import eager as ge
+from graphc.errors import ArgumentError, GraphcError
+
+STEPS = 20
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(autouse=True)
+def begin():
+    """Every test begins with the modes and draws that a thread begins with, and has a graph of its own."""
+    with gc.Graph(), ge.set_grad_enabled(True), ge.set_training(True):
+        ge.manual_seed(0)
+        yield
+
+
+Loss = Callable[[Any, Any], Any]
+
+
+def static_losses(model: Any, criterion: Loss, rules: Any, x: Any, y: Any) -> list[float]:
+    """The losses of a session's training steps."""
+    given = gc.placeholder("x", x.shape, x.dtype.name), gc.placeholder("y", y.shape, y.dtype.name)
+    loss = criterion(model(given[0]), given[1])
+    with gc.Session(seed=3) as session:
+        step = session.compile([loss, rules.minimize(loss)], given)
+        return [float(step(x, y)[0]) for _ in range(STEPS)]
+
+
+def eager_losses(model: Any, criterion: Loss, rules: Any, x: Any, y: Any) -> list[float]:
+    """The losses of the same steps of the twins."""
+    twin = ge.module(model, seed=3)
+    opt = ge.optimizer(rules, twin.parameters())
+    losses = []
+    for _ in range(STEPS):
+        opt.zero_grad()
+        loss = criterion(twin(x), y)
+        loss.backward()
+        opt.step()
+        losses.append(loss.item())
+    return losses
+
+
+def regression() -> tuple[Any, Loss, Any, Any]:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((32, 3)).astype("float32")
+    y = (x @ np.array([[1.0], [-2.0], [0.5]]) + 0.3).astype("float32")
+    return gc.nn.Linear(3, 1), gc.losses.mse_loss, x, y
+
+
+def digits() -> tuple[Any, Loss, Any, Any]:
+    rng = np.random.default_rng(1)
+    model = gc.nn.Sequential(
+        gc.nn.Conv2d(1, 4, 3, padding=1), gc.nn.BatchNorm2d(4), gc.nn.ReLU(), gc.nn.MaxPool2d(2),
+        gc.nn.Flatten(), gc.nn.Linear(4 * 4 * 4, 16), gc.nn.LayerNorm(16), gc.nn.GELU(), gc.nn.Linear(16, 10),
+    )  # fmt: skip
+    x = rng.standard_normal((16, 1, 8, 8)).astype("float32")
+    return model, gc.losses.cross_entropy, x, rng.integers(0, 10, 16)
+
+
+RULES = {
+    "sgd": lambda: gc.optim.SGD(lr=0.05),
+    "momentum": lambda: gc.optim.SGD(lr=0.05, momentum=0.9, dampening=0.1, weight_decay=1e-3),
+    "nesterov": lambda: gc.optim.SGD(lr=0.05, momentum=0.9, nesterov=True),
+    "maximize": lambda: gc.optim.SGD(lr=1e-3, maximize=True),
+    "adam": lambda: gc.optim.Adam(lr=1e-2, amsgrad=True),
+    "adamw": lambda: gc.optim.AdamW(lr=1e-2),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_linear_regression_has_the_losses_of_a_session(rule):
+    model, criterion, x, y = regression()
+    static = static_losses(model, criterion, RULES[rule](), x, y)
+    np.testing.assert_allclose(eager_losses(model, criterion, RULES[rule](), x, y), static, rtol=0, atol=TOLERANCE)
+    assert (static[-1] > static[0]) == (rule == "maximize")
+
+
+@pytest.mark.parametrize("rule", ["momentum", "adam"])
+def test_a_convolutional_network_has_the_losses_of_a_session(rule):
+    model, criterion, x, y = digits()
+    static = static_losses(model, criterion, RULES[rule](), x, y)
+    found = eager_losses(model, criterion, RULES[rule](), x, y)
+    np.testing.assert_allclose(found, static, rtol=0, atol=TOLERANCE)
+    assert static[-1] < static[0] / 2
+
+
+def test_batch_norm_keeps_the_statistics_of_training():
+    model, _, x, _ = digits()
+    given = gc.placeholder("x", x.shape)
+    y = model(given)
+    twin = ge.module(model)
+    with gc.Session() as session:
+        session.run(y, {given: x}, training=True)
+        twin(x)
+        for name, variable in model.state_dict().items():
+            np.testing.assert_allclose(twin.state_dict()[name].numpy(), session[variable], rtol=1e-5, atol=1e-6)
+        evaluated = session.run(y, {given: x})
+    before = twin[1].running_mean.tolist()
+    with ge.set_training(False), ge.no_grad():
+        np.testing.assert_allclose(twin(x).numpy(), evaluated, rtol=1e-4, atol=1e-5)
+    assert twin[1].running_mean.tolist() == before
+
+
+def test_a_twin_starts_from_the_values_of_a_session():
+    model = gc.nn.Sequential(gc.nn.Linear(3, 4), gc.nn.Linear(4, 2))
+    twin = ge.module(model, seed=5)
+    with gc.Session(seed=5) as session:
+        for name, variable in model.named_parameters():
+            np.testing.assert_array_equal(dict(twin.named_parameters())[name].numpy(), session[variable])
+    assert all(isinstance(value, gc.Variable) for value in model.parameters())
+
+
+def test_tied_and_frozen_parameters_stay_so():
+    class Tied(gc.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = gc.nn.Linear(3, 3, bias=False), gc.nn.Linear(3, 3, bias=False)
+            self.second.weight = self.first.weight
+            self.shift = gc.nn.Linear(3, 1).freeze()
+
+        def forward(self, x: Any) -> Any:
+            return self.shift(self.second(self.first(x)))
+
+    twin = ge.module(Tied())
+    assert twin.first.weight is twin.second.weight
+    assert [parameter.requires_grad for parameter in twin.parameters()] == [True, False, False]
+    twin(np.ones((2, 3), "float32")).sum().backward()
+    assert twin.first.weight.grad is not None and twin.shift.weight.grad is None
+    twin.shift.unfreeze()
+    assert twin.shift.weight.requires_grad
+
+
+def test_values_are_loaded_into_a_twin():
+    twin = ge.module(gc.nn.Linear(2, 1))
+    twin.load_state_dict({"weight": np.array([[1.0, 2.0]], "float32"), "bias": np.array([3.0], "float32")})
+    assert twin(np.array([[1.0, 1.0]], "float32")).tolist() == [[6]]
+    assert twin.weight.requires_grad
+
+
+def test_groups_have_hyperparameters_of_their_own_that_may_change():
+    a, b = (ge.tensor([1.0], requires_grad=True) for _ in range(2))
+    opt = ge.optimizer(gc.optim.SGD(lr=0.5), [{"params": [a]}, {"params": [b], "lr": 0.25}])
+    for lr in (0.5, 0.125):
+        opt.param_groups[0]["lr"] = lr
+        opt.zero_grad()
+        (a + b).backward()
+        opt.step()
+    assert (a.item(), b.item()) == (1 - 0.5 - 0.125, 1 - 0.25 - 0.25)
+
+
+def test_a_tensor_without_a_gradient_stays_as_it_is():
+    a, b = (ge.tensor([1.0], requires_grad=True) for _ in range(2))
+    opt = ge.optimizer(gc.optim.Adam(), [a, b])
+    a.backward()
+    opt.step()
+    assert a.item() != 1 and b.item() == 1
+
+
+def test_an_optimizer_takes_tensors_only():
+    with pytest.raises(ArgumentError, match=r"eager tensors, got Variable.*\n.*\n.*ge\.module"):
+        ge.optimizer(gc.optim.SGD(), gc.nn.Linear(2, 1).parameters())
+    with pytest.raises(ArgumentError, match="did you mean 'momentum'"):
+        ge.optimizer(gc.optim.SGD(), [{"params": [], "momentun": 0.9}])
+
+
+def test_metrics_run_eagerly():
+    logits = ge.tensor([[0.1, 0.9], [0.8, 0.2]])
+    assert gc.metrics.accuracy(logits, np.array([1, 1])).item() == 0.5
+
+
+def test_the_reference_runs_calls_too():
+    try:
+        ge.set_device("reference")
+        w = ge.tensor([1.0, 2.0], requires_grad=True)
+        gc.softmax(w)[0].backward()
+        np.testing.assert_allclose(w.grad.numpy(), [0.19661194, -0.19661194], rtol=1e-5)
+        with pytest.raises(GraphcError, match="did you mean 'reference'"):
+            ge.set_device("referenc")
+    finally:
+        ge.set_device(None)
