@@ -86,7 +86,7 @@ class Fusion:
         uses = list(map(_current, uses))
         if sum([place is not None and place[0].is_lane for _, place in uses]) < 2:
             return uses
-        groups: dict[tuple[object, ...], list[Cluster]] = {}
+        groups: dict[tuple[Index, object, object, tuple[int, ...]], list[Cluster]] = {}
         for cluster, place in uses:
             if place is not None and place[0].is_lane:
                 space, index = place
