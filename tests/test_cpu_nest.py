@@ -42,3 +42,20 @@ def test_one_nan_anywhere_is_both_extremes(dtype: str, width: int) -> None:
         for extreme in (gc.max, gc.min):
             check(extreme(x, axis), {x: array}, np.full(70, np.nan, dtype), width)
             check(extreme(x[:, 1:-1], axis), {x: array}, getattr(np, extreme.__name__)(array[:, 1:-1], axis), width)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 7), (3, 40), (37, 21), (16, 16), (70, 70)], ids=str)
+def test_squares_are_turned_in_registers(shape: tuple[int, ...], dtype: str, width: int) -> None:
+    array = values(shape, dtype)
+    x = gc.placeholder("x", shape, dtype)
+    check(gc.transpose(x), {x: array}, array.T, width)
+
+
+@pytest.mark.parametrize("sizes", [dict(n=37, m=21), dict(n=3, m=90), dict(n=0, m=4)], ids=str)
+def test_squares_of_sizes_that_come_with_the_run(sizes: dict[str, int]) -> None:
+    array = values(tuple(sizes.values()))
+    x, y = gc.placeholder("x", ("n", "m")), gc.placeholder("y", ("m", "n"))
+    (found,) = run([gc.transpose(x) + y], {x: array, y: 2 * array.T}, **sizes)
+    np.testing.assert_array_equal(found, array.T + 2 * array.T)

@@ -29,13 +29,14 @@ from graphc.runtime.cpu.builder import (
     vector,
     with_element,
 )
-from graphc.runtime.cpu.elements import Element, from_memory, is_signed, to_memory
+from graphc.runtime.cpu.elements import Element, from_memory, is_signed, to_memory, transposed
 from graphc.runtime.cpu.nest_layout import Port, layout_of, loading, side_by_side, stored_in
 from graphc.runtime.cpu.phases import Frame, Strided, itemsize
 from graphc.runtime.cpu.pointwise import REGISTER_TYPE
 from graphc.runtime.cpu.reductions import REDUCTIONS, Accumulator, across, horizontal, starting
 from graphc.runtime.cpu.row_passes import Pass, kept_bytes, passes_of
 
+TURNED = 8  # values of a body that is written out for each vector of a square
 SHORT = 2  # times what is computed side by side: loops that are no longer have masks at every step
 
 
@@ -88,8 +89,16 @@ class Nest:
         self.reduced = [k for k, loop in enumerate(region.loops) if loop.reduce]
         self.passes = passes_of(region)
         self.kept = [node for current in self.passes for node in current.kept]
+        self.turned = [node for node, number in self.loads.items() if self.is_turned(self.ports[number])]
         self.part: tuple[Int, Int] | None = None
         self._slots = {node: k for k, node in enumerate(self.kept)}
+
+    def is_turned(self, port: Port) -> bool:
+        """Whether what a port reads is loaded along `across`, and turned in registers, squares at a time."""
+        layout, strides = self.layout, port.array.strides
+        if layout.across is None or layout.axis is None or len(self.region.values) > TURNED:
+            return False
+        return not port.counter and strides[layout.across] == 1 and strides[layout.axis] not in (0, 1, -1)
 
     # ------------------------------------------------------------------------------------ where
 
@@ -165,10 +174,36 @@ class Nest:
             if across is None:
                 self.rows_at([self.branched(vector)])
             else:
-                f.loop(*tile, 1, lambda j, _: self.rows_at([self.branched(self.moved(vector, across, j))]))
+                self.crossed(vector, across, tile, f.sub(high, i))
 
         if not _known(middle, high):
             f.loop(middle, high, self.lanes, rest)
+
+    def crossed(self, point: _Point, across: int, tile: tuple[Int, Int], left: Int) -> None:
+        """Walk across a vector, of which `left` lanes or more exist: in squares if there is something to turn."""
+        f, (low, high) = self.f, tile
+        middle = low
+        if self.turned:
+            middle = f.sub(high, f.rem(f.sub(high, low), self.lanes))
+            f.loop(low, middle, self.lanes, lambda j, _: self.square(self.moved(point, across, j), across, left))
+        f.loop(middle, high, 1, lambda j, _: self.rows_at([self.branched(self.moved(point, across, j))]))
+
+    def square(self, point: _Point, across: int, left: Int) -> None:
+        """As many vectors as they have lanes, side by side across them."""
+        f, axis, lanes = self.f, self.axis, self.lanes
+        assert axis is not None
+        steps = [self.branched(self.moved(point, across, k)) for k in range(lanes)]
+        rows: list[Int] = [*range(lanes)] if point.mask is None else [f.min(k, f.sub(left, 1)) for k in range(lanes)]
+        for node in self.turned:
+            number = self.loads[node]
+            array = self.ports[number].array
+            type, base = MEMORY_TYPE[array.dtype], self.frame.base(array)
+            starts = [f.add(point.offsets[number], f.mul(row, self.strides[number][axis])) for row in rows]
+            loaded = [f.load(vector(type, lanes), f.address(base, at, type), itemsize(array.dtype)) for at in starts]
+            for step, column in zip(steps, transposed(f, loaded), strict=True):
+                step.known[node] = from_memory(f, column, array.dtype)
+        for step in steps:
+            self.rows_at([step])
 
     def middle(self, low: Int, high: Int, flight: int) -> Int:
         """Where the part of the vector loop ends in which so many vectors are computed side by side, without masks."""

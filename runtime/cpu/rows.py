@@ -168,16 +168,3 @@ def store_lanes(f: Function, value: Value, at: Value, stride: Int, align: int, m
     lanes, element = lanes_of(value.type), element_of(value.type)
     steps = f.binary("mul", f.counter(lanes), f.splat(f.i64(stride), lanes))
     f.scatter(value, f.addresses(at, steps, element), align, mask)
-
-
-def transposed(f: Function, vectors: Sequence[Value]) -> list[Value]:
-    """The columns of a square of vectors, as many as their lanes (a power of 2), by exchanging ever larger blocks."""
-    found, lanes, step = list(vectors), range(len(vectors)), 1
-    while step < len(vectors):
-        upper = [lane + len(lanes) - step if lane & step else lane for lane in lanes]
-        lower = [lane + len(lanes) if lane & step else lane + step for lane in lanes]
-        for k in [k for k in lanes if not k & step]:
-            a, b = found[k], found[k + step]
-            found[k], found[k + step] = f.shuffle(a, b, upper), f.shuffle(a, b, lower)
-        step *= 2
-    return found
