@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 from graphc.ir import Node
@@ -12,6 +13,8 @@ from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.lanes import region_phase
 from graphc.runtime.cpu.phases import KernelCode, NativeKernel
 from graphc.runtime.cpu.reductions import REDUCTIONS
+
+FLAT = 64  # sizes from which kernels of one loop, such as the updates of biases, share code: it needs no constants
 
 Core = Callable[[KernelCode], bool]  # emits the phases of a kernel with a core; False: it isn't served
 
@@ -30,7 +33,8 @@ def native_kernel(kernel: Kernel, host: Host, cores: Mapping[Op, Core] = CORES) 
     """The code of a kernel, or None if it must be run by NumPy."""
     if not all(map(_is_served, kernel.regions)):
         return None
-    code = KernelCode(kernel, host)
+    flat = kernel.core is None and all(len(region.loops) == 1 for region in kernel.regions)
+    code = KernelCode(kernel, host, FLAT if flat else math.inf)
     if kernel.core is None:
         for region in kernel.results:
             region_phase(code, region)

@@ -209,8 +209,8 @@ class Nest:
         """Where the part of the vector loop ends in which so many vectors are computed side by side, without masks."""
         f, step = self.f, self.lanes * flight
         assert self.axis is not None
-        extent, count = self.extents[self.axis], f.sub(high, low)
-        if isinstance(count, Value) and self.element is None:
+        extent, count = self.region.loops[self.axis].extent, f.sub(high, low)
+        if isinstance(count, Value) and self.element is None and isinstance(extent, int):
             count = extent  # units and parts begin at multiples of it
         if isinstance(count, int) and count % step == 0:
             return high

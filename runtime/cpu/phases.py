@@ -4,12 +4,13 @@
 
 does the units of work `low .. high-1` of those that the phase has, and returns 0, or 1 where the operands make it fail.
 `table` has the address of the run's workspace and then of each buffer of the plan; `args` says which of them the
-kernel reads and writes, and the sizes that aren't known when it is compiled; `scratch` is memory of the worker. The
+kernel reads and writes, and the sizes that aren't compiled in; `scratch` is memory of the worker. The
 result must not depend on how the units are divided into calls, nor on their order.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -81,10 +82,15 @@ class Strided(NamedTuple):
 
 
 class KernelCode:
-    """The code of a kernel in the making: its phases, and the memory between them."""
+    """The code of a kernel in the making: its phases, and the memory between them.
 
-    def __init__(self, kernel: Kernel, host: Host) -> None:
+    Args:
+        compiled_in: known sizes from this on are read from `args`, too: kernels that differ in them alone are one code.
+    """
+
+    def __init__(self, kernel: Kernel, host: Host, compiled_in: float = math.inf) -> None:
         self.kernel = kernel
+        self.compiled_in = compiled_in
         self.host = host
         self.module = Module()
         self.reads = 1 + max(
@@ -142,8 +148,8 @@ class Frame:
         self._slots: dict[int, Value] = {}
 
     def size(self, dim: Dim) -> Int:
-        """A dimension: an int if it is known, else a value that is read from `args`; at the function's beginning."""
-        if not isinstance(dim, DimExpr):
+        """A dimension: an int if it is compiled in, else a value that is read from `args` when the function begins."""
+        if not isinstance(dim, DimExpr) and dim < self.code.compiled_in:
             return dim
         found = self._sizes.get(dim)
         if found is None:
