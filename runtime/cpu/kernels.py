@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import cache
 
 from graphc.ir import Node
 from graphc.kernel import Kernel, Region
@@ -23,8 +24,9 @@ CORES: Mapping[Op, Core] = {op: core for room in ROOMS for op, core in room.CORE
 EXACT_CORES: Mapping[Op, Core] = {**CORES, **conv.EXACT_CORES}  # none of an algorithm that loses bits for speed
 
 
+@cache
 def function(host: Host, symbol: str) -> str:
-    """The assembly of a function that kernels call, by its name."""
+    """The assembly of a function that kernels call, by its name; made once, since many plans ask for the same."""
     room = conv_tiles.library if symbol.startswith("outer.") else gemm.library
     return room(host, symbol)
 
