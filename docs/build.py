@@ -1,23 +1,29 @@
 """Renews what is generated in this folder: `make docs`.
 
 Pictures are laid out by the packaged layout engine, whatever the machine has, so that they are the same everywhere.
+What is measured is that of the machine, and written between marks; its charts are in measured/.
 """
 
 from __future__ import annotations
 
 import doctest
+import os
+import platform
 import re
 import runpy
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import graphc as gc
+from graphc import eager as ge
 from graphc.exporters.images import FORMATS
 from graphc.runtime.cpu.dump import machine_code
-from graphc.runtime.cpu.host import HOSTS
+from graphc.runtime.cpu.host import HOSTS, available_threads, this_host
 from graphc.runtime.cpu.kernels import native_kernel
 
 HERE = Path(__file__).parent
@@ -82,7 +88,142 @@ def loop() -> str:
     return f"```asm\n{instructions}\n```"
 
 
-TEXTS: dict[tuple[str, str], Callable[[], str]] = {("cpu.md", "loop"): loop}
+# ------------------------------------------------------------------------------------------- what is measured
+
+
+def compared() -> dict[str, Any]:
+    """The names of the example that compares static with eager."""
+    return runpy.run_path(str(HERE.parent / "examples" / "static_vs_eager.py"))
+
+
+def eager_step(model: Callable[..., Any], params: Any, rules: Any, loss_of: Callable[..., Any]) -> Callable[..., Any]:
+    """A training step of a model on eager tensors, which returns the loss as a static step does."""
+    optimizer = ge.optimizer(rules, params)
+
+    def step(inputs: Any, targets: Any) -> list[Any]:
+        optimizer.zero_grad()
+        loss = loss_of(model(ge.tensor(inputs)), ge.tensor(targets))
+        loss.backward()
+        optimizer.step()
+        return [loss.detach(), None]
+
+    return step
+
+
+def line(rounds: int) -> gc.Ledger:
+    """Linear regression, eleven points."""
+    xs = np.linspace(1, 8, 11, dtype="float32")
+    rules = gc.optim.SGD(lr=1e-2)
+    v, c = ge.tensor(1.0, requires_grad=True), ge.tensor(0.0, requires_grad=True)
+    with gc.Graph():
+        x, y = (gc.placeholder(name, shape=("n",)) for name in "xy")
+        w, b = gc.Variable(1.0, name="w"), gc.Variable(0.0, name="b")
+        loss = gc.losses.mse_loss(w * x + b, y)
+        step = eager_step(lambda inputs: v * inputs + c, [v, c], rules, gc.losses.mse_loss)
+        return gc.ledger([loss, rules.minimize(loss)], {x: xs, y: 3 * xs - 1}, eager=step, rounds=rounds)
+
+
+def spirals(rounds: int) -> gc.Ledger:
+    """The network of the example."""
+    found: gc.Ledger = compared()["ledger"](rounds)
+    return found
+
+
+def layers() -> Any:
+    """784-256-128-10, with ReLU between."""
+    nn = gc.nn
+    return nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 10))
+
+
+def mlp(rounds: int) -> gc.Ledger:
+    """A training step with Adam, batch 64."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.standard_normal((64, 784), "float32"), rng.integers(0, 10, 64)
+    rules = gc.optim.Adam(lr=1e-3)
+    with gc.Graph():
+        twin = ge.module(layers(), seed=0)
+    with gc.Graph():
+        x = gc.placeholder("x", shape=("batch", 784))
+        y = gc.placeholder("y", shape=("batch",), dtype="int64")
+        loss = gc.losses.cross_entropy(layers()(x), y)
+        step = eager_step(twin, twin, rules, gc.losses.cross_entropy)
+        return gc.ledger([loss, rules.minimize(loss)], {x: images, y: labels}, eager=step, rounds=rounds)
+
+
+ROUNDS = 61
+LEDGERS: dict[str, Callable[[int], gc.Ledger]] = {"line": line, "spirals": spirals, "mlp": mlp}
+
+
+@cache
+def measured(name: str) -> gc.Ledger:
+    """The ledger of this name, measured once."""
+    return LEDGERS[name](ROUNDS)
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Rows of a page; all columns but the first are numbers."""
+    lines = [heads, ("---", *["---:"] * (len(heads) - 1)), *rows]
+    return "\n".join([f"| {' | '.join(cells)} |" for cells in lines])
+
+
+def ledger_table(name: str) -> str:
+    """A ledger as text."""
+    return f"```text\n{measured(name)}\n```"
+
+
+def digits3(number: float) -> str:
+    """`1.234` as `1.23`, `1234.5` as `1,234`."""
+    return f"{number:.3g}" if number < 1000 else f"{number:,.0f}"
+
+
+def payback() -> str:
+    """A row for each ledger."""
+    heads = ("model", "eager, µs", "static, µs", "times as fast", "compiling, ms", "paid for after")
+    rows = []
+    for name, found in zip(LEDGERS, map(measured, LEDGERS), strict=True):
+        times = [digits3(1e6 * way.median) for way in (found.base, found.full)]
+        steps = "never" if found.payback is None else f"{found.payback:,} steps"
+        rows.append((name, *times, digits3(found.speedup), f"{1e3 * found.compile_seconds:.0f}", steps))
+    return table(heads, rows)
+
+
+def machine() -> str:
+    """Where the page is built."""
+    versions = f"Python {platform.python_version()}, NumPy {np.__version__}, graphc {gc.__version__}"
+    load = f", under a load of {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    return f"with {available_threads()} threads of a processor that LLVM calls {this_host().cpu}{load}: {versions}."
+
+
+def systems() -> str:
+    """A training step of the example in each system."""
+    names = compared()
+    steps, took = 100, names["microseconds"](ROUNDS)
+    told = f"The losses of {steps} steps differ by {names['furthest'](names['train'](steps)):.1e} at most."
+    rows = [(name, digits3(found)) for name, found in took.items()]
+    return f"{table(('system', 'a step, µs'), rows)}\n\n{told}"
+
+
+def once() -> str:
+    """Milliseconds for a formula that is computed one time."""
+    took = compared()["once"](list(range(3, 253, 25)))
+    return table(("", "a formula, ms"), [(name, f"{ms:.3g}") for name, (ms, _) in took.items()])
+
+
+def stepped() -> str:
+    """What a debugger shows, eagerly and of a graph."""
+    names = compared()
+    with gc.Graph():
+        fed = (ge.tensor([1.0, 2.0, 4.0]), gc.placeholder("x", shape=(3,)))
+        shown = ["\n".join(names["stepped"](names["suspicious"], argument)) for argument in fed]
+    return "```text\n{}\n\n{}\n```".format(*shown)
+
+
+STATIC = "static_vs_eager.md"
+TEXTS: dict[tuple[str, str], Callable[[], str]] = {
+    ("cpu.md", "loop"): loop,
+    **{(STATIC, name): partial(ledger_table, name) for name in LEDGERS},
+    **{(STATIC, text.__name__): text for text in (payback, machine, systems, once, stepped)},
+}
 
 
 def with_text(page: str, name: str, text: str) -> str:
@@ -100,12 +241,23 @@ def drawing(name: str) -> Any:
         return PICTURES[name]()
 
 
-if __name__ == "__main__":
+def build() -> None:
+    """Renew everything."""
     for name in PICTURES:
         path = HERE / f"{name}.svg"
         path.write_bytes(FORMATS["svg"](drawing(name).source))
+        print(f"wrote {path}")
+    for name in LEDGERS:
+        path = HERE / "measured" / f"{name}.svg"
+        measured(name).plot(path)
         print(f"wrote {path}")
     for (page, name), text in TEXTS.items():
         path = HERE / page
         path.write_text(with_text(path.read_text(encoding="utf-8"), name, text()), encoding="utf-8")
         print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as empty:
+        os.environ["XDG_CACHE_HOME"] = empty  # what compiling takes is measured without code from earlier processes
+        build()

@@ -91,6 +91,7 @@ def pytorch() -> Step:
     """
     import torch
 
+    torch.set_num_threads(1)  # which is fastest for layers this small
     model = network(torch.nn)
     model.load_state_dict({name: torch.tensor(np.asarray(value)) for name, value in twin().state_dict().items()})
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM)

@@ -210,14 +210,43 @@ SVG_TEXT = "{http://www.w3.org/2000/svg}text"
 DOT_LABEL = re.compile(r'label="((?:[^"\\]|\\.)*)"')
 
 
-def test_the_pictures_of_the_documentation_are_current():
+def test_the_pictures_of_the_documentation_are_current(build):
     """They show the texts that they would show today; `make docs` renews them."""
-    build = runpy.run_path(str(DOCS / "build.py"))
     assert {path.stem for path in DOCS.glob("*.svg")} == set(build["PICTURES"])
     for name in build["PICTURES"]:
         shown = {text.text.strip() for text in ElementTree.parse(DOCS / f"{name}.svg").iter(SVG_TEXT)}
         labels = DOT_LABEL.findall(build["drawing"](name).source)
         assert shown == {line.strip() for label in labels for line in label.split("\\n")}, name
+
+
+@pytest.fixture(scope="module")
+def build():
+    return runpy.run_path(str(DOCS / "build.py"))
+
+
+@pytest.mark.parametrize("name", ["line", "spirals", "mlp"])
+def test_what_was_measured_names_every_technique_of_today(build, name):
+    """`make docs` measures anew."""
+    page = (DOCS / build["STATIC"]).read_text(encoding="utf-8")
+    table = page.partition(f"<!-- {name} -->")[2].partition(f"<!-- /{name} -->")[0]
+    chart = (DOCS / "measured" / f"{name}.svg").read_text(encoding="utf-8")
+    for technique in sys.modules["graphc.ledger"].TECHNIQUES:
+        for text in (f"+ {technique.name}", f"without {technique.name}"):
+            assert f"\n{text} " in table and f">{text}<" in chart
+
+
+def test_the_static_and_the_eager_line_compute_the_same(build):
+    found = build["line"](rounds=1)
+    assert found.base.name == "eager" and found.full.kernels == 1 < found.base.kernels
+
+
+def test_what_the_page_shows_of_a_debugger_is_what_it_shows_today(build):
+    assert build["stepped"]() in (DOCS / build["STATIC"]).read_text(encoding="utf-8")
+
+
+def test_tables_of_pages(build):
+    assert build["table"](("a", "b"), [("x", "1")]) == "| a | b |\n| --- | ---: |\n| x | 1 |"
+    assert [build["digits3"](number) for number in (0.12345, 12.3456, 1234.5)] == ["0.123", "12.3", "1,234"]
 
 
 def test_pages_refer_to_files_that_exist():
