@@ -84,7 +84,21 @@ class Composite(Op):
     def _signature(self) -> inspect.Signature:
         return inspect.signature(self.fn)
 
+    @cached_property
+    def _plain(self) -> tuple[range, frozenset[str]]:
+        """How many tensors a call may give, and the names that are attributes."""
+        parameters = self._signature.parameters.values()
+        tensors = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+        attrs = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+        if len(tensors) + len(attrs) < len(parameters) or any(p.default is p.empty for p in attrs):
+            return range(0), frozenset()
+        least = sum([p.default is p.empty for p in tensors])
+        return range(least, len(tensors) + 1), frozenset([p.name for p in attrs])
+
     def _bind(self, args: tuple[Any, ...], attrs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        counts, known = self._plain
+        if len(args) in counts and known.issuperset(attrs) and not any(arg is None for arg in args):
+            return args, attrs  # as nearly always
         try:
             bound = self._signature.bind(*args, **attrs)
         except TypeError as error:

@@ -14,12 +14,14 @@ from graphc.eager.tape import Edge, Entry
 from graphc.eager.tensors import Tensor, lifted, zeros
 from graphc.ir import Node, substitute
 from graphc.op import Array, Op
+from graphc.operands import ACCEPTS
 from graphc.operators import METHODS, Operators
 from graphc.ops.math import power_op
 from graphc.ops.state import placeholder
-from graphc.types import TensorType, is_float, np_dtype, promote
+from graphc.types import TensorType, np_dtype, promote
 
 NUMBERS = (int, float)  # the classes of Python numbers, without bool
+SCALARS = {dtype: (np_dtype(dtype), TensorType(dtype)) for dtype in ACCEPTS["float"]}
 MAX_CALLS = 4096  # that are remembered in each mode
 new = object.__new__
 
@@ -55,17 +57,23 @@ class Called(Entry):
 
     def pull(self, cotangents: Sequence[Any]) -> Iterable[tuple[Edge, Any]]:
         """Run the backward program; with the tape on, this is a call like any other."""
-        call, backward = self.call, self.backward
-        count = len(call.inputs)
-        edges = [self.parents[k] if k < count else (self, k - count) for k in backward.saved]
-        nodes = [(*call.inputs, *call.outputs)[k] for k in backward.saved]
-        saved = [Tensor(a, n.tensor_type, e) for a, n, e in zip(self.saved, nodes, edges, strict=True)]
-        given = [zeros(call.types[k]) if cotangents[k] is None else cotangents[k] for k in call.floats]
-        found = apply(backward.call, [*saved, *given])
-        for k, g in zip(backward.reached, found if isinstance(found, tuple) else (found,), strict=True):
-            edge = self.parents[k]
-            assert edge is not None
-            yield edge, g
+        backward, parents = self.backward, self.parents
+        given = [self._cotangent(k, cotangents[k]) for k in self.call.floats]
+        found = apply(backward.call, [*self._values(), *given])
+        results = (found,) if backward.call.single else found
+        return [(parents[k], g) for k, g in zip(backward.reached, results, strict=True)]  # type: ignore[misc]
+
+    def _cotangent(self, k: int, g: Tensor | None) -> Tensor:
+        return zeros(self.call.types[k]) if g is None else g
+
+    def _values(self) -> list[Tensor]:
+        """What was saved, as the tensors that it was."""
+        types = self.backward.call.types_in
+        if not modes.grad:
+            return list(map(Tensor, self.saved, types))
+        count = len(self.call.inputs)
+        edges = [self.parents[k] if k < count else (self, k - count) for k in self.backward.saved]
+        return list(map(Tensor, self.saved, types, edges))
 
 
 def apply(call: Call, operands: Sequence[Tensor]) -> Any:
@@ -91,15 +99,15 @@ def apply(call: Call, operands: Sequence[Tensor]) -> Any:
     return made[0] if call.single else tuple(made[: call.fresh])
 
 
-
-
 def call(op: Op, args: Sequence[Any], attrs: dict[str, Any]) -> Any:
     """What an op gives for operands of which at least one is an eager tensor."""
-    operands = _operands(op, args)
-    tensors = [operand for operand in operands if isinstance(operand, Tensor)]
+    operands = [arg for arg in args if arg.__class__ is Tensor]
+    if len(operands) < len(args):
+        args = _operands(op, args)
+        operands = [arg for arg in args if isinstance(arg, Tensor)]
     if isinstance(op, Composite) and not op.pure:  # its function may read values that change
-        return apply(_known_by_program(op, operands, attrs), tensors)
-    key = (op, *[_key(operand) for operand in operands])
+        return apply(_known_by_program(op, args, attrs), operands)
+    key: tuple[Any, ...] = (op, *[arg.type if arg.__class__ is Tensor else (arg.__class__, repr(arg)) for arg in args])
     if attrs:
         key = (*key, op.frozen_attrs(attrs).key)
     known = modes.known
@@ -107,12 +115,8 @@ def call(op: Op, args: Sequence[Any], attrs: dict[str, Any]) -> Any:
     if found is None:
         if len(known) >= MAX_CALLS:
             known.clear()
-        found = known[key] = traced(op.name, *_program(op, operands, attrs))
-    return apply(found, tensors)
-
-
-def _key(operand: Any) -> Any:
-    return operand.type if isinstance(operand, Tensor) else (operand.__class__, repr(operand))
+        found = known[key] = traced(op.name, *_program(op, args, attrs))
+    return apply(found, operands)
 
 
 def _operands(op: Op, args: Sequence[Any]) -> list[Any]:
@@ -121,19 +125,20 @@ def _operands(op: Op, args: Sequence[Any]) -> list[Any]:
     Beside floats a number is an operand as any other, of their dtype: it may change with every call. Where its value
     says more (an exponent, an integer that has to fit), each value is a program of its own.
     """
-    floats = [arg.type.dtype for arg in args if isinstance(arg, Tensor) and is_float(arg.type.dtype)]
-    tensors = sum([isinstance(arg, Tensor) for arg in args])
-    may_vary = op.kind == "pointwise" and len(op.accepts) == 1 and op is not power_op and len(floats) == tensors
-    dtype = promote(*floats) if may_vary else ""
+    dtype = ""
+    if op.kind == "pointwise" and len(op.accepts) == 1 and op is not power_op:
+        dtypes = {arg.type.dtype for arg in args if arg.__class__ is Tensor}
+        if dtypes <= SCALARS.keys():
+            dtype = promote(*dtypes) if len(dtypes) > 1 else dtypes.pop()
+    return [arg if arg.__class__ is Tensor else _operand(arg, dtype) for arg in args]
 
-    def operand(arg: Any) -> Any:
-        if isinstance(arg, Tensor):
-            return arg
-        if arg.__class__ in NUMBERS and may_vary:
-            return Tensor(np.array(arg, np_dtype(dtype)), TensorType(dtype, ()))
-        return arg if isinstance(arg, bool | int | float) else lifted(arg)
 
-    return [operand(arg) for arg in args]
+def _operand(arg: Any, dtype: str) -> Any:
+    """What isn't a tensor yet; a number becomes one of `dtype`, unless that is empty."""
+    if dtype and arg.__class__ in NUMBERS:
+        np_type, type = SCALARS[dtype]
+        return Tensor(np.array(arg, np_type), type)
+    return arg if isinstance(arg, bool | int | float) else lifted(arg)
 
 
 def _program(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> tuple[list[TensorType], Any, bool]:
@@ -171,7 +176,9 @@ def _known_by_program(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) ->
 def pair(op: Op, a: Any, b: Any) -> Any:
     """What `call` gives for two operands: the commonest calls in as few steps as can be, all others by `call`."""
     if a.__class__ is not Tensor or b.__class__ is not Tensor:
-        return call(op, (a, b), {})
+        a, b = _operands(op, (a, b))
+        if a.__class__ is not Tensor or b.__class__ is not Tensor:
+            return call(op, (a, b), {})
     known = modes.known.get((op, a.type, b.type))
     if known is None or not known.alone:
         return call(op, (a, b), {})
@@ -212,8 +219,6 @@ OPERATORS = {
     "le": "less_equal",
     "gt": "greater",
     "ge": "greater_equal",
-    "eq": "equal",
-    "ne": "not_equal",
 }
 
 

@@ -53,6 +53,7 @@ class Call:
 
     Attributes:
         name: of the op.
+        types_in: of the inputs.
         types: of the outputs, and of the new values behind them.
         type: of the first output.
         floats: which of these are floats.
@@ -83,6 +84,7 @@ class Call:
         require_values(reachable(roots).difference(given))
         self.inputs = tuple([parameter(k, node.type) for k, node in enumerate(given)])
         self.outputs = substitute(roots, dict(zip(given, self.inputs, strict=True)))
+        self.types_in = [node.tensor_type for node in self.inputs]
         self.types = [node.tensor_type for node in self.outputs]
         self.type = self.types[0]
         self.floats = [k for k, type in enumerate(self.types) if is_float(type.dtype)]

@@ -23,6 +23,7 @@ from graphc.runtime.variables import materialise
 from graphc.types import TensorType
 
 M = TypeVar("M", bound=Module)
+LR, STEP = TensorType("float64"), TensorType("int64")  # what the learning rate and the number of the step are
 
 
 def module(model: M, seed: int = 0) -> M:
@@ -78,7 +79,7 @@ class Optimizer:
         given: list[Any] = list(params.parameters()) if isinstance(params, Module) else list(params)
         groups = given if any(isinstance(group, Mapping) for group in given) else [{"params": given}]
         self.param_groups = [self._group(group) for group in groups]
-        self._slots: dict[Tensor, dict[str, Tensor]] = {}
+        self._slots: dict[Tensor, list[Tensor]] = {}
         self._steps: dict[Tensor, int] = {}
         self._calls: dict[Any, Call] = {}
 
@@ -109,25 +110,25 @@ class Optimizer:
 
     def step(self) -> None:
         """Give every tensor that has a gradient its new value."""
-        for group in self.param_groups:
-            options = {name: value for name, value in group.items() if name != "params"}
-            for param in group["params"]:
-                if param.grad is not None:
-                    self._update(param, param.grad, options)
+        with no_grad():
+            for group in self.param_groups:
+                options = {name: value for name, value in group.items() if name != "params"}
+                for param in group["params"]:
+                    if param.grad is not None:
+                        self._update(param, param.grad, options)
 
     def _update(self, param: Tensor, g: Tensor, options: Options) -> None:
-        names = self.rules.slot_names(options)
-        slots = self._slots.setdefault(param, {name: zeros(param.type) for name in names})
+        slots = self._slots.get(param)
+        if slots is None:
+            slots = self._slots[param] = [zeros(param.type) for _ in self.rules.slot_names(options)]
         step = self._steps[param] = self._steps.get(param, 0) + 1
-        operands = [param, g, _scalar(options["lr"], "float64"), _scalar(step, "int64"), *slots.values()]
-        with no_grad():
-            new, *memory = apply(self._call(param.type, options), operands)
+        lr = Tensor(np.array(options["lr"], np.float64), LR)
+        new, *slots[:] = apply(self._call(param.type, options), [param, g, lr, Tensor(np.array(step), STEP), *slots])
         param.assign(new)
-        slots.update(zip(slots, memory, strict=True))
 
     def _call(self, type: TensorType, options: Options) -> Call:
         """The rule for tensors of one type; the learning rate and the number of the step are operands of it."""
-        key = (type, *[(name, repr(value)) for name, value in options.items() if name != "lr"])
+        key = (type, *[option for option in options.items() if option[0] != "lr"])
         found = self._calls.get(key)
         if found is None:
             found = self._calls[key] = self._traced(type, options)
@@ -135,7 +136,7 @@ class Optimizer:
 
     def _traced(self, type: TensorType, options: Options) -> Call:
         names, counts = self.rules.slot_names(options), self.rules.counts(options)
-        types = [type, type, TensorType("float64"), TensorType("int64"), *[type] * len(names)]
+        types = [type, type, LR, STEP, *[type] * len(names)]
 
         def build(formals: Sequence[Node]) -> tuple[Node, ...]:
             param, g, lr, step, *held = formals
@@ -145,8 +146,3 @@ class Optimizer:
             return (value, *[memory[name] for name in names])
 
         return traced(repr(self.rules), types, build, training=True)
-
-
-def _scalar(value: Any, dtype: str) -> Tensor:
-    """A number as an operand."""
-    return Tensor(np.array(value, dtype), TensorType(dtype))

@@ -8,13 +8,14 @@ given up as soon as a gradient has passed, unless the tape is to be retained; th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from types import CodeType
 from typing import Any, NamedTuple
 
 from graphc.errors import GradientError
 from graphc.ir import Graph, Node
 from graphc.ops.state import placeholder
-from graphc.source import here
+from graphc.source import Site, here, user_site
 from graphc.types import TensorType
 
 Edge = tuple["Entry", int]
@@ -22,9 +23,10 @@ Hook = Callable[[Any], Any]
 
 
 class Freed(NamedTuple):
-    """Stands for saved values that were given up: the line at which that was."""
+    """Stands for saved values that were given up: where in the user's code that was."""
 
-    line: str
+    code: CodeType | None
+    offset: int
 
 
 class Entry(ABC):
@@ -114,20 +116,15 @@ def entries(roots: Iterable[Entry]) -> list[Entry]:
     """All entries behind `roots`, each after those of its operands."""
     order: list[Entry] = []
     seen: set[Entry] = set()
-    stack: list[tuple[Entry, Iterator[Edge | None]]] = []
-    for root in roots:
-        if root not in seen:
-            seen.add(root)
-            stack.append((root, iter(root.parents)))
-        while stack:
-            entry, edges = stack[-1]
-            found = next((edge[0] for edge in edges if edge is not None and edge[0] not in seen), None)
-            if found is None:
-                order.append(entry)
-                stack.pop()
-            else:
-                seen.add(found)
-                stack.append((found, iter(found.parents)))
+    stack = [(root, False) for root in roots]
+    while stack:
+        entry, follows = stack.pop()
+        if follows:
+            order.append(entry)
+        elif entry not in seen:
+            seen.add(entry)
+            stack.append((entry, True))
+            stack += [(edge[0], False) for edge in entry.parents if edge is not None and edge[0] not in seen]
     return order
 
 
@@ -158,21 +155,23 @@ def walk(seeds: Iterable[tuple[Edge, Any]], asked: Collection[Edge] | None, reta
     arrived: dict[Entry, list[Any]] = {}
     for edge, g in seeds:
         _arrive(arrived, edge, g)
-    line, found = "" if retain else here(), {}
+    freed, found = Freed(*user_site(2)), {}
     for entry in reversed(order):
         if entry not in arrived:
             continue
-        cotangents = _hooked(entry, arrived.pop(entry))
+        cotangents = arrived.pop(entry)
+        if entry.hooks:
+            _hooked(entry.hooks, cotangents)
         if asked is not None:
             found.update({(entry, k): g for k, g in enumerate(cotangents) if (entry, k) in asked})
-            if isinstance(entry, Leaf) or not any(edge is not None and edge[0] in needed for edge in entry.parents):
+            if entry.__class__ is Leaf or not any(edge is not None and edge[0] in needed for edge in entry.parents):
                 continue
         _require_kept(entry)
         for edge, g in entry.pull(cotangents):
             if edge[0] in needed:
                 _arrive(arrived, edge, g)
-        if not retain and not isinstance(entry, Leaf):
-            entry.saved = Freed(line)
+        if not retain and entry.__class__ is not Leaf:
+            entry.saved = freed
     return found
 
 
@@ -193,20 +192,21 @@ def _arrive(arrived: dict[Entry, list[Any]], edge: Edge, g: Any) -> None:
     slots[slot] = g if slots[slot] is None else slots[slot] + g
 
 
-def _hooked(entry: Entry, cotangents: list[Any]) -> list[Any]:
-    """The cotangents as the hooks leave them."""
-    for slot, hooks in (entry.hooks or {}).items():
-        for hook in list(hooks):
+def _hooked(hooks: Mapping[int, Sequence[Hook]], cotangents: list[Any]) -> None:
+    """Leave the cotangents as the hooks want them."""
+    for slot, some in hooks.items():
+        for hook in list(some):
             if cotangents[slot] is not None:
                 changed = hook(cotangents[slot])
                 cotangents[slot] = cotangents[slot] if changed is None else changed
-    return cotangents
 
 
 def _require_kept(entry: Entry) -> None:
-    if isinstance(entry.saved, Freed):
+    if entry.saved.__class__ is Freed:
+        code, offset = entry.saved
+        line = "" if code is None else f"at {Site.of(code, offset)}"
         raise GradientError(
             f"a gradient has passed {entry.name} already, and the values it needs were given up then",
-            lines=[f"at {entry.saved.line}", here()],
+            lines=[*filter(None, [line]), here()],
             hint="backward(retain_graph=True) there keeps them for another pass",
         )

@@ -182,6 +182,12 @@ class Tensor(Operators):
 
     __hash__ = object.__hash__
 
+    def __eq__(self, other: object) -> Any:
+        return NotImplemented if other is None or isinstance(other, str) else METHODS["equal"](self, other)
+
+    def __ne__(self, other: object) -> Any:
+        return NotImplemented if other is None or isinstance(other, str) else METHODS["not_equal"](self, other)
+
     # ------------------------------------------------------------------------------------------ gradients
 
     def backward(
