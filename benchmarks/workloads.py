@@ -227,3 +227,9 @@ WORKLOADS: dict[str, Workload] = {
     ),
     "chain": Workload(f"chain of {CHAIN_NODES:,} nodes: build to gradient", 0, _chain, fresh=True),
 }
+
+# What is measured of eager execution, against torch's; the goal is how many times as fast it should be.
+EAGER: dict[str, Workload] = {
+    "tracked_add": Workload("a + b on the tape, 11 floats", 1, lambda scale: (_normal(11), _normal(11))),
+    **{name: WORKLOADS[name]._replace(goal=0) for name in ("linreg", "mlp", "lenet")},
+}

@@ -15,8 +15,8 @@ from benchmarks import charts, op_cases, ops, peers, worker
 from benchmarks.__main__ import parsed
 from benchmarks.op_cases import CASES, WITHOUT_CASE, WITHOUT_GRADIENT
 from benchmarks.running import Worker, WorkerError
-from benchmarks.systems import Prepared, graphc_ops, graphc_session
-from benchmarks.workloads import WORKLOADS, Scale
+from benchmarks.systems import Prepared, graphc_eager, graphc_ops, graphc_session
+from benchmarks.workloads import EAGER, WORKLOADS, Scale
 from graphc.ops import REGISTRY
 
 TINY = Scale(batch=2, side=32, elements=64, nodes=40)
@@ -56,6 +56,19 @@ def test_the_chain_gives_the_gradient_of_its_weights():
 @pytest.mark.parametrize("name", ["linreg", "mlp", "matmul"])
 def test_running_and_stepping_compute_the_same(name):
     assert np.array_equal(results(STEP, name), results(RUN, name))
+
+
+@pytest.mark.parametrize("name", [name for name in EAGER if name in WORKLOADS])
+def test_eager_steps_have_the_losses_of_sessions(name):
+    found = results(graphc_eager.prepare("", 1), name, steps=3)
+    np.testing.assert_allclose(found, results(STEP, name, steps=3), rtol=1e-5)
+
+
+def test_the_eager_addition_is_on_the_tape():
+    a, b = EAGER["tracked_add"].data(TINY)
+    prepared = graphc_eager.prepare("", 1)["tracked_add"]({}, (a, b))
+    assert prepared.step().requires_grad
+    assert np.array_equal(prepared.read(prepared.step()), a + b)
 
 
 def test_linear_regression_starts_as_it_is_known_to():

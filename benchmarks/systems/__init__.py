@@ -64,9 +64,12 @@ OP_SYSTEMS: dict[str, System] = {
     "torch ops": System("torch_ops", "", "torch"),
 }
 
+# graphc's eager twin, which is measured against torch alone.
+EAGER_SYSTEMS: dict[str, System] = {"graphc eager": System("graphc_eager", "", "graphc")}
+
 OWN = tuple(name for name, system in SYSTEMS.items() if system.package == "graphc")
 
 
 def system_of(name: str) -> System:
     """The system of a worker."""
-    return {**SYSTEMS, **OP_SYSTEMS}[name]
+    return {**SYSTEMS, **OP_SYSTEMS, **EAGER_SYSTEMS}[name]

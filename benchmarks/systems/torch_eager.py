@@ -96,6 +96,12 @@ def linreg(compiler: Compiler) -> Callable[[Arrays, Data], Prepared]:
     return prepare
 
 
+def tracked_add(weights: Arrays, data: Data) -> Prepared:
+    """One small op whose gradient can be asked for."""
+    a, b = (torch.tensor(array, requires_grad=True) for array in data)
+    return Prepared(lambda: a + b, lambda y: y.detach().numpy())
+
+
 def chain(weights: Arrays, data: Data) -> Prepared:
     """A deep chain and its gradient."""
 
@@ -145,4 +151,4 @@ def prepare(variant: str, threads: int) -> Table:
         "matmul": function(compiler, torch.matmul),
         "first_step": first_step(resnet),
     }
-    return table if variant == "compile" else {**table, "chain": chain}
+    return table if variant == "compile" else {**table, "chain": chain, "tracked_add": tracked_add}
