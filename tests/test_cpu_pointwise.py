@@ -20,6 +20,7 @@ from graphc.runtime.cpu.host import HOSTS, this_host
 from graphc.runtime.cpu.jit import compiled
 from graphc.runtime.cpu.pointwise import TABLE, cost
 from graphc.types import DTYPES, TensorType, np_dtype
+from tests import cpu_cores
 
 Array = np.ndarray[Any, Any]
 
@@ -180,6 +181,19 @@ def test_powers_are_accurate_up_to_the_ends_of_the_range(dtype: str, range: int)
         exponent = (rng.uniform(-1.05 * range, range, x.size) / np.log2(base.astype(np.float64))).astype(dtype)
         found = run(ops.power_op, base, exponent)
         assert ulps(found, precise(ops.power_op, [base, exponent])).max() <= ULPS[ops.power_op][dtype == "float64"]
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [("float32", 152), ("float64", 1080)])
+def test_powers_of_2_are_exact_at_integers_and_accurate_between(dtype: str, limit: int) -> None:
+    whole = np.arange(-limit, limit).astype(dtype)
+    between = np.random.default_rng(0).uniform(-limit, limit, 20_000).astype(dtype)
+    x = np.concatenate([whole, between, np.array([-0.0, np.inf, -np.inf, np.nan], dtype)])
+    node = gc.placeholder("x", x.shape, dtype)
+    (found,) = cpu_cores.run([gc.exp2(node)], {node: x})
+    with np.errstate(all="ignore"):
+        exact = np.exp2(x.astype(np.longdouble))
+        assert (found[: whole.size] == exact[: whole.size].astype(dtype)).all()
+        assert ulps(found, exact).max() <= 1
 
 
 def test_large_angles_are_reduced_as_the_library_does() -> None:

@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from graphc.ir import Node
 from graphc.op import Op
-from graphc.operands import cast_op
+from graphc.operands import cast_op, splat_value
 from graphc.ops import control
 from graphc.ops import math as ops
 from graphc.runtime.cpu import vector_math
@@ -249,7 +249,7 @@ def _floor_divide(f: Function, node: Node, args: Sequence[Value]) -> Value:
 def _power(f: Function, node: Node, args: Sequence[Value]) -> Value:
     a, b = args
     if _is_float(a):
-        return vector_math.power(f, a, b)
+        return vector_math.exp2(f, b) if _is_exp2(node) else vector_math.power(f, a, b)
     if _unsigned(node):
         return _powers(f, a, b)
     one = constant(a.type, 1)
@@ -258,6 +258,11 @@ def _power(f: Function, node: Node, args: Sequence[Value]) -> Value:
     unit = f.binary("or", f.compare("icmp eq", a, one), f.compare("icmp eq", a, constant(a.type, -1)))
     vanishes = f.binary("and", negative, f.binary("xor", unit, constant(unit.type, True)))
     return f.select(vanishes, constant(a.type, 0), found)
+
+
+def _is_exp2(node: Node) -> bool:
+    """Whether a node is a power of the number 2."""
+    return node.op is ops.power_op and bool(splat_value(node.inputs[0]) == 2)
 
 
 def _powers(f: Function, a: Value, b: Value) -> Value:
@@ -378,21 +383,21 @@ TABLE: Mapping[Op, Emit] = MappingProxyType(
 PLAIN = 0.03
 COSTS: Mapping[Op, float] = MappingProxyType(
     {
-        ops.divide: 0.15,
-        ops.sqrt: 0.2,
+        ops.divide: 0.1,
+        ops.sqrt: 0.16,
         ops.floor_divide: 0.4,
-        ops.remainder: 0.25,
+        ops.remainder: 0.2,
         ops.power_op: 1.4,
-        ops.exp: 0.2,
-        ops.expm1: 0.2,
-        ops.log: 0.3,
-        ops.log1p: 0.35,
-        ops.log2: 0.35,
+        ops.exp: 0.16,
+        ops.expm1: 0.16,
+        ops.log: 0.22,
+        ops.log1p: 0.3,
+        ops.log2: 0.3,
         ops.log10: 0.35,
-        ops.sin: 0.2,
-        ops.cos: 0.2,
-        ops.tanh: 0.35,
-        ops.erf: 0.3,
+        ops.sin: 0.16,
+        ops.cos: 0.16,
+        ops.tanh: 0.25,
+        ops.erf: 0.25,
     }
 )
 WIDE = {"float64": 3.0, "int64": 3.0}  # how much longer it takes for these dtypes
@@ -401,4 +406,4 @@ WIDE = {"float64": 3.0, "int64": 3.0}  # how much longer it takes for these dtyp
 def cost(node: Node) -> float:
     """Nanoseconds that an element of a pointwise op takes, roughly."""
     dtype = node.inputs[0].dtype if node.inputs else node.dtype
-    return COSTS.get(node.op, PLAIN) * WIDE.get(dtype, 1.0)
+    return COSTS.get(ops.exp if _is_exp2(node) else node.op, PLAIN) * WIDE.get(dtype, 1.0)

@@ -187,6 +187,7 @@ class Math:
 
 # Beyond these, exp(x) is 0 or infinite
 EXP_RANGE = {"float": (-104.0, 89.0), "double": (-746.0, 710.0)}
+EXP2_RANGE = {"float": (-151.0, 129.0), "double": (-1077.0, 1025.0)}
 # Where expm1(x) is -1 within half a unit
 EXPM1_LOW = {"float": -18.0, "double": -38.0}
 
@@ -217,9 +218,27 @@ def exp(f: Function, x: Value) -> Value:
     bias = m.format.bias
     whole, r = _reduced(m, x, 2 * bias)
     half = m.bits(m.fma(x, m.format.rounded(1 / LN2) / 2, m.format.rounder + bias))
-    rest = f.binary("sub", whole, half)
-    power = m.mul(m.mul(m.horner(r, (1.0, 1.0, *EXP[element_of(x.type)])), m.shifted(half)), m.shifted(rest))
-    return m.select(vanishes, 0.0, power)
+    return m.select(vanishes, 0.0, _in_halves(m, r, whole, half))
+
+
+def _in_halves(m: Math, r: Value, whole: Value, half: Value) -> Value:
+    """exp(r) times a power of 2 whose exponent is `whole`, with twice the bias; `half` is about half of that."""
+    rest = m.f.binary("sub", whole, half)
+    return m.mul(m.mul(m.horner(r, (1.0, 1.0, *EXP[element_of(r.type)])), m.shifted(half)), m.shifted(rest))
+
+
+def exp2(f: Function, x: Value) -> Value:
+    """2 ** x, exact for integers: 2 ** n times exp(r·ln 2), with an r that nothing was lost of."""
+    m = Math(f, x.type)
+    low, high = EXP2_RANGE[element_of(x.type)]
+    vanishes = m.less(x, low)
+    x = m.select(vanishes, 0.0, m.at_most(x, high))
+    base, natural = m.format.rounder + 2 * m.format.bias, m.format.rounded(LN2)
+    summed = m.add(x, base)
+    part = m.sub(x, m.sub(summed, base))
+    r = m.fma(part, natural, m.mul(part, m.format.rounded(LN2 - Fraction(natural))))
+    half = m.bits(m.fma(x, 0.5, m.format.rounder + m.format.bias))
+    return m.select(vanishes, 0.0, _in_halves(m, r, m.bits(summed), half))
 
 
 def expm1(f: Function, x: Value) -> Value:
