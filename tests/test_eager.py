@@ -8,9 +8,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 from op_testing import call, close, is_array, retyped, samples_of
+from test_dispatch import FUNCTIONS, X
 
 import graphc as gc
 from graphc import eager as ge
+from graphc.eager.tensors import lifted
 from graphc.op import NoGradient, Op
 from graphc.ops import REGISTRY
 from graphc.passes.gradients import gradients
@@ -79,3 +81,19 @@ def test_what_has_a_gradient_is_on_the_tape(op: Op):
         returned = op(*map(operand, sample.args), **sample.attrs)
         results = returned if isinstance(returned, tuple) else (returned,)
         assert not any(result.requires_grad for result in results)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_public_functions_give_tensors_with_the_values_of_nodes(name: str):
+    x = gc.placeholder("x", X.shape, "float64")
+    with gc.Session(device="reference") as session:
+        expected = session.run(_flat(FUNCTIONS[name](x)), {x: X})
+    with ge.set_training(False):
+        found = [lifted(value) for value in _flat(FUNCTIONS[name](ge.tensor(X, requires_grad=True)))]
+    for value, wanted in zip(found, expected, strict=True):
+        assert value.dtype == wanted.dtype.name
+        np.testing.assert_allclose(value.numpy(), wanted, rtol=1e-10, atol=1e-10)
+
+
+def _flat(returned: Any) -> list[Any]:
+    return list(returned) if isinstance(returned, tuple | list) else [returned]

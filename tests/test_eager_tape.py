@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import threading
 import weakref
 
@@ -11,7 +13,7 @@ import pytest
 import graphc as gc
 from graphc import eager as ge
 from graphc.eager.modes import KNOWN
-from graphc.errors import ArgumentError, DTypeError, GradientError, ShapeError
+from graphc.errors import ArgumentError, DTypeError, GradientError, GraphcError, ShapeError
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +52,33 @@ def test_a_tensor_shares_no_memory_with_what_it_was_made_of():
         t.numpy()[0] = 1
 
 
+def test_numpys_functions_do_not_leave_the_tape_unseen():
+    w = leaf()
+    with pytest.raises(TypeError, match="ufunc"):
+        np.exp(w)
+    assert (np.ones(3, "float32") + w).requires_grad
+    assert (np.float32(2) * w).requires_grad
+
+
+def test_leaves_are_copied_and_pickled():
+    w = copy.deepcopy(leaf())
+    assert w.tolist() == [1, 2, 3] and w.requires_grad
+    assert pickle.loads(pickle.dumps(w)).requires_grad
+    with pytest.raises(ArgumentError, match="detach"):
+        copy.copy(w * 2)
+
+
+def test_a_tensor_is_fed_to_a_session():
+    x = gc.placeholder("x", (3,))
+    with gc.Session() as session:
+        assert session.run(x * 2, {x: leaf()}).tolist() == [2, 4, 6]
+
+
+def test_an_index_out_of_range_is_told():
+    with pytest.raises(GraphcError, match="3"):
+        gc.take(leaf(), ge.tensor([0, 3]))
+
+
 def test_one_element_is_a_python_number():
     t = ge.tensor(2.5)
     assert (t.item(), float(t), int(t)) == (2.5, 2.5, 2)
@@ -68,6 +97,7 @@ def test_python_control_flow_follows_values():
     assert not ge.tensor(0.0)
     assert 2.0 in ge.tensor([1.0, 2.0])
     assert (ge.tensor([1, 2]) == ge.tensor([1, 3])).tolist() == [True, False]
+    assert (t == None) is False and (t != "one") is True  # noqa: E711 - elements are compared with numbers only
     with pytest.raises(ShapeError, match=r"(?s)neither true nor false.*any\(\)"):
         bool(ge.tensor([1.0, 2.0]) > 0)
 
@@ -414,6 +444,13 @@ def test_own_ops_run_eagerly():
     assert v.grad.item() == 1
 
 
+def test_the_mode_is_that_of_the_call():
+    by_mode = [gc.by_mode(ge.tensor(1.0), ge.tensor(2.0)).item()]
+    with ge.set_training(False):
+        by_mode.append(gc.by_mode(ge.tensor(1.0), ge.tensor(2.0)).item())
+    assert by_mode == [1, 2]
+
+
 def test_own_ops_that_read_changing_values_see_the_present_one():
     factor = 2.0
 
@@ -489,6 +526,20 @@ def test_dropout_passes_gradients_where_it_passed_values():
     y.sum().backward()
     assert set(y.tolist()) == {0, 2}
     np.testing.assert_array_equal(t.grad.numpy(), y.numpy())
+
+
+def test_own_ops_draw_anew_with_each_call_and_compile_nothing_new():
+    @gc.composite
+    def dropped(x):
+        return gc.dropout(gc.exp(x), 0.5)
+
+    t = ge.tensor(np.zeros(64, "float32"), requires_grad=True)
+    y = dropped(t)
+    y.sum().backward()
+    np.testing.assert_array_equal(t.grad.numpy(), y.numpy())
+    before = len(KNOWN[True])
+    assert dropped(t).tolist() != y.tolist()
+    assert len(KNOWN[True]) == before
 
 
 def test_the_tape_is_drawn():

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from graphc.composites import Composite
-from graphc.eager.calls import Backward, Call, formals_of, results_of, traced
-from graphc.eager.modes import modes
+from graphc.eager.calls import Backward, Call, call_of, formals_of, is_single, results_of, traced
+from graphc.eager.modes import generator, modes
 from graphc.eager.tape import Edge, Entry
 from graphc.eager.tensors import Tensor, lifted, zeros
-from graphc.ir import Node, substitute
+from graphc.ir import Node, substitute, toposort
 from graphc.op import Array, Op
 from graphc.operands import ACCEPTS
 from graphc.operators import METHODS, Operators
@@ -106,17 +106,11 @@ def call(op: Op, args: Sequence[Any], attrs: dict[str, Any]) -> Any:
         args = _operands(op, args)
         operands = [arg for arg in args if isinstance(arg, Tensor)]
     if isinstance(op, Composite) and not op.pure:  # its function may read values that change
-        return apply(_known_by_program(op, args, attrs), operands)
+        return _traced_anew(op, args, operands, attrs)
     key: tuple[Any, ...] = (op, *[arg.type if arg.__class__ is Tensor else (arg.__class__, repr(arg)) for arg in args])
     if attrs:
         key = (*key, op.frozen_attrs(attrs).key)
-    known = modes.known
-    found = known.get(key)
-    if found is None:
-        if len(known) >= MAX_CALLS:
-            known.clear()
-        found = known[key] = traced(op.name, *_program(op, args, attrs))
-    return apply(found, operands)
+    return apply(_remembered(key, lambda: traced(op.name, *_program(op, args, attrs))), operands)
 
 
 def _operands(op: Op, args: Sequence[Any]) -> list[Any]:
@@ -154,19 +148,29 @@ def _program(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> tuple[li
     return [operands[k].type for k in places], build, modes.training
 
 
-_programs: dict[Any, Call] = {}
-
-
-def _known_by_program(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Call:
-    """The call of an op that is traced each time: equal programs are compiled once."""
-    types, build, training = _program(op, operands, attrs)
+def _traced_anew(op: Op, args: Sequence[Any], operands: Sequence[Tensor], attrs: dict[str, Any]) -> Any:
+    """Call an op that is traced each time. Equal programs are compiled once, so what they draw is an operand."""
+    types, build, training = _program(op, args, attrs)
     formals = formals_of(types)
-    key = (training, formals, results_of(build(formals)))
-    found = _programs.get(key)
+    returned = build(formals)
+    results = results_of(returned)
+    leaves = [node for node in toposort(results) if node.op.kind == "random"]
+    inputs = formals_of([*types, *[leaf.tensor_type for leaf in leaves]])
+    results = substitute(results, dict(zip(leaves, inputs[len(formals) :], strict=True)))
+    found = _remembered(
+        (inputs, results), lambda: call_of(op.name, inputs, results, training, single=is_single(returned))
+    )
+    return apply(found, [*operands, *[Tensor(generator.draw(leaf), leaf.tensor_type) for leaf in leaves]])
+
+
+def _remembered(key: tuple[Any, ...], make: Callable[[], Call]) -> Call:
+    """What is known in this mode under a key, made if it isn't."""
+    known = modes.known
+    found: Call | None = known.get(key)
     if found is None:
-        if len(_programs) >= MAX_CALLS:
-            _programs.clear()
-        found = _programs[key] = traced(op.name, types, build, training)
+        if len(known) >= MAX_CALLS:
+            known.clear()
+        found = known[key] = make()
     return found
 
 

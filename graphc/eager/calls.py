@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from weakref import WeakSet
 
 from graphc.composites import items
-from graphc.eager.modes import KNOWN, generator
+from graphc.eager.modes import KNOWN
 from graphc.errors import ArgumentError
 from graphc.ir import Node, Program, reachable, substitute
 from graphc.op import Array
@@ -47,7 +47,7 @@ class Call:
 
     Args:
         inputs: parameters or other leaves, each an operand of the call.
-        outputs: what is computed from them, and from random leaves, which every run draws anew.
+        outputs: what is computed from them.
         updates: inputs that get new values with each run, and those.
         single: the call gives its one output, not a tuple.
 
@@ -79,17 +79,15 @@ class Call:
         self.fresh = len(outputs)
         self.updated = tuple([inputs.index(leaf) for leaf, _ in updates])
         roots = (*outputs, *[new for _, new in updates])
-        self._draws = tuple([n for n in reachable(roots) if n.op.kind == "random"])
-        given = (*inputs, *self._draws)
-        require_values(reachable(roots).difference(given))
-        self.inputs = tuple([parameter(k, node.type) for k, node in enumerate(given)])
-        self.outputs = substitute(roots, dict(zip(given, self.inputs, strict=True)))
+        require_values(reachable(roots).difference(inputs))
+        self.inputs = formals_of([node.type for node in inputs])
+        self.outputs = substitute(roots, dict(zip(inputs, self.inputs, strict=True)))
         self.types_in = [node.tensor_type for node in self.inputs]
         self.types = [node.tensor_type for node in self.outputs]
         self.type = self.types[0]
         self.floats = [k for k, type in enumerate(self.types) if is_float(type.dtype)]
         self._backwards: dict[tuple[bool, ...], Backward | None] = {}
-        self.alone = single and len(roots) == 1 and roots[0] not in inputs and not self._draws
+        self.alone = single and len(roots) == 1 and roots[0] not in inputs
         self.entry, self._sources = _compiled(self.inputs, self.outputs, self.alone)
         CALLS.add(self)
 
@@ -97,8 +95,7 @@ class Call:
         """The outputs for the values of the inputs; an output that is an input is the same array."""
         if self.alone:
             return (self.entry(*arrays),)
-        given = [*arrays, *map(generator.draw, self._draws)]
-        known = [*given, *self.entry(*given)]
+        known = [*arrays, *self.entry(*arrays)]
         return [known[source] for source in self._sources]
 
     def backward(self, needed: tuple[bool, ...]) -> Backward | None:
@@ -186,9 +183,18 @@ def traced(name: str, types: Sequence[Type], build: Callable[[Sequence[Node]], A
     """The call of what `build` makes of parameters of these types, in one mode."""
     formals = formals_of(types)
     returned = build(formals)
-    program = resolve_mode(Program((), results_of(returned)), training=training)
-    single = isinstance(returned, Node) and isinstance(returned.type, TensorType)
-    return Call(name, formals, program.outputs, program.updates, single=single)
+    return call_of(name, formals, results_of(returned), training, single=is_single(returned))
+
+
+def is_single(returned: Any) -> bool:
+    """Whether a call of an op on nodes returned a tensor, not a tuple of them."""
+    return isinstance(returned, Node) and isinstance(returned.type, TensorType)
+
+
+def call_of(name: str, inputs: Sequence[Node], results: Sequence[Node], training: bool, *, single: bool) -> Call:
+    """The call that computes `results` in one mode; what is tracked on the way is updated in training."""
+    program = resolve_mode(Program((), tuple(results)), training=training)
+    return Call(name, inputs, program.outputs, program.updates, single=single)
 
 
 def require_values(nodes: Iterable[Node]) -> None:

@@ -37,6 +37,7 @@ class Tensor(Operators):
     """
 
     __slots__ = ("__weakref__", "_array", "_edge", "type")
+    __array_ufunc__ = None  # np.exp(t) would leave the tape unseen; an array's operators leave tensors the call
     __graphc_op__: ClassVar[Callable[..., Any]]  # from `calling.py`, which makes tensors
     type: TensorType
 
