@@ -85,19 +85,20 @@ class Composite(Op):
         return inspect.signature(self.fn)
 
     @cached_property
-    def _plain(self) -> tuple[range, frozenset[str]]:
-        """How many tensors a call may give, and the names that are attributes."""
+    def _plain(self) -> tuple[range, frozenset[str], frozenset[str]]:
+        """How many tensors a call may give, the names that are attributes, and those of them that it must give."""
         parameters = self._signature.parameters.values()
         tensors = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-        attrs = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
-        if len(tensors) + len(attrs) < len(parameters) or any(p.default is p.empty for p in attrs):
-            return range(0), frozenset()
+        attrs = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+        if len(tensors) + len(attrs) < len(parameters):
+            return range(0), frozenset(), frozenset()
         least = sum([p.default is p.empty for p in tensors])
-        return range(least, len(tensors) + 1), frozenset([p.name for p in attrs])
+        return range(least, len(tensors) + 1), frozenset(attrs), frozenset(self.required)
 
     def _bind(self, args: tuple[Any, ...], attrs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        counts, known = self._plain
-        if len(args) in counts and known.issuperset(attrs) and not any(arg is None for arg in args):
+        counts, known, needed = self._plain
+        fits = len(args) in counts and needed <= attrs.keys() <= known
+        if fits and not any(arg is None for arg in args):
             return args, attrs  # as nearly always
         try:
             bound = self._signature.bind(*args, **attrs)

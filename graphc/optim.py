@@ -29,10 +29,12 @@ __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "clip_grad_norm", "clip_grad_val
 
 RULE = "update"  # the rule by which update nodes are derived from gradients; drawings tell them by it
 
+_EAGER = "gc.eager.optimizer(optimizer, params) has it for eager tensors"
+
 # Where to find what torch's optimisers have and these don't.
 ELSEWHERE = {
-    "step": "train = optimizer.minimize(loss) is the step, and sess.run([loss, train], feeds) takes it",
-    "zero_grad": "gradients are tensors of the graph and don't accumulate",
+    "step": f"train = optimizer.minimize(loss) is the step, and sess.run([loss, train], feeds) takes it; {_EAGER}",
+    "zero_grad": f"gradients are tensors of the graph and don't accumulate; {_EAGER}",
     "param_groups": "lr may be a placeholder, a variable or an expression, which each run computes",
     "state_dict": "slots are variables: sess.save and sess.load keep them with all others",
     "load_state_dict": "slots are variables: sess.save and sess.load keep them with all others",

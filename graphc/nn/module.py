@@ -27,7 +27,10 @@ from graphc.ops.state import Variable
 from graphc.restore import LoadReport, compare, require_all
 from graphc.source import here
 
-_MODE = "the mode belongs to a run: fetching a training update, or training=True, makes it a training run"
+_MODE = (
+    "the mode belongs to a run: fetching a training update, or training=True, makes it a training run; "
+    "in eager execution gc.eager.set_training sets it"
+)
 _DEVICE = "the device belongs to the session: gc.Session(device=...)"
 
 # Where to find what torch's modules have and these don't.
@@ -38,7 +41,7 @@ ELSEWHERE = {
     "to": _DEVICE,
     "cuda": _DEVICE,
     "cpu": _DEVICE,
-    "zero_grad": "gradients are tensors of the graph and don't accumulate",
+    "zero_grad": "gradients are tensors of the graph and don't accumulate; those of eager tensors do: gc.eager.optimizer",
 }
 
 
