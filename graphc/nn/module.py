@@ -41,7 +41,7 @@ ELSEWHERE = {
     "to": _DEVICE,
     "cuda": _DEVICE,
     "cpu": _DEVICE,
-    "zero_grad": "gradients are tensors of the graph and don't accumulate; those of eager tensors do: gc.eager.optimizer",
+    "zero_grad": "gradients are tensors of the graph and don't accumulate; gc.eager.optimizer has it",
 }
 
 
