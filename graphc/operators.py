@@ -25,7 +25,7 @@ ELSEWHERE = {
     **dict.fromkeys(("float", "double", "half", "int", "long", "bool", "type"), _CAST),
     **dict.fromkeys(("cuda", "cpu", "device"), _DEVICE),
     "to": f"{_CAST}; {_DEVICE}",
-    "backward": "gc.gradients(loss, variables) makes gradients, optimizer.minimize(loss) a step; gc.eager.tensor has it",
+    "backward": "gc.gradients(loss, variables) makes gradients, optimizer.minimize(loss) a step; gc.eager has it",
     "grad": "gc.gradients(loss, [x]) makes the gradient, a tensor",
     "requires_grad": "a variable's `trainable` says whether minimize trains it",
     "dim": "x.ndim",

@@ -268,6 +268,8 @@ def test_detach_cuts_the_tape():
     y.backward()
     assert w.grad.item() == 3
     assert w.detach().is_leaf and not w.detach().requires_grad
+    copied = w.clone()
+    assert copied is not w and copied.item() == 3 and copied.grad_fn.name == "IdentityBackward"
 
 
 def test_leaves_begin_and_end_to_require_a_gradient():

@@ -23,7 +23,8 @@ from graphc.types import TensorType, np_dtype, promote
 NUMBERS = (int, float)  # the classes of Python numbers, without bool
 SCALARS = {dtype: (np_dtype(dtype), TensorType(dtype)) for dtype in ACCEPTS["float"]}
 MAX_CALLS = 4096  # that are remembered in each mode
-new = object.__new__
+new = object.__new__  # constructors in Python would take a quarter of a small call
+
 
 class Called(Entry):
     """A call of an op, whose gradient is a program too."""
@@ -48,10 +49,9 @@ class Called(Entry):
 
     def nodes(self, operands: Sequence[Node | None]) -> Sequence[Node]:
         """See `Entry.nodes`."""
-        formals = self.call.inputs
         given = {
             formal: placeholder("value", formal.shape, formal.dtype) if operand is None else operand
-            for formal, operand in zip(formals, [*operands, *[None] * len(formals)], strict=False)
+            for formal, operand in zip(self.call.inputs, operands, strict=True)
         }
         return substitute(self.call.outputs, given)
 
@@ -94,8 +94,8 @@ def apply(call: Call, operands: Sequence[Tensor]) -> Any:
         Tensor(array, type, (entry, k) if entry is not None and k in call.floats else None)
         for k, (array, type) in enumerate(zip(results, call.types, strict=True))
     ]
-    for k, new in zip(call.updated, made[call.fresh :], strict=True):
-        operands[k]._array = new._array
+    for k, value in zip(call.updated, made[call.fresh :], strict=True):
+        operands[k]._array = value._array
     return made[0] if call.single else tuple(made[: call.fresh])
 
 

@@ -16,13 +16,12 @@ from graphc.ir import Node, reachable
 from graphc.op import Array
 from graphc.operands import as_array
 from graphc.operators import METHODS, Operators
+from graphc.ops.control import identity
 from graphc.ops.state import placeholder
 from graphc.source import here
 from graphc.types import TensorType, dtype_name, is_float, np_dtype
 from graphc.values import converted
 
-NUMBERS = (int, float)  # the classes of Python numbers, without bool
-new = object.__new__
 SHOWN_DTYPES = ("float32", "int64", "bool")  # those that a printed tensor doesn't name
 
 
@@ -213,7 +212,7 @@ class Tensor(Operators):
 
     def clone(self) -> Tensor:
         """The tensor, as a result of its own."""
-        return METHODS["reshape"](self, self.type.shape)  # type: ignore[no-any-return]
+        return identity(self)  # type: ignore[no-any-return]
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Make it a leaf that collects its gradient, or one that doesn't; returns the tensor itself."""
