@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -171,6 +172,33 @@ def test_an_optimizer_takes_tensors_only():
         ge.optimizer(gc.optim.SGD(), gc.nn.Linear(2, 1).parameters())
     with pytest.raises(ArgumentError, match="did you mean 'momentum'"):
         ge.optimizer(gc.optim.SGD(), [{"params": [], "momentun": 0.9}])
+
+
+def test_threads_train_side_by_side():
+    def train(found: dict[int, list[float]], k: int) -> None:
+        with gc.Graph():
+            found[k] = eager_losses(*digits()[:2], gc.optim.Adam(lr=1e-2), *digits()[2:])
+
+    found: dict[int, list[float]] = {}
+    threads = [threading.Thread(target=train, args=(found, k)) for k in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    train(found, 3)
+    assert [found[k] for k in range(3)] == [found[3]] * 3
+
+
+def test_parameters_are_fitted_to_arrays_by_hand():
+    tu, tc = np.linspace(-1, 1, 11, dtype="float32"), np.linspace(-3, 3, 11, dtype="float32")
+    w = ge.tensor(1.0, requires_grad=True)
+    for _ in range(100):
+        loss = ((w * tu - tc) ** 2).mean()
+        w.grad = None
+        loss.backward()
+        with ge.no_grad():
+            w.assign(w - 0.5 * w.grad)
+    assert w.item() == pytest.approx(3.0) and loss < 1e-6
 
 
 def test_metrics_run_eagerly():

@@ -191,6 +191,15 @@ def test_gradients_have_gradients():
     assert not k.requires_grad
 
 
+def test_a_pass_on_the_tape_leaves_gradients_that_have_some():
+    w = leaf(2.0)
+    (w**3).backward(create_graph=True)
+    first, w.grad = w.grad, None
+    assert first.requires_grad
+    first.backward()
+    assert (first.item(), w.grad.item()) == (12, 12)
+
+
 SECOND_ORDER = {
     "tanh": lambda x: gc.tanh(x),
     "softmax": lambda x: gc.softmax(x) * x,
