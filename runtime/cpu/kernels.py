@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from functools import cache, lru_cache
+from functools import cache
 
 from graphc.ir import Node
 from graphc.kernel import Kernel, Region
@@ -16,8 +16,6 @@ from graphc.runtime.cpu.phases import KernelCode, NativeKernel
 from graphc.runtime.cpu.reductions import REDUCTIONS
 
 FLAT = 64  # sizes from which kernels of one loop, such as the updates of biases, share code: it needs no constants
-
-KNOWN = 4096  # kernels whose code is remembered
 
 Core = Callable[[KernelCode], bool]  # emits the phases of a kernel with a core; False: it isn't served
 
@@ -45,12 +43,6 @@ def native_kernel(kernel: Kernel, host: Host, cores: Mapping[Op, Core] = CORES) 
     elif kernel.core.op not in cores or not cores[kernel.core.op](code):
         return None
     return code.finished()
-
-
-@lru_cache(KNOWN)
-def known_kernel(kernel: Kernel, host: Host, exact: bool) -> NativeKernel | None:
-    """`native_kernel`, made once in a process: training, evaluation and other sessions have kernels in common."""
-    return native_kernel(kernel, host, EXACT_CORES if exact else CORES)
 
 
 def _is_served(region: Region) -> bool:

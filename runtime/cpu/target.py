@@ -28,7 +28,7 @@ from graphc.runtime.cpu.driver import Command, CommandList, Scratch, aligned_mem
 from graphc.runtime.cpu.dump import dump_kernels, dump_plan
 from graphc.runtime.cpu.host import Host, this_host
 from graphc.runtime.cpu.jit import Code, Loading
-from graphc.runtime.cpu.kernels import function, known_kernel
+from graphc.runtime.cpu.kernels import CORES, EXACT_CORES, function, native_kernel
 from graphc.runtime.cpu.peak import measured_peak
 from graphc.runtime.cpu.phases import NativeKernel, aligned
 from graphc.runtime.cpu.pool import shared_pool
@@ -100,11 +100,14 @@ class CpuTarget:
         self.memory = Memory()
         self.scratch = Scratch(self.pool.threads)
         self.blocks = Blocks()
-        self.exact = conv_precision == "exact"
+        self.cores = CORES if conv_precision == "winograd4" else EXACT_CORES
+        self._natives: dict[Kernel, NativeKernel | None] = {}
 
     def native(self, kernel: Kernel) -> NativeKernel | None:
-        """The code of a kernel; None where NumPy runs it."""
-        return known_kernel(kernel, self.host, self.exact)
+        """The code of a kernel, made once; None where NumPy runs it."""
+        if kernel not in self._natives:
+            self._natives[kernel] = native_kernel(kernel, self.host, self.cores)
+        return self._natives[kernel]
 
     def compile(self, program: Program) -> CpuExecutable:
         """Fuse, schedule and generate code for a program whose passes have run."""
