@@ -129,7 +129,7 @@ def test_a_run_that_needs_too_much_memory_says_how_much_and_changes_nothing(what
             if n < HUGE:
                 session.run([y, bump], {x: np.ones(n, "float32")})
                 continue
-            with pytest.raises(gc.ResourceError, match=r"this run needs 102[45] TB of memory") as caught:
+            with pytest.raises(gc.ResourceError, match=r"this run needs 10\d\d TB of memory") as caught:
                 session.run([y, bump], {x: np.zeros(n, "float32")})
             assert expected in str(caught.value) and "test_devices.py" in str(caught.value)
             assert "feed fewer samples" in str(caught.value)
