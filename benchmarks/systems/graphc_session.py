@@ -45,7 +45,7 @@ class Ways:
 
         def materialise() -> None:
             for variable in weights:
-                session[variable]
+                session[variable] = session[variable]  # in the session's own storage: the first values are arrays
 
         if self.by_run:
             given = dict(zip(feeds, data, strict=True))
