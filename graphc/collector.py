@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import gc
-import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+class _Pause:
+    """A block that wants the collector to rest."""
+
+
 class _Pauses:
-    """How many blocks want the collector to rest, and whether it is to go on after the last of them."""
+    """Which blocks want the collector to rest, and whether it was running before the first of them.
+
+    An interrupt may come before any line. A block is known weakly, so one that couldn't say that it ended is gone with
+    its frame; and that the collector is to run again is forgotten only once it does.
+    """
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.count = 0
-        self.was_enabled = False
+        self.blocks: weakref.WeakSet[_Pause] = weakref.WeakSet()
+        self.stopped = False
 
-    def begin(self) -> None:
-        with self.lock:
-            if self.count == 0:
-                self.was_enabled = gc.isenabled()
-                gc.disable()
-            self.count += 1
+    def begin(self, block: _Pause) -> None:
+        self.blocks.add(block)
+        if gc.isenabled():
+            self.stopped = True
+            gc.disable()
 
-    def end(self) -> None:
-        with self.lock:
-            self.count -= 1
-            if self.count == 0 and self.was_enabled:
-                gc.enable()
+    def end(self, block: _Pause) -> None:
+        self.blocks.discard(block)
+        if self.stopped and not self.blocks:
+            gc.enable()
+            self.stopped = False
 
 
 _pauses = _Pauses()
@@ -38,10 +44,11 @@ def paused() -> Iterator[None]:
     """Pause the cyclic collector: nodes form no cycles, so scanning them as they are made finds nothing.
 
     It takes a third of the time of building 10^5 nodes. Reference counting goes on; blocks nest, and may overlap
-    between threads: they are counted, for the collector is one for all of them.
+    between threads: the collector, which is one for all of them, goes on after the last.
     """
-    _pauses.begin()
+    block = _Pause()
     try:
+        _pauses.begin(block)
         yield
     finally:
-        _pauses.end()
+        _pauses.end(block)
