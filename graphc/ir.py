@@ -436,11 +436,9 @@ def explain(error: GraphcError, op: Op, inputs: Sequence[Node], where: tuple[Any
     if not error.message.startswith(f"{op.name}:"):
         error.message = f"{op.name}: {error.message}"
     site = Occurrence(*where).site
-    made = [
-        node.made_at if str(node.type) in error.message else f"{node.made_at} as {node.type}"
-        for node in inputs
-        if node.made_at
-    ]
+    # A number is written in the line itself; its node may be one that an equal number elsewhere was given.
+    shown = [node for node in inputs if node.made_at and (node.op.kind != "constant" or node.shape)]
+    made = [node.made_at if str(node.type) in error.message else f"{node.made_at} as {node.type}" for node in shown]
     return error.at(str(site) if site else "", *dict.fromkeys(made))
 
 

@@ -48,8 +48,9 @@ def called() -> str:
     outermost = ""
     while frame is not None and _is_internal(frame):
         name = frame.f_code.co_qualname
-        told = frame.f_globals.get("__name__") == "graphc.errors"
-        if not told and "<" not in name and not name.startswith("Operators."):  # no wrapper, lambda or operator
+        room = str(frame.f_globals.get("__name__"))
+        inside = room == "graphc.errors" or room.startswith("graphc.eager")  # wrappers, and how eager tensors call ops
+        if not inside and "<" not in name and not name.startswith("Operators."):  # no lambda or operator
             outermost = name
         frame = frame.f_back
     return "" if "." in outermost else outermost

@@ -103,7 +103,8 @@ def test_no_bare_exception_comes_out_of_methods_and_operators(junk):
 
 
 def test_the_call_the_usage_and_the_cause_are_told():
-    x = gc.placeholder("x", shape=(2, 3))
+    with gc.Graph():
+        x = gc.placeholder("x", shape=(2, 3))
     with pytest.raises(gc.ArgumentError) as caught:
         gc.dropout(x, "0.5")
     text = str(caught.value)
