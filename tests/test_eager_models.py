@@ -216,3 +216,18 @@ def test_the_reference_runs_calls_too():
             ge.set_device("referenc")
     finally:
         ge.set_device(None)
+
+
+def test_dropout_of_an_array_follows_the_mode():
+    model = ge.module(gc.nn.Sequential(gc.nn.Dropout(0.5), gc.nn.Linear(64, 1, bias=False)))
+    ones = np.ones((1, 64), "float32")
+    assert len({model(ones).item() for _ in range(3)}) == 3
+    with ge.set_training(False):
+        assert len({model(ones).item() for _ in range(3)}) == 1
+
+
+@pytest.mark.parametrize("params", [lambda w: w, lambda w: [w * 2], lambda w: [w, w], lambda w: [ge.tensor([1.0])]])
+def test_an_optimiser_refuses_what_it_could_not_change_once(params):
+    w = ge.tensor([1.0, 2.0], requires_grad=True)
+    with pytest.raises(gc.ArgumentError, match="params"):
+        ge.optimizer(gc.optim.SGD(lr=0.1), params(w))

@@ -561,3 +561,24 @@ def test_the_tape_is_drawn():
         assert name in picture
     loss.backward()
     assert "tanh" in str(gc.render(loss)), "the tape can be drawn when its values are gone"
+
+
+def test_an_array_may_change_after_the_call():
+    x = ge.tensor([1.0, 2.0], requires_grad=True)
+    batch = np.array([3.0, 3.0], "float32")
+    y = (x * batch).sum()
+    batch[:] = 0
+    y.backward()
+    assert x.grad.numpy().tolist() == [3.0, 3.0]
+
+
+def test_a_hook_gives_a_gradient_of_the_same_type():
+    x = ge.tensor([1.0, 2.0], requires_grad=True)
+    x.register_hook(lambda g: np.ones(3, "float32"))
+    with pytest.raises(gc.ShapeError, match=r"a hook returned float32\[3\] for the gradient of float32\[2\]"):
+        (x * 2).sum().backward()
+
+
+def test_operators_are_named_in_errors_as_the_op():
+    with pytest.raises(gc.ShapeError, match=r"^add: "):
+        ge.tensor([1.0, 2.0]) + ge.tensor([1.0, 2.0, 3.0])

@@ -76,9 +76,14 @@ class Optimizer:
 
     def __init__(self, rules: Rules, params: Any) -> None:
         self.rules = rules
+        if isinstance(params, Tensor):
+            raise ArgumentError("params are a list of tensors, and this is one", hint="[w]")
         given: list[Any] = list(params.parameters()) if isinstance(params, Module) else list(params)
         groups = given if any(isinstance(group, Mapping) for group in given) else [{"params": given}]
         self.param_groups = [self._group(group) for group in groups]
+        members = [id(param) for group in self.param_groups for param in group["params"]]
+        if len(set(members)) != len(members):
+            raise ArgumentError("a tensor is among params twice, and would be changed twice in a step")
         self._slots: dict[Tensor, list[Tensor]] = {}
         self._steps: dict[Tensor, int] = {}
         self._calls: dict[Any, Call] = {}
@@ -92,6 +97,12 @@ class Optimizer:
         if wrong:
             raise ArgumentError(
                 f"params are eager tensors, got {', '.join(dict.fromkeys(wrong))}", hint="ge.module(m).parameters()"
+            )
+        fixed = [k for k, param in enumerate(params) if not (param.is_leaf and param.requires_grad)]
+        if fixed and not isinstance(members, Module):
+            raise ArgumentError(
+                f"params must be leaves that require a gradient; number {fixed[0]} is none",
+                hint="ge.tensor(data, requires_grad=True)",
             )
         return {**self.rules.defaults, **own, "params": params}
 

@@ -8,16 +8,17 @@ from typing import Any, ClassVar
 import numpy as np
 
 from graphc.eager.calls import require_values
-from graphc.eager.modes import generator, set_grad_enabled
+from graphc.eager.modes import generator, modes, set_grad_enabled
 from graphc.eager.tape import Edge, Entry, Handle, Leaf, drawn, walk
 from graphc.errors import ArgumentError, GradientError, ShapeError
 from graphc.evaluate import evaluate
-from graphc.ir import Node, reachable
+from graphc.ir import Node, Program, reachable
 from graphc.op import Array
 from graphc.operands import as_array
 from graphc.operators import METHODS, Operators
 from graphc.ops.control import identity
 from graphc.ops.state import placeholder
+from graphc.passes.modes import resolve_mode
 from graphc.source import here
 from graphc.types import TensorType, dtype_name, is_float, np_dtype
 from graphc.values import converted
@@ -229,10 +230,24 @@ class Tensor(Operators):
 
         Returns:
             A handle, whose `remove()` ends it.
+
+        Raises:
+            ShapeError: in a pass, what it returns is of another type than the tensor.
         """
         if self._edge is None:
             raise GradientError("a tensor that requires no gradient has no hooks", hint="t.requires_grad_()")
-        return Handle(self._edge, hook)
+        type = self.type
+
+        def fitting(gradient: Tensor) -> Tensor | None:
+            changed = hook(gradient)
+            if changed is None:
+                return None
+            given = lifted(changed)
+            if given.type is not type:
+                raise ShapeError(f"a hook returned {given.type} for the gradient of {type}")
+            return given
+
+        return Handle(self._edge, fitting)
 
     # ------------------------------------------------------------------------------------------ new values
 
@@ -331,7 +346,8 @@ def lifted(value: Any) -> Tensor:
     if isinstance(value, Tensor):
         return value
     if not isinstance(value, Node):
-        return wrapped(np.ascontiguousarray(as_array(value)).reshape(np.shape(value)))
+        return wrapped(np.array(as_array(value), order="C", copy=True))  # the user may write to his array later
+    (value,) = resolve_mode(Program((), (value,)), training=modes.training).outputs
     leaves = reachable([value])
     require_values(leaves)
     env = {leaf: generator.drawn(leaf) for leaf in leaves if leaf.op.kind == "random"}
