@@ -288,8 +288,13 @@ class Node(Operators):
 
     @property
     def made_at(self) -> str:
-        """`matmul was made at model.py:12`, or the empty string for a parameter and a node without a line."""
-        site = None if self.op.kind == "parameter" else self.occurrence.site
+        """`matmul was made at model.py:12`, or the empty string for a node without a line of its own.
+
+        A parameter has none, and neither has a number: it is written in the line that uses it, and its node may be one
+        that an equal number elsewhere was given.
+        """
+        nowhere = self.op.kind == "parameter" or (self.op.kind == "constant" and not self.shape)
+        site = None if nowhere else self.occurrence.site
         return f"{self.display_name} was made at {site.short}" if site else ""
 
     def __bool__(self) -> bool:
@@ -436,9 +441,11 @@ def explain(error: GraphcError, op: Op, inputs: Sequence[Node], where: tuple[Any
     if not error.message.startswith(f"{op.name}:"):
         error.message = f"{op.name}: {error.message}"
     site = Occurrence(*where).site
-    # A number is written in the line itself; its node may be one that an equal number elsewhere was given.
-    shown = [node for node in inputs if node.made_at and (node.op.kind != "constant" or node.shape)]
-    made = [node.made_at if str(node.type) in error.message else f"{node.made_at} as {node.type}" for node in shown]
+    made = [
+        node.made_at if str(node.type) in error.message else f"{node.made_at} as {node.type}"
+        for node in inputs
+        if node.made_at
+    ]
     return error.at(str(site) if site else "", *dict.fromkeys(made))
 
 
