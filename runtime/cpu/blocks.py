@@ -32,6 +32,11 @@ _block = [Block(0, np.uint8)]
 UNUSED = sys.getrefcount(_block[0])  # of a block to which nothing but a list refers
 
 
+def is_recycled(nbytes: int) -> bool:
+    """Whether results of this size are lent their memory, and can't come from the allocator."""
+    return nbytes >= LARGE
+
+
 class Blocks:
     """Blocks that were lent to results; those that nothing refers to are lent again."""
 
@@ -42,7 +47,7 @@ class Blocks:
     def array(self, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
         """An array that shares memory with no other that is in use, not initialised."""
         nbytes = math.prod(shape) * dtype.itemsize
-        if nbytes < LARGE:
+        if not is_recycled(nbytes):
             return np.empty(shape, dtype)
         block = self._lent(nbytes + ALIGN)
         return np.ndarray(shape, dtype, buffer=block, offset=-block.ctypes.data % ALIGN)

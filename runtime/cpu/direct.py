@@ -21,7 +21,7 @@ from graphc.ir import Node
 from graphc.op import Array
 from graphc.ops.random import Draw
 from graphc.ops.state import Updates
-from graphc.runtime.cpu.blocks import LARGE
+from graphc.runtime.cpu.blocks import is_recycled
 from graphc.runtime.cpu.driver import Threads
 from graphc.runtime.cpu.entry import Argument, Bound, Form, bind, lend, make_entry, servable
 from graphc.runtime.cpu.target import CpuExecutable, Run
@@ -161,7 +161,7 @@ class Direct:
         slots = {leaf: 1 + symbolic.given[leaf] if leaf in symbolic.given else unused for leaf in fed}
         feeds = [Argument(np_dtype(leaf.tensor_type.dtype), values[leaf].shape, slots[leaf]) for _, leaf in served.fed]
         results = [Argument(np_dtype(buffers[k].type.dtype), run.arrays[k].shape, 1 + k) for k in symbolic.outputs]
-        if not servable([*feeds, *results]) or any(run.arrays[k].nbytes >= LARGE for k in symbolic.outputs):
+        if not servable([*feeds, *results]) or any(is_recycled(run.arrays[k].nbytes) for k in symbolic.outputs):
             return None
         draws = tuple([leaf for leaf in found.draws if isinstance(leaf, Draw)])
         kept = [array for k, array in run.arrays.items() if buffers[k].role != "result" and buffers[k].node not in fed]
