@@ -36,8 +36,13 @@ item_op = primitive(
 )
 
 
-def items(node: Node) -> tuple[Node, ...]:
-    """The results of a node that has several, each a tensor; `(node,)` for one that is a tensor."""
+def items(node: Any) -> tuple[Any, ...]:
+    """The results of a node that has several, each a tensor; `(node,)` for one that is a tensor.
+
+    An eager engine has the tuple of them itself, which is returned as it is.
+    """
+    if isinstance(node, tuple):
+        return node
     if not isinstance(node.type, TupleType):
         return (node,)
     return tuple([make(item_op, (node,), Attrs({"index": k})) for k in range(len(node.type.items))])
