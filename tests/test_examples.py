@@ -13,6 +13,7 @@ from checkout import ROOT, shown
 from safetensors.numpy import load_file
 
 import graphc as gc
+from graphc.runtime import session
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -59,10 +60,10 @@ ADAM = (18.730587, 8.292550, 4.275753, 3.178962, 2.962302, 2.931170, 2.927909, 2
 ADAM_FIT = (5.3676, -17.3044)
 
 
-def same_digits(found, expected, digits=6):
-    """Whether two values agree in so many significant digits, give or take one for the rounding of many steps."""
+def same_digits(found, expected, digits=6, within=0.5):
+    """Whether `found` is `expected` at so many significant digits, `within` so much of the last one."""
     unit = 10.0 ** (math.floor(math.log10(abs(expected))) + 1 - digits)
-    return abs(found - expected) <= unit
+    return abs(found - expected) <= within * unit
 
 
 def test_linear_regression_starts_from_the_reference_loss_and_gradient():
@@ -74,9 +75,13 @@ def test_linear_regression_starts_from_the_reference_loss_and_gradient():
     ("way", "losses", "fit"),
     [("by_hand", SGD, SGD_FIT), ("symbolic", SGD, SGD_FIT), ("sgd", SGD, SGD_FIT), ("adam", ADAM, ADAM_FIT)],
 )
-def test_linear_regression_gives_the_reference_results(way, losses, fit):
+@pytest.mark.parametrize(("device", "within"), [("reference", 0.5), ("cpu", 1)])
+def test_linear_regression_gives_the_reference_results(way, losses, fit, device, within, monkeypatch):
+    # The expected numbers were summed in NumPy's order; in another, 1,000 steps may move the last printed digit.
+    monkeypatch.setattr(session, "BEST", device)
     found, w, b = load("linear_regression")["train"](way)
-    assert [f"{a:.7g} is not {b:.7g}" for a, b in zip(found, losses, strict=True) if not same_digits(a, b)] == []
+    pairs = zip(found, losses, strict=True)
+    assert [f"{a:.7g} is not {b:.7g}" for a, b in pairs if not same_digits(a, b, within=within)] == []
     assert (round(w, 4), round(b, 4)) == fit
 
 
