@@ -20,7 +20,8 @@ from graphc.runtime.cpu import kernels
 from graphc.runtime.cpu.host import HOSTS, Host, narrowed, this_host
 from graphc.runtime.cpu.jit import Code, compiled
 from graphc.runtime.cpu.kernels import CORES, Core, native_kernel
-from graphc.runtime.cpu.phases import ALIGN, NativeKernel
+from graphc.runtime.cpu.phases import NativeKernel
+from graphc.runtime.strided import ALIGN
 from graphc.target import TargetInfo
 from graphc.types import np_dtype
 from tests.plan_testing import prepared

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from graphc.op import Array
-from graphc.runtime.cpu.phases import ALIGN
+from graphc.runtime.strided import ALIGN
 
 LARGE = 16 << 20  # bytes of a result from which its memory is recycled
 MAX_KEPT = 512 << 20  # bytes of blocks that are remembered, those included that are in use

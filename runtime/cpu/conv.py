@@ -16,7 +16,8 @@ from graphc.runtime.cpu import conv_direct, conv_few, conv_weight, conv_winograd
 from graphc.runtime.cpu.builder import MEMORY_TYPE, Function, Int, Value, constant
 from graphc.runtime.cpu.conv_geometry import Axis, Convolution, described
 from graphc.runtime.cpu.conv_tiles import counters
-from graphc.runtime.cpu.phases import KernelCode, itemsize
+from graphc.runtime.cpu.phases import KernelCode
+from graphc.runtime.strided import itemsize
 
 
 class Algorithm(NamedTuple):

@@ -36,7 +36,8 @@ from graphc.runtime.cpu.conv_tiles import (
 )
 from graphc.runtime.cpu.elements import Element
 from graphc.runtime.cpu.host import Host
-from graphc.runtime.cpu.phases import ALIGN, KernelCode, Strided, aligned
+from graphc.runtime.cpu.phases import KernelCode
+from graphc.runtime.strided import ALIGN, Strided, aligned
 
 COLUMNS = 16  # vectors of a block's columns, about
 DEPTH = 160  # rows that are multiplied at a time, about: a tile's part of them shall fit the first cache

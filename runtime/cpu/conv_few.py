@@ -31,7 +31,8 @@ from graphc.runtime.cpu.conv_tiles import (
 )
 from graphc.runtime.cpu.elements import Element
 from graphc.runtime.cpu.host import Host
-from graphc.runtime.cpu.phases import KernelCode, Strided
+from graphc.runtime.cpu.phases import KernelCode
+from graphc.runtime.strided import Strided
 
 FEW = 16  # channels of the result in a group, at most
 DEPTH = 1024  # products of one result, at most: they are summed in one go

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from graphc.dims import Dim
 from graphc.ir import Node
 from graphc.ops.windows import Pads
-from graphc.runtime.cpu.phases import Strided
+from graphc.runtime.strided import Strided
 
 # What each primitive takes, in order, and what it computes.
 ROLES = {"conv": ("x", "w", "g"), "conv_input_grad": ("g", "w", "x"), "conv_weight_grad": ("x", "g", "w")}

@@ -29,7 +29,8 @@ from graphc.runtime.cpu.conv_tiles import (
     some_lanes,
     zero_fill,
 )
-from graphc.runtime.cpu.phases import KernelCode, Strided
+from graphc.runtime.cpu.phases import KernelCode
+from graphc.runtime.strided import Strided
 
 BLOCK_BYTES = 1 << 18  # of the source, that all tiles go over before the next
 ROWS = 64  # channels of the gradient, at most, in one unit of work

@@ -31,7 +31,7 @@ from graphc.runtime.cpu.conv_tiles import (
 )
 from graphc.runtime.cpu.elements import Element
 from graphc.runtime.cpu.host import Host
-from graphc.runtime.cpu.phases import Frame, KernelCode, Strided, aligned
+from graphc.runtime.cpu.phases import Frame, KernelCode
 from graphc.runtime.cpu.winograd import (
     PLACES,
     RESULTS,
@@ -43,6 +43,7 @@ from graphc.runtime.cpu.winograd import (
     store_column,
     two_passes,
 )
+from graphc.runtime.strided import Strided, aligned
 
 LEAST = 16  # channels, on both sides
 BATCH = 16  # that is assumed where it isn't known

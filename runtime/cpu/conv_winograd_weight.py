@@ -30,8 +30,9 @@ from graphc.runtime.cpu.conv_tiles import (
 )
 from graphc.runtime.cpu.conv_winograd import is_profitable
 from graphc.runtime.cpu.host import Host
-from graphc.runtime.cpu.phases import KernelCode, Strided, aligned
+from graphc.runtime.cpu.phases import KernelCode
 from graphc.runtime.cpu.winograd import PLACES, RESULTS, SIDE, TAPS, Lines, store_column, two_passes
+from graphc.runtime.strided import Strided, aligned
 
 TILES = 64  # of a block, about: as many products are summed in one go
 CACHED = 1 << 17  # elements of the sums of a unit of work

@@ -24,7 +24,7 @@ from graphc.runtime.cpu.builder import I64, PTR, Function, Module, Value, consta
 from graphc.runtime.cpu.fields import I32, Fields, both, call, do, is_zero, unless
 from graphc.runtime.cpu.host import Host, this_host
 from graphc.runtime.cpu.jit import Code, load
-from graphc.runtime.cpu.phases import ALIGN
+from graphc.runtime.strided import ALIGN
 
 PARALLEL_NS = 10_000  # commands that cost less run on one thread
 TICKET_NS = 5_000  # a ticket costs about this much, at least

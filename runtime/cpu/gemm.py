@@ -24,7 +24,8 @@ from graphc.runtime.cpu.elements import Element
 from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.microkernels import FLOATS, tile
 from graphc.runtime.cpu.packing import compute_dtype
-from graphc.runtime.cpu.phases import Frame, KernelCode, Strided, itemsize
+from graphc.runtime.cpu.phases import Frame, KernelCode
+from graphc.runtime.strided import Strided, itemsize
 
 PANEL_BYTES = 32 << 10  # of a panel of B in one block of k: about the first-level cache
 SMALL_BYTES, CACHE_BYTES = 32 << 10, 1 << 20  # about the first level of the cache, and the second

@@ -19,9 +19,10 @@ from graphc.runtime.cpu.builder import Int, Value
 from graphc.runtime.cpu.elements import Element
 from graphc.runtime.cpu.nest import Nest
 from graphc.runtime.cpu.nest_layout import Port, layout_of, loading, stored_in
-from graphc.runtime.cpu.phases import Frame, KernelCode, Strided, itemsize
+from graphc.runtime.cpu.phases import Frame, KernelCode
 from graphc.runtime.cpu.reductions import REDUCTIONS
 from graphc.runtime.cpu.row_passes import kept_bytes, passes_of
+from graphc.runtime.strided import Strided, itemsize
 from graphc.types import TupleType
 
 LONG = 1 << 15  # elements of a row that are reduced in one unit, if there are few rows

@@ -31,10 +31,11 @@ from graphc.runtime.cpu.builder import (
 )
 from graphc.runtime.cpu.elements import Element, from_memory, is_signed, to_memory, transposed
 from graphc.runtime.cpu.nest_layout import Port, layout_of, loading, side_by_side, stored_in
-from graphc.runtime.cpu.phases import Frame, Strided, itemsize
+from graphc.runtime.cpu.phases import Frame
 from graphc.runtime.cpu.pointwise import REGISTER_TYPE
 from graphc.runtime.cpu.reductions import REDUCTIONS, Accumulator, across, horizontal, starting
 from graphc.runtime.cpu.row_passes import Pass, kept_bytes, passes_of
+from graphc.runtime.strided import Strided, itemsize
 
 TURNED = 8  # values of a body that is written out for each vector of a square
 SHORT = 2  # times what is computed side by side: loops that are no longer have masks at every step

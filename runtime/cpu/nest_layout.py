@@ -11,9 +11,9 @@ from graphc.ir import Node
 from graphc.kernel import Load, Region
 from graphc.runtime.cpu import pointwise
 from graphc.runtime.cpu.host import Host
-from graphc.runtime.cpu.phases import Strided, itemsize
 from graphc.runtime.cpu.pointwise import HALVES
 from graphc.runtime.cpu.row_passes import passes_of
+from graphc.runtime.strided import Strided, itemsize
 
 BLOCK = 4096  # elements of a parallel vector loop in one unit of work
 COLUMNS = 8  # vectors whose rows are reduced side by side, at most

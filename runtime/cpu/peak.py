@@ -14,9 +14,10 @@ from graphc.runtime.cpu.driver import Command, CommandList, Scratch, aligned_mem
 from graphc.runtime.cpu.fields import Fields
 from graphc.runtime.cpu.host import Host, this_host
 from graphc.runtime.cpu.jit import load
-from graphc.runtime.cpu.phases import PARAMETERS, itemsize
+from graphc.runtime.cpu.phases import PARAMETERS
 from graphc.runtime.cpu.pool import shared_pool
 from graphc.runtime.profile import Peak
+from graphc.runtime.strided import itemsize
 
 SUMS = 12  # independent ones: more than the latency of a multiply-add times how many begin at once; all in registers
 STEPS = 2_000  # multiply-adds to each sum, in one unit

@@ -13,15 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from graphc.dims import Dim, DimExpr, ceil_div
+from graphc.dims import Dim, DimExpr
 from graphc.kernel import Kernel
 from graphc.runtime.cpu.builder import I64, MEMORY_TYPE, PTR, Function, Int, Module, Value, constant
 from graphc.runtime.cpu.host import Host
-from graphc.types import np_dtype
+from graphc.runtime.strided import Strided, aligned
 
-ALIGN = 64  # bytes to which every buffer, workspace and scratch is aligned
 PARAMETERS = (
     ("ptr noalias", "table"),
     ("ptr noalias", "args"),
@@ -65,20 +64,6 @@ class NativeKernel:
     workspace: Dim
     draws: bool
     notes: tuple[str, ...] = ()
-
-
-class Strided(NamedTuple):
-    """Where an array lies: affine in its indices, counted in elements of its dtype.
-
-    Attributes:
-        place: what `number` counts: the kernel's reads or writes; in "workspace" it is an offset in bytes.
-    """
-
-    place: Literal["read", "write", "workspace", "scratch"]
-    number: Dim
-    offset: Dim
-    strides: tuple[Dim, ...]
-    dtype: str
 
 
 class KernelCode:
@@ -216,13 +201,3 @@ class Frame:
     def done(self) -> None:
         """End the function: all went well."""
         self.f.ret(constant(I64, 0))
-
-
-def aligned(nbytes: Dim) -> Dim:
-    """`nbytes`, rounded up to `ALIGN`."""
-    return ceil_div(nbytes, ALIGN) * ALIGN
-
-
-def itemsize(dtype: str) -> int:
-    """Bytes of an element."""
-    return int(np_dtype(dtype).itemsize)

@@ -21,7 +21,8 @@ from graphc.runtime.cpu import lanes as regions
 from graphc.runtime.cpu import vector_math
 from graphc.runtime.cpu.builder import I64, MEMORY_TYPE, Function, Int, Value, constant, lanes_of, vector
 from graphc.runtime.cpu.elements import to_memory
-from graphc.runtime.cpu.phases import Frame, KernelCode, itemsize
+from graphc.runtime.cpu.phases import Frame, KernelCode
+from graphc.runtime.strided import itemsize
 from graphc.types import np_dtype
 
 UNIT = 4096  # elements of one unit of work

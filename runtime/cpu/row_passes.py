@@ -9,7 +9,7 @@ from graphc.dims import Dim, product
 from graphc.ir import Node, reachable
 from graphc.kernel import Region
 from graphc.runtime.cpu import pointwise
-from graphc.runtime.cpu.phases import aligned
+from graphc.runtime.strided import aligned
 
 KEPT = 0.15  # nanoseconds an element: a value that costs more is kept for later passes
 

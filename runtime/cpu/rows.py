@@ -18,7 +18,8 @@ from graphc.runtime.cpu.builder import (
     lanes_of,
     vector,
 )
-from graphc.runtime.cpu.phases import Frame, KernelCode, Strided, itemsize
+from graphc.runtime.cpu.phases import Frame, KernelCode
+from graphc.runtime.strided import Strided, itemsize
 
 Number = float | int | bool
 

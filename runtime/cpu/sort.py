@@ -17,8 +17,9 @@ from graphc.op import Op
 from graphc.ops.sorting import argsort_op, topk_op
 from graphc.runtime.cpu import lanes as regions
 from graphc.runtime.cpu.builder import I64, MEMORY_TYPE, Function, Int, Value, constant, lanes_of, vector
-from graphc.runtime.cpu.phases import Frame, KernelCode, Strided, aligned, itemsize
+from graphc.runtime.cpu.phases import Frame, KernelCode
 from graphc.runtime.cpu.rows import columns, load_lanes, store_lanes, sweep, units
+from graphc.runtime.strided import Strided, aligned, itemsize
 from graphc.types import is_float
 
 SHORT = 32  # elements of a line up to which it is sorted by insertion

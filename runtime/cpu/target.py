@@ -30,13 +30,14 @@ from graphc.runtime.cpu.host import Host, this_host
 from graphc.runtime.cpu.jit import Code, Loading
 from graphc.runtime.cpu.kernels import CORES, EXACT_CORES, function, native_kernel
 from graphc.runtime.cpu.peak import measured_peak
-from graphc.runtime.cpu.phases import NativeKernel, aligned
+from graphc.runtime.cpu.phases import NativeKernel
 from graphc.runtime.cpu.pool import shared_pool
 from graphc.runtime.cpu.profile import run_recorded
 from graphc.runtime.cpu.report import made_of
 from graphc.runtime.plan import Sizes, run_step
 from graphc.runtime.profile import Description, Recorder
 from graphc.runtime.reference import NOWHERE, DrawKey
+from graphc.runtime.strided import aligned
 from graphc.runtime.work import live_bytes, work_of
 from graphc.shortage import shortage
 from graphc.target import TargetInfo

@@ -28,10 +28,11 @@ from graphc.runtime.cpu.builder import (
     with_element,
 )
 from graphc.runtime.cpu.elements import is_signed, to_memory
-from graphc.runtime.cpu.phases import Frame, KernelCode, Strided, itemsize
+from graphc.runtime.cpu.phases import Frame, KernelCode
 from graphc.runtime.cpu.pointwise import HALVES
 from graphc.runtime.cpu.reductions import REDUCTIONS
 from graphc.runtime.cpu.rows import columns, fitting, load_lanes, nest, store_lanes, units
+from graphc.runtime.strided import Strided, itemsize
 
 WRITTEN = 8  # elements of a window along the last axis that are written one after the other
 TAPS_PER_NS = 8  # elements of windows that are met in a nanosecond

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from graphc.runtime.cpu.builder import Function, Value, constant, lanes_of
-from graphc.runtime.cpu.phases import ALIGN
+from graphc.runtime.strided import ALIGN
 
 SIDE = 6  # of the part of the source that a tile meets
 PLACES = SIDE * SIDE
