@@ -10,7 +10,7 @@ PEERS_BIN := .venv-peers/bin
 FLOORS := passes runtime exporters
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-random test-torch lint types smoke bench bench-peers bench-ops bench-memory docs clean
+.PHONY: help demo test test-random test-torch lint types smoke bench bench-peers bench-ops bench-memory bench-load docs clean
 .DELETE_ON_ERROR:
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "make bench-peers    install them: 0.6 GB to download, 3.2 GB on disk"
 	@echo "make bench-ops      each op against torch's, the worst first"
 	@echo "make bench-memory   memory of a training step, beside torch's"
+	@echo "make bench-load     how long runs take beside a busy process"
 	@echo "make types   mypy alone"
 	@echo "make docs    everything generated in docs/"
 	@echo "make clean   remove .venv and whatever else was built"
@@ -69,7 +70,7 @@ smoke: $(DEV)
 bench: $(DEV)
 	$(BIN)/python -m benchmarks
 
-bench-ops bench-memory: bench-%: $(DEV)
+bench-ops bench-memory bench-load: bench-%: $(DEV)
 	$(BIN)/python -m benchmarks $*
 
 # Each peer is optional. They get an environment without graphc: some pin versions of what graphc depends on.

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from benchmarks import building, compile, eager, memory, ops, peers
+from benchmarks import building, compile, eager, load, memory, ops, peers
 from benchmarks.op_cases import CASES
 from benchmarks.options import Options
 from benchmarks.systems import OWN, SYSTEMS
@@ -30,6 +30,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "peers": peers.compare,
     "ops": ops.compare,
     "memory": shown(memory.peaks),
+    "load": shown(load.percentiles),
     "eager": shown(eager.compare),
 }
 BY_DEFAULT = ("build", "scale", "loop", "compile", "peers", "eager")

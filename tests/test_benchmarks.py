@@ -11,9 +11,10 @@ import pytest
 from checkout import ROOT
 
 import graphc as gc
-from benchmarks import charts, op_cases, ops, peers, worker
+from benchmarks import charts, load, op_cases, ops, peers, worker
 from benchmarks.__main__ import parsed
 from benchmarks.op_cases import CASES, WITHOUT_CASE, WITHOUT_GRADIENT
+from benchmarks.options import Options
 from benchmarks.running import Worker, WorkerError
 from benchmarks.systems import Prepared, graphc_eager, graphc_ops, graphc_session
 from benchmarks.workloads import EAGER, WORKLOADS, Scale
@@ -218,3 +219,18 @@ def test_a_system_that_is_not_installed_says_so():
     code = "import sys; sys.modules['jax'] = None; from benchmarks import worker; worker.main('jax', 1)"
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
     assert json.loads(said.stdout)["missing"].startswith("not installed")
+
+
+def test_runs_beside_a_busy_process_are_timed_one_by_one():
+    with load.busy_process():
+        many, one = load.durations("tiny", (2, 1), runs=2 * load.BLOCK)
+    assert len(many) == len(one) == 2 * load.BLOCK
+    assert min(many + one) > 0
+
+
+def test_the_95th_percentile_beside_a_busy_process_is_compared_with_that_of_one_thread(monkeypatch):
+    monkeypatch.setattr(load, "durations", lambda name, threads: [[1e-6] * 90 + [n * 1e-3] * 10 for n in threads])
+    rows = list(load.percentiles(Options(only=("matmul",), threads=2)))
+    assert [row.reached for row in rows] == [True, False]
+    assert rows[0].measured == "2 ms, 1 thread 1 ms"
+    assert rows[1].measured == "2.00x"
