@@ -12,9 +12,9 @@ from typing import NamedTuple
 from graphc.dims import product
 from graphc.op import Op
 from graphc.ops.conv import conv_input_grad, conv_op, conv_weight_grad
+from graphc.runtime.conv_geometry import Axis, Convolution, described
 from graphc.runtime.cpu import conv_direct, conv_few, conv_weight, conv_winograd, conv_winograd_weight, lanes
 from graphc.runtime.cpu.builder import MEMORY_TYPE, Function, Int, Value, constant
-from graphc.runtime.cpu.conv_geometry import Axis, Convolution, described
 from graphc.runtime.cpu.conv_tiles import counters
 from graphc.runtime.cpu.phases import KernelCode
 from graphc.runtime.strided import itemsize

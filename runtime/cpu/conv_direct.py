@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from graphc.dims import Dim, ceil_div
+from graphc.runtime.conv_geometry import Convolution, Sweep, sweep, two_dimensional
 from graphc.runtime.cpu import lanes
 from graphc.runtime.cpu.builder import I64, Function, Int, Value, constant, vector
-from graphc.runtime.cpu.conv_geometry import Convolution, Sweep, sweep, two_dimensional
 from graphc.runtime.cpu.conv_source import padded
 from graphc.runtime.cpu.conv_tiles import (
     BYTES,

@@ -10,10 +10,10 @@ import math
 from collections.abc import Sequence
 
 from graphc.dims import Dim
+from graphc.runtime.conv_geometry import Convolution, sweep
 from graphc.runtime.cpu import conv_direct, lanes
 from graphc.runtime.cpu.builder import Int, Value, constant, vector
 from graphc.runtime.cpu.conv_direct import Direct
-from graphc.runtime.cpu.conv_geometry import Convolution, sweep
 from graphc.runtime.cpu.conv_source import padded
 from graphc.runtime.cpu.conv_tiles import (
     BYTES,

@@ -11,9 +11,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from graphc.runtime.conv_geometry import Convolution, sweep, two_dimensional
 from graphc.runtime.cpu import lanes
 from graphc.runtime.cpu.builder import Function, Int, Value, constant, vector
-from graphc.runtime.cpu.conv_geometry import Convolution, sweep, two_dimensional
 from graphc.runtime.cpu.conv_source import channels_last, padded
 from graphc.runtime.cpu.conv_tiles import (
     BYTES,

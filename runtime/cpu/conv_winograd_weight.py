@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from graphc.dims import Dim, ceil_div
+from graphc.runtime.conv_geometry import Convolution, Sweep, sweep
 from graphc.runtime.cpu import conv_weight, lanes
 from graphc.runtime.cpu.builder import Function, Int, Value, vector
-from graphc.runtime.cpu.conv_geometry import Convolution, Sweep, sweep
 from graphc.runtime.cpu.conv_source import turn_rows
 from graphc.runtime.cpu.conv_tiles import (
     BYTES,

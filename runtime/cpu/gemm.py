@@ -15,9 +15,9 @@ from functools import cached_property
 from typing import NamedTuple
 
 from graphc.dims import Dim, ceil_div, product
-from graphc.kernel import Region
 from graphc.op import Op
 from graphc.ops.linalg import matmul_op
+from graphc.runtime.contraction import contraction, layout, transposed
 from graphc.runtime.cpu import lanes, microkernels, packing
 from graphc.runtime.cpu.builder import I64, MEMORY_TYPE, PTR, Function, Int, Value
 from graphc.runtime.cpu.elements import Element
@@ -84,12 +84,12 @@ class Problem:
     @cached_property
     def a_lines(self) -> str:
         """How A lies: "rows" if these are contiguous, "columns", or "strided"."""
-        return _layout((self.m, self.k), self.a.strides[-2:])
+        return layout((self.m, self.k), self.a.strides[-2:])
 
     @cached_property
     def b_lines(self) -> str:
         """How B lies."""
-        return _layout((self.k, self.n), self.b.strides[-2:])
+        return layout((self.k, self.n), self.b.strides[-2:])
 
     @cached_property
     def height(self) -> int:
@@ -205,53 +205,9 @@ class Problem:
         return "dot", THIN if short else DOT
 
 
-def _layout(shape: Sequence[Dim], strides: Sequence[Dim]) -> str:
-    """Whether the rows of a matrix are contiguous, or its columns, or none ("strided")."""
-    by_row, by_column = (size == 1 or stride == 1 for size, stride in zip(shape, strides, strict=True))
-    return "rows" if by_column else "columns" if by_row else "strided"
-
-
 def problem_of(code: KernelCode) -> Problem:
-    """The product that a kernel computes; a column is computed as a row, with the operands exchanged."""
-    core = code.kernel.core
-    assert core is not None
-    (*batch, m, k), n = core.inputs[0].shape, core.inputs[1].shape[-1]
-    a, b = lanes.operand(code, 0), lanes.operand(code, 1)
-    swapped = m != 1 and (n == 1 or lanes.is_transposed(code.kernel.results[0]))
-    if swapped:
-        m, n, a, b = n, m, _transposed(b), _transposed(a)
-    c = _destination(code.kernel.results[0], core.dtype, swapped)
-    while batch and c is not None and b.strides[-3] == 0 and _is_one_matrix(m, a) and _is_one_matrix(m, c):
-        a, c = _joined(m, a), _joined(m, c)
-        b = b._replace(strides=(*b.strides[:-3], *b.strides[-2:]))
-        m = m * batch.pop()
-    return Problem(code.host, core.dtype, tuple(batch), m, n, k, a, b, c, swapped)
-
-
-def _is_one_matrix(m: Dim, x: Strided) -> bool:
-    """Whether the matrices of m rows along the last axis of the batch are the rows of one matrix."""
-    return m == 1 or x.strides[-3] == m * x.strides[-2]
-
-
-def _joined(m: Dim, x: Strided) -> Strided:
-    """An array without the last axis of the batch: rows follow each other through its matrices of m rows."""
-    *batch, matrix, row, column = x.strides
-    return x._replace(strides=(*batch, matrix if m == 1 else row, column))
-
-
-def _destination(region: Region, dtype: str, swapped: bool) -> Strided | None:
-    """Where the product is stored, if that is all that follows, and rows are contiguous there."""
-    if len(region.stores) != 1 or region.loads or region.body.outputs != region.body.inputs:
-        return None
-    store, columns = region.stores[0], region.loops[-2 if swapped else -1].extent
-    found = Strided("write", store.write, store.access.offset, store.access.strides, dtype)
-    found = _transposed(found) if swapped else found
-    return found if columns == 1 or found.strides[-1] == 1 else None
-
-
-def _transposed(x: Strided) -> Strided:
-    *batch, rows, columns = x.strides
-    return x._replace(strides=(*batch, columns, rows))
+    """The product that a kernel computes."""
+    return Problem(code.host, *contraction(code.kernel, lanes.operand(code, 0), lanes.operand(code, 1)))
 
 
 def _at_most(f: Function, x: Int, limit: int) -> Condition:
@@ -306,9 +262,9 @@ def _packed(code: KernelCode, problem: Problem, which: str) -> Panels | None:
     if which == "b" and problem.packs_inside:
         return None
     whole = tile(code.host, problem.compute).width
-    operands = {"a": (_transposed(problem.a), problem.m, problem.height), "b": (problem.b, problem.n, whole)}
+    operands = {"a": (transposed(problem.a), problem.m, problem.height), "b": (problem.b, problem.n, whole)}
     source, extent, width = operands[which]
-    way = _way(problem, _layout((problem.k, extent), source.strides[-2:]))
+    way = _way(problem, layout((problem.k, extent), source.strides[-2:]))
     axes = tuple(axis for axis, stride in enumerate(source.strides[:-2]) if stride != 0)
     count = ceil_div(extent, width)
     matrices = product([problem.batch[axis] for axis in axes])

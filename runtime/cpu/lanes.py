@@ -235,13 +235,6 @@ def is_direct(region: Region) -> bool:
     return access.offset == 0 and same
 
 
-def is_transposed(region: Region) -> bool:
-    """Whether what a region loads and stores is rather contiguous along the last axis but one than along the last."""
-    accesses = [load.access for load in region.loads] + [store.access for store in region.stores]
-    votes = [(access.strides[-2] == 1) - (access.strides[-1] == 1) for access in accesses if len(access.strides) > 1]
-    return sum(votes) > 0
-
-
 def result(code: KernelCode, k: int) -> Strided:
     """Where the core shall write its k-th result, row-major: the buffer that is wanted, or workspace."""
     region = code.kernel.results[k]
