@@ -21,6 +21,8 @@ from graphc.kernel import Access, Kernel, Region
 from graphc.runtime.cuda.scalars import MEMORY
 from graphc.runtime.strided import Strided, aligned
 
+Precision = Literal["float32", "tf32", "bfloat16"]
+
 NARROW = 1 << 30  # offsets below this are 32 bits wide: a block may count beyond the last by its own size
 INDENT = "    "
 
@@ -79,7 +81,8 @@ class Gemm(NamedTuple):
     Attributes:
         a, b, c: of shapes [batch, m, k], [batch, k, n] and [batch, m, n]; each has a stride of 1 along one of its last
             two axes, c along the last one. The stride of the batch may be 0 in a and b.
-        compute: in what is multiplied and added: "float32", "float64", or "tf32".
+        compute: in what is multiplied and added: "float32", "float64", or float32 of operands that are rounded to
+            "tf32" or "bfloat16".
     """
 
     a: Strided
@@ -102,7 +105,8 @@ class Convolution(NamedTuple):
         shapes: of x, w and y.
         strides, dilations, groups: of the convolution.
         padding: before and after each axis of space.
-        compute: in what is multiplied and added: "float32", "float64", or "tf32".
+        compute: in what is multiplied and added: "float32", "float64", or float32 of operands that are rounded to
+            "tf32" or "bfloat16".
         instead: launches that do the same.
     """
 
@@ -164,12 +168,14 @@ class CudaCode:
     """The code of a kernel in the making: its commands, and the memory between them.
 
     Attributes:
+        precision: to which products round operands of float32: "float32", not at all, "tf32" or "bfloat16".
         reads, writes: how many buffers the kernel has of each.
         results: of the core, where they are in workspace.
     """
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, precision: Precision = "float32") -> None:
         self.kernel = kernel
+        self.precision = precision
         self.reads = 1 + max(
             (load.read for r in kernel.regions for load in r.loads if load.read is not None), default=-1
         )
@@ -261,13 +267,13 @@ class Frame:
         self._lines.append(f"{INDENT * self._depth}{text}")
 
     @contextmanager
-    def block(self, head: str = "") -> Iterator[None]:
-        """Lines in braces, after `head`: "for (...)", "if (...)"."""
+    def block(self, head: str = "", end: str = "}") -> Iterator[None]:
+        """Lines in braces, after `head`: "for (...)", "if (...)", "const auto f = [&](int i)" (which ends as "};")."""
         self.line(f"{head} {{" if head else "{")
         self._depth += 1
         yield
         self._depth -= 1
-        self.line("}")
+        self.line(end)
 
     def name(self, stem: str = "v") -> str:
         """A name that nothing else in the function has."""
