@@ -60,5 +60,5 @@ def _float(value: np.float64 | np.float32) -> str:
     wide = isinstance(value, np.float64)
     if not math.isfinite(value):
         return f"double_of(0x{value.view(np.uint64):x}ULL)" if wide else f"float_of(0x{value.view(np.uint32):x}u)"
-    text = str(value)
-    return text if wide else f"{text}f"
+    text = f"{value}" if wide else f"{value}f"
+    return f"({text})" if text.startswith("-") else text
