@@ -79,8 +79,14 @@ met:
 lonely:
   ret i64 1
 }}
+define i64 @meet_own(ptr %table, ptr %args, i64 %low, i64 %high, ptr %scratch) {{  ; meets, then as `own` from unit 1 on
+  %failed = call i64 @meet(ptr %table, ptr %args, i64 %low, i64 %high, ptr %scratch)
+  %after = add i64 %low, 1
+  %own = call i64 @own(ptr %table, ptr %args, i64 %after, i64 %high, ptr %scratch)
+  ret i64 %failed
+}}
 """
-SYMBOLS = ("count", "note", "fail", "own", "meet")
+SYMBOLS = ("count", "note", "fail", "own", "meet", "meet_own")
 COSTLY = 1_000_000  # nanoseconds: a phase that is divided as far as it can be
 
 

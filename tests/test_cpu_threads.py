@@ -16,7 +16,7 @@ import pytest
 from cpu_phases import COSTLY, command, ran
 
 from graphc.errors import ArgumentError
-from graphc.runtime.cpu.driver import MISSED, PATIENCE, SIGNAL, SLEEPERS, WAKE_NS, CommandList
+from graphc.runtime.cpu.driver import MISSED, PAGE, PATIENCE, SIGNAL, SLEEPERS, WAKE_NS, CommandList, Scratch
 from graphc.runtime.cpu.host import available_threads, cgroup_quotas
 from graphc.runtime.cpu.pool import Pool, shared_pool
 
@@ -48,6 +48,14 @@ def test_all_threads_take_part(pool: Pool) -> None:
     for _ in range(20):
         assert met(pool, 3)
     assert pool.workers == 2
+
+
+def test_each_thread_begins_at_its_own_part_of_every_command(pool: Pool) -> None:
+    """So it finds in its cache what it wrote there in the command before."""
+    for _ in range(20):
+        scratch, y = Scratch(3, 8), np.zeros(4, np.int64)
+        assert ran([command("meet_own", 3, units=3, cost=COSTLY)], y, pool, scratch) == 0
+        assert [(at - scratch.address) // PAGE for at in y[1:].tolist()] == [0, 1, 2]
 
 
 def test_threads_that_sleep_are_woken(pool: Pool) -> None:

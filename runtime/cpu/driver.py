@@ -2,10 +2,11 @@
 
 A plan is a list of commands in memory that nobody changes. Cheap commands run on the thread that runs the plan, at the
 price of an indirect call. A costly one is cut into *tickets*, ranges of its units, which that thread and the workers of
-a pool take from one counter until none is left; the next command begins when all have been done. Who takes part doesn't
-matter: a worker that sleeps or was descheduled holds nobody up unless it has a ticket in hand. How a command is cut
-depends on its units and cost alone, and phases compute the same whatever the cut, so any number of threads gives the
-same bits.
+a pool take until none is left; the next command begins when all have been done. Each worker begins at a part of its own
+of every command, so that what it wrote in one is in its cache where the next reads it, and goes on with the parts of
+others. Who takes part doesn't matter: a worker that sleeps or was descheduled holds nobody up unless it has a ticket in
+hand. How a command is cut depends on its units and cost alone, and phases compute the same whatever the cut, so any
+number of threads gives the same bits.
 
 Whoever waits, spins for a bounded time and then sleeps on an address (a futex).
 """
@@ -13,6 +14,7 @@ Whoever waits, spins for a bounded time and then sleeps on an address (a futex).
 from __future__ import annotations
 
 import ctypes
+import itertools
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import NamedTuple, Protocol
@@ -20,7 +22,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from graphc.op import Array
-from graphc.runtime.cpu.builder import I64, PTR, Function, Module, Value, constant
+from graphc.runtime.cpu.builder import I64, PTR, Function, Int, Module, Value, constant
 from graphc.runtime.cpu.fields import I32, Fields, both, call, do, is_zero, unless
 from graphc.runtime.cpu.host import Host, this_host
 from graphc.runtime.cpu.jit import Code, load
@@ -28,6 +30,7 @@ from graphc.runtime.strided import ALIGN
 
 PARALLEL_NS = 10_000  # commands that cost less run on one thread
 TICKET_NS = 5_000  # a ticket costs about this much, at least
+PARTS = 8  # of a command's tickets, each counted by a byte of a word
 MAX_TICKETS = 256  # of a command
 SHORT_NS = 20_000  # a plan that costs less runs on one thread, which keeps the interpreter's lock
 WAKE_NS = 100_000  # a plan whose parallel commands cost less is over before a thread that sleeps could help much
@@ -35,21 +38,22 @@ PATIENCE = 8  # commands of such plans that find threads asleep before one wakes
 
 # A plan: its number of commands, whether a pool can help and is worth waking, and the commands. Byte offsets.
 COUNT, PARALLEL, WORTH, COMMANDS = 0, 8, 16, 64
-ADDRESS, ARGS, UNITS, GRAIN, TICKETS = range(0, 40, 8)  # of a command; one of no tickets isn't divided
-COMMAND_BYTES = 40
+ADDRESS, ARGS, UNITS, GRAIN, TICKETS, COUNTS = range(0, 48, 8)  # of a command; one of no tickets isn't divided
+COMMAND_BYTES = 48
 
 # Memory of the workers: the bytes of each, and then, aligned, those of worker 0, 1, ...
 STRIDE, FIRST = 0, 64
 PAGE = 4096
 
 # The state of a pool; what different threads write at the same time lies in different pairs of cache lines.
-REMAINING, CLOSING = 0, 8  # tickets of the command at hand that nobody took; whether workers shall end
+REMAINING, CLOSING = 0, 8  # tickets of each part of the command at hand that nobody took; whether workers shall end
 PENDING, WAITING = 128, 132  # its tickets that aren't done; whether someone sleeps until they are
 SIGNAL, SLEEPERS = 256, 260  # changes to wake workers; how many sleep
 BUSY = 384  # whether a run owns the pool
 COMMAND, TABLE, SCRATCH, FAILED = 512, 520, 528, 536  # of the run that owns it
 URGENT, MISSED = 544, 552  # whether it is worth waking threads for it; commands that went without them
 SPIN, WAIT, WAKE = 640, 648, 656  # pauses before sleeping; functions that sleep on an address, and wake from it
+THREADS = 664  # how many take part, at most
 POOL_BYTES = 768
 
 SYSCALL = {"x86_64": 202, "aarch64": 98}  # the number of futex
@@ -133,12 +137,12 @@ def _work(module: Module) -> None:
     f = module.function("work", [("ptr", "pool"), (I64, "worker")], internal=True)
     pool = Fields(f, f.parameter(0))
 
-    def ticket(left: Value) -> list[Value]:
-        """Do one: that it is in hand keeps the command, and all that the run has put into the pool, as it is."""
+    def ticket(part: Value, left: Value) -> list[Value]:
+        """Do one, which so many of its part follow: that it is in hand keeps all that the run has put into the pool."""
         command = pool.load(PTR, COMMAND)
         address, args = (f.load(PTR, f.address(command, offset, "i8"), 8) for offset in (ADDRESS, ARGS))
         units, grain, tickets = (f.load(I64, f.address(command, at, "i8"), 8) for at in (UNITS, GRAIN, TICKETS))
-        low = f.mul(f.sub(tickets, left), grain)
+        low = f.mul(f.sub(_first_ticket(f, tickets, f.add(part, 1)), f.add(left, 1)), grain)
         high = f.min(f.add(low, grain), units)
         scratch = pool.load(PTR, SCRATCH)
         stride = f.load(I64, f.address(scratch, STRIDE, "i8"), 8)
@@ -147,10 +151,19 @@ def _work(module: Module) -> None:
         unless(f, is_zero(f, failed), lambda: pool.put(constant(I64, 1), FAILED, "monotonic"))
         return [pool.atomic(I64, REMAINING)]
 
+    own = f.div(f.mul(f.parameter(1), PARTS), pool.load(I64, THREADS))
+
     def take(values: list[Value]) -> list[Value]:
+        """One of the first part from our own on, and around, that has any left: the first byte that isn't 0."""
         left, taken = values
-        found, mine = pool.exchange(left, f.i64(f.sub(left, 1)), REMAINING)
-        (left,) = f.if_(mine, lambda: ticket(left), lambda: [found])
+        turned = f.intrinsic("fshr", left, left, f.i64(f.mul(own, 8)))
+        ahead = f.intrinsic("cttz", turned, constant("i1", True))
+        part = f.binary("and", f.i64(f.add(own, f.div(ahead, 8))), constant(I64, PARTS - 1))
+        bits = f.i64(f.mul(part, 8))
+        after = f.i64(f.sub(left, f.binary("shl", constant(I64, 1), bits)))
+        found, mine = pool.exchange(left, after, REMAINING)
+        follow = f.binary("and", f.binary("lshr", after, bits), constant(I64, 255))
+        (left,) = f.if_(mine, lambda: ticket(part, follow), lambda: [found])
         return [left, f.i64(f.add(taken, f.convert("zext", mine, I64)))]
 
     first = pool.atomic(I64, REMAINING)
@@ -168,6 +181,17 @@ def _work(module: Module) -> None:
 
     unless(f, is_zero(f, taken), hand_in)
     f.ret()
+
+
+def _first_ticket(f: Function, tickets: Int, part: Int) -> Int:
+    """The number of the first ticket of a part; `_counts` follows from it."""
+    return f.div(f.add(f.mul(tickets, part), PARTS - 1), PARTS)
+
+
+def _counts(tickets: int) -> int:
+    """How many tickets each part has, a byte for each."""
+    first = [-(-tickets * part // PARTS) for part in range(PARTS + 1)]
+    return int.from_bytes([high - low for low, high in itertools.pairwise(first)], "little", signed=False)
 
 
 def _worker(module: Module, pause: Callable[[Function], None]) -> None:
@@ -233,7 +257,8 @@ def _share(module: Module, pause: Callable[[Function], None]) -> None:
 
     pool.store(f.parameter(1), COMMAND)
     pool.put(f.convert("trunc", tickets, I32), PENDING, "monotonic")
-    pool.update("xchg", tickets, REMAINING)
+    counts = f.load(I64, f.address(f.parameter(1), COUNTS, "i8"), 8)
+    pool.update("xchg", counts, REMAINING)
     unless(f, is_zero(f, pool.atomic(I32, SLEEPERS)), wake_if_it_pays)
     do(f, WORK, f.parameter(0), constant(I64, 0))
     _spin(f, pool, pause, lambda: is_zero(f, pool.atomic(I32, PENDING)))
@@ -413,6 +438,7 @@ class CommandList:
         rows[:, ARGS // 8] = self.address + head + 8 * starts[:-1]
         rows[:, UNITS // 8] = [command.units for command in commands]
         rows[:, GRAIN // 8 : TICKETS // 8 + 1] = np.array(cuts, np.int64).reshape(-1, 2)
+        rows[:, COUNTS // 8] = [_counts(tickets) for _, tickets in cuts]
         self._memory.flags.writeable = False
 
     def __len__(self) -> int:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from graphc.errors import ArgumentError
-from graphc.runtime.cpu.driver import POOL_BYTES, SPIN, WAIT, WAKE, Driver, aligned_memory, driver
+from graphc.runtime.cpu.driver import POOL_BYTES, SPIN, THREADS, WAIT, WAKE, Driver, aligned_memory, driver
 from graphc.runtime.cpu.host import available_threads
 
 SPIN_NS = 20_000  # before a thread that waits sleeps
@@ -114,6 +114,7 @@ class Crew:
         words[SPIN // 8] = _pauses_before_sleep() if threads <= available_threads() else 0
         self._sleep = _sleep(self._driver, futex)
         words[WAIT // 8], words[WAKE // 8] = self._sleep[:2]
+        words[THREADS // 8] = threads
 
     def start(self) -> None:
         """Start the threads; as many as the system grants, for any number will do."""
