@@ -21,6 +21,7 @@ from graphc.runtime.cpu.elements import Element, from_memory, is_signed, to_memo
 from graphc.runtime.cpu.phases import Frame, KernelCode
 from graphc.runtime.cpu.pointwise import HALVES, REGISTER_TYPE
 from graphc.runtime.cpu.rows import Number, columns, fitting, load_lanes, nest, operand_or_number, sweep, units
+from graphc.runtime.regions import is_direct
 from graphc.runtime.strided import Strided, itemsize
 
 CHECKED = 4096  # indices that one unit of work checks
@@ -179,7 +180,7 @@ def _gather(code: KernelCode) -> bool:
     _check_all(code, core, indices)
     shape, rank = core.shape, len(indices.shape)
     before, after = indices.result_axes(core.inputs[0].ndim)
-    is_read = bool(after) and x.strides[after[-1]] == 1 and not regions.is_direct(code.kernel.results[0])
+    is_read = bool(after) and x.strides[after[-1]] == 1 and not is_direct(code.kernel.results[0])
     y = None if is_read else regions.result(code, 0)
     frame = code.phase(product(shape[:-1]), product(shape) // (8 if after else 1) + 1)
     f, places = frame.f, _Places(frame, x, core.inputs[0].shape, indices)

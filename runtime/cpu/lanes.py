@@ -10,20 +10,19 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from graphc.dims import Dim, ceil_div, evaluate, product
-from graphc.kernel import Access, Region
+from graphc.kernel import Region
 from graphc.kernel_text import counter
 from graphc.passes.index_maps import row_major
-from graphc.passes.lower import collapsed
 from graphc.runtime.cpu import pointwise
 from graphc.runtime.cpu.builder import Int, Value
 from graphc.runtime.cpu.elements import Element
 from graphc.runtime.cpu.nest import Nest
-from graphc.runtime.cpu.nest_layout import Port, layout_of, loading, stored_in
+from graphc.runtime.cpu.nest_layout import layout_of
 from graphc.runtime.cpu.phases import Frame, KernelCode
 from graphc.runtime.cpu.reductions import REDUCTIONS
 from graphc.runtime.cpu.row_passes import kept_bytes, passes_of
+from graphc.runtime.regions import Port, is_direct, loading, over_fewer_loops, result_dtype, stored_in, viewed
 from graphc.runtime.strided import Strided, itemsize
-from graphc.types import TupleType
 
 LONG = 1 << 15  # elements of a row that are reduced in one unit, if there are few rows
 FEW = 16  # rows, or vectors of rows side by side, that are few
@@ -37,30 +36,13 @@ def region_phase(code: KernelCode, region: Region, element: Strided | None = Non
         element: where the elements of the core's result lie, for a region that begins with one.
         into: where the one output of a region without stores goes.
     """
-    work = _Work(code, *_collapsed(region, element, into))
+    work = _Work(code, *over_fewer_loops(region, element, into))
     split = work.split()
     code.note(work.described() + (", long rows in parts" if split else ""))
     if split is None:
         work.whole()
     else:
         work.in_parts(*split)
-
-
-def _collapsed(
-    region: Region, element: Strided | None, into: Strided | None
-) -> tuple[Region, Strided | None, Strided | None]:
-    """A region over the axes of a core, over fewer loops where what a core computed or takes allows it, too."""
-    extra = [array for array in (element, into) if array is not None]
-    if not extra:
-        return region, element, into
-    accesses = [access for _, access in (*region.loads, *region.stores)]
-    accesses += [Access(array.offset, array.strides) for array in extra]
-    loops, accesses = collapsed(range(len(region.loops)), [loop.extent for loop in region.loops], (), accesses)
-    rest = iter(accesses)
-    loads = tuple([load._replace(access=next(rest)) for load in region.loads])
-    stores = tuple([store._replace(access=next(rest)) for store in region.stores])
-    element, into = (None if a is None else a._replace(strides=next(rest).strides) for a in (element, into))
-    return Region(loops, loads, region.body, stores), element, into
 
 
 class _Work:
@@ -208,12 +190,9 @@ def region_cost(region: Region) -> Dim:
 def operand(code: KernelCode, k: int) -> Strided:
     """Where the core's k-th operand lies: in a buffer that the kernel reads, or in workspace, computed by a phase."""
     region = code.kernel.operands[k]
-    dtype = region.body.outputs[0].dtype
     if region.is_view:
-        (load,) = region.loads
-        assert load.read is not None
-        return Strided("read", load.read, load.access.offset, load.access.strides, dtype)
-    array = in_workspace(code, [loop.extent for loop in region.loops], dtype)
+        return viewed(region)
+    array = in_workspace(code, [loop.extent for loop in region.loops], region.body.outputs[0].dtype)
     region_phase(code, region, into=array)
     return array
 
@@ -224,23 +203,10 @@ def in_workspace(code: KernelCode, shape: Sequence[Dim], dtype: str) -> Strided:
     return Strided("workspace", offset, 0, row_major(tuple(shape)), dtype)
 
 
-def is_direct(region: Region) -> bool:
-    """Whether the core may write its result where the region would store it: in one buffer, row-major, as it is."""
-    if len(region.stores) != 1 or region.loads or region.body.outputs != region.body.inputs:
-        return False
-    access = region.stores[0].access
-    extents = [loop.extent for loop in region.loops]
-    wanted = row_major(tuple(extents))
-    same = all(a == b or extent == 1 for a, b, extent in zip(access.strides, wanted, extents, strict=True))
-    return access.offset == 0 and same
-
-
 def result(code: KernelCode, k: int) -> Strided:
     """Where the core shall write its k-th result, row-major: the buffer that is wanted, or workspace."""
     region = code.kernel.results[k]
-    core = code.kernel.core
-    assert core is not None
-    dtype = core.type.items[k].dtype if isinstance(core.type, TupleType) else core.dtype
+    dtype = result_dtype(code.kernel, k)
     shape = tuple([loop.extent for loop in region.loops])
     if is_direct(region):
         return Strided("write", region.stores[0].write, 0, row_major(shape), dtype)

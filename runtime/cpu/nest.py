@@ -30,11 +30,12 @@ from graphc.runtime.cpu.builder import (
     with_element,
 )
 from graphc.runtime.cpu.elements import Element, from_memory, is_signed, to_memory, transposed
-from graphc.runtime.cpu.nest_layout import Port, layout_of, loading, side_by_side, stored_in
+from graphc.runtime.cpu.nest_layout import layout_of, side_by_side
 from graphc.runtime.cpu.phases import Frame
 from graphc.runtime.cpu.pointwise import REGISTER_TYPE
 from graphc.runtime.cpu.reductions import REDUCTIONS, Accumulator, across, horizontal, starting
-from graphc.runtime.cpu.row_passes import Pass, kept_bytes, passes_of
+from graphc.runtime.cpu.row_passes import kept_bytes, passes_of
+from graphc.runtime.regions import Pass, Port, loading, stored_in
 from graphc.runtime.strided import Strided, itemsize
 
 TURNED = 8  # values of a body that is written out for each vector of a square

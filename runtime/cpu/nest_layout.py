@@ -8,44 +8,19 @@ from typing import NamedTuple
 
 from graphc.dims import Dim
 from graphc.ir import Node
-from graphc.kernel import Load, Region
+from graphc.kernel import Region
 from graphc.runtime.cpu import pointwise
 from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.pointwise import HALVES
 from graphc.runtime.cpu.row_passes import passes_of
-from graphc.runtime.strided import Strided, itemsize
+from graphc.runtime.regions import Port
+from graphc.runtime.strided import itemsize
 
 BLOCK = 4096  # elements of a parallel vector loop in one unit of work
 COLUMNS = 8  # vectors whose rows are reduced side by side, at most
 ACCUMULATORS = 4  # vectors of one row that are reduced side by side, at most
 FLIGHT = 2  # vectors of a loop without reductions, at most
 ENOUGH = 16  # instructions, about, that hide how long each takes: more vectors side by side are but more code
-
-
-class Port(NamedTuple):
-    """A load or a store of the region.
-
-    Attributes:
-        array: its memory, with a stride for each loop.
-        counter: whether it reads nothing, and its value is the offset itself.
-    """
-
-    array: Strided
-    counter: bool = False
-
-
-def loading(load: Load, dtype: str) -> Port:
-    """The port of a load."""
-    number = 0 if load.read is None else load.read
-    return Port(Strided("read", number, load.access.offset, load.access.strides, dtype), counter=load.read is None)
-
-
-def stored_in(region: Region) -> list[Strided]:
-    """Where a region stores its outputs."""
-    return [
-        Strided("write", store.write, store.access.offset, store.access.strides, output.dtype)
-        for output, store in zip(region.body.outputs, region.stores, strict=bool(region.stores))
-    ]
 
 
 class Layout(NamedTuple):
