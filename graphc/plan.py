@@ -44,6 +44,13 @@ class Buffer(NamedTuple):
         return self.node.tensor_type
 
 
+class Variant(NamedTuple):
+    """What the code of a step depends on: the kernel, and which of its reads are steady."""
+
+    kernel: Kernel
+    steady: frozenset[int]
+
+
 class Step(NamedTuple):
     """A call of a kernel.
 
@@ -53,6 +60,8 @@ class Step(NamedTuple):
         nodes: what it computes, in the program's terms: for names, lines and errors.
         in_place: pairs (read, write) of buffers that share bytes: each element is loaded, by the same access, before
             it is stored, so a target must not store anything else there first (such as partial sums).
+        steady: numbers of the reads that a run never changes and that the next run mostly finds unchanged, if the plan
+            was made to tell: constants, and variables that are neither fed nor updated by this program.
     """
 
     kernel: Kernel
@@ -60,6 +69,12 @@ class Step(NamedTuple):
     writes: tuple[int, ...]
     nodes: tuple[Node, ...]
     in_place: tuple[tuple[int, int], ...] = ()
+    steady: frozenset[int] = frozenset()
+
+    @property
+    def variant(self) -> Variant:
+        """What its code depends on."""
+        return Variant(self.kernel, self.steady)
 
 
 @dataclass(frozen=True)
@@ -106,6 +121,7 @@ class Made(NamedTuple):
         how: it computes, in a few words: "gemm 14x32, B packed"; without code, why there is none.
         workspace, scratch: bytes that it needs while it runs: for all threads, and for each.
         parts: into which it is divided, so that several threads can help; 1 if it isn't.
+        kept: bytes of what it derives from steady operands, kept from run to run.
     """
 
     native: bool
@@ -113,6 +129,7 @@ class Made(NamedTuple):
     workspace: int = 0
     scratch: int = 0
     parts: int = 1
+    kept: int = 0
 
 
 @dataclass(frozen=True)
@@ -124,8 +141,10 @@ class Plan:
         dims: sizes of the symbolic dimensions.
         nbytes: bytes of each buffer, as they are read and written.
         offsets: byte offset in the arena of each buffer with role "arena", 0 for all others; multiples of 64.
-        peak_bytes: bytes of the arena: of everything that lives only during a run. What the caller passes and gets
-            (feeds, variables, results), constants, and second arrays of updates are not in it; `report` lists them.
+        peak_bytes: bytes of the arena, of everything that lives only during a run, and of `kept_bytes`. What the
+            caller passes and gets (feeds, variables, results), constants, and second arrays of updates are not in it;
+            `report` lists them.
+        kept_bytes: of what steps keep from run to run.
         lower_bound_bytes: most bytes of arena buffers that are live at any step; no placement needs fewer.
         made: of each step, by a target that generates code; empty for others.
         written: the program before the passes, if that is known.
@@ -138,6 +157,7 @@ class Plan:
     peak_bytes: int
     lower_bound_bytes: int = field(compare=False)
     made: tuple[Made, ...] = field(default=(), compare=False)
+    kept_bytes: int = 0
     written: Program | None = field(default=None, compare=False, repr=False)
 
     @property

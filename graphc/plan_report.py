@@ -20,7 +20,7 @@ def report_lines(plan: Plan) -> Iterator[str]:
     """What was made of a program: bytes, what is fused, what shares bytes, and the kernels in order."""
     sizes = ", ".join(f"{name} = {size}" for name, size in plan.dims.items())
     different = len({step.kernel for step in plan.kernels})
-    peak, bound = with_unit(plan.peak_bytes), with_unit(plan.lower_bound_bytes)
+    peak, bound = with_unit(plan.peak_bytes - plan.kept_bytes), with_unit(plan.lower_bound_bytes)
     yield f"{len(plan.kernels)} kernels, {different} different{f', for {sizes}' if sizes else ''}"
     yield f"memory: {peak} of arena, at least {bound} needed; {_others(plan)}"
     if plan.written is not None:
@@ -89,7 +89,10 @@ def _savings(plan: Plan) -> Iterator[str]:
     temporaries = len(shared) - updates
     yield f"in place: {temporaries} temporaries, {updates} of {len(plan.symbolic.updates)} updates"
     arena = sum(nbytes for buffer, nbytes in zip(plan.buffers, plan.nbytes, strict=True) if buffer.role == "arena")
-    yield f"reused: {with_unit(arena)} of temporaries lie in {with_unit(plan.peak_bytes)}"
+    yield f"reused: {with_unit(arena)} of temporaries lie in {with_unit(plan.peak_bytes - plan.kept_bytes)}"
+    keeping = sum(made.kept > 0 for made in plan.made)
+    if keeping:
+        yield f"prepared: {keeping} kernels keep {with_unit(plan.kept_bytes)} of transformed operands from run to run"
 
 
 def _kinds(nodes: Sequence[Node]) -> str:

@@ -30,6 +30,7 @@ class TargetInfo:
         max_live: values that a kernel keeps at a time, one vector register each.
         max_ops: ops in one kernel.
         max_reductions: reductions in one kernel.
+        prepares: kinds of kernels that keep from run to run what they derive from operands that stay the same.
         row_bytes: bytes up to which a row may be read by several passes of one kernel (softmax); beyond, it would be
             read from memory each time. A symbolic size counts as 64.
     """
@@ -40,6 +41,7 @@ class TargetInfo:
     epilogues: frozenset[str] = frozenset({"contract", "conv", "window"})
     prologues: frozenset[str] = frozenset({"concat"})
     views: frozenset[str] = frozenset({"contract"})
+    prepares: frozenset[str] = frozenset()
     light: frozenset[Op] = LIGHT
     max_live: int = 24
     max_ops: int = 96

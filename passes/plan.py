@@ -15,6 +15,7 @@ from graphc.collector import paused
 from graphc.fallible import fallible
 from graphc.ir import Node, Program
 from graphc.kernel import Kernel, Region
+from graphc.ops.state import Variable
 from graphc.passes.lower import lower
 from graphc.passes.memory import Interval, assign_offsets, lower_bound, round_up, share_storage
 from graphc.passes.schedule import schedule
@@ -29,6 +30,7 @@ INFO_SWITCHES: dict[str, dict[str, object]] = {
     "epilogues": {"epilogues": frozenset()},
     "prologues": {"prologues": frozenset()},
     "rows": {"row_bytes": -1},
+    "prepared": {"prepares": frozenset()},
 }
 PLAN_SWITCHES = frozenset({"schedule", "in_place", "arena"})
 TECHNIQUES = PLAN_SWITCHES | INFO_SWITCHES.keys()
@@ -47,7 +49,8 @@ def plan_kernels(program: Program, info: TargetInfo, *, disable: Collection[str]
         plan = lower(program, info)
         if "schedule" not in disable:
             plan = schedule(plan)
-        return plan if "in_place" in disable else reuse(plan)
+        plan = plan if "in_place" in disable else reuse(plan)
+        return told_steady(plan, info.prepares) if info.prepares else plan
 
 
 def plan_program(
@@ -94,6 +97,25 @@ def _nbytes(type: TensorType, dims: Mapping[str, int]) -> int:
     nbytes = type.bind(dims).nbytes
     assert isinstance(nbytes, int)
     return nbytes
+
+
+def told_steady(plan: SymbolicPlan, kinds: Collection[str]) -> SymbolicPlan:
+    """The plan, whose steps of some kinds know which of their reads are steady: see `Step.steady`."""
+    program = plan.program
+    moving = {*program.inputs, *[variable for variable, _ in program.updates]}
+    steady = {
+        k
+        for k, buffer in enumerate(plan.buffers)
+        if buffer.role == "constant"
+        or (buffer.role == "given" and isinstance(buffer.node, Variable) and buffer.node not in moving)
+    }
+    steps = [
+        step._replace(steady=frozenset([number for number, k in enumerate(step.reads) if k in steady]))
+        if step.kernel.kind in kinds
+        else step
+        for step in plan.steps
+    ]
+    return replace(plan, steps=tuple(steps))
 
 
 # --------------------------------------------------------------------------------------------- in place

@@ -14,11 +14,11 @@ class Strided(NamedTuple):
     """Where an array lies: affine in its indices, counted in elements of its dtype.
 
     Attributes:
-        place: what `number` counts: the kernel's reads or writes; in "workspace" and "scratch" (memory of one CPU
-            thread) it is an offset in bytes.
+        place: what `number` counts: the kernel's reads or writes; in "workspace", "kept" (memory of one step that
+            stays as it is between runs) and "scratch" (memory of one CPU thread) it is an offset in bytes.
     """
 
-    place: Literal["read", "write", "workspace", "scratch"]
+    place: Literal["read", "write", "workspace", "kept", "scratch"]
     number: Dim
     offset: Dim
     strides: tuple[Dim, ...]

@@ -27,7 +27,7 @@ from graphc.types import np_dtype
 from tests.plan_testing import prepared
 
 KINDS = frozenset({"conv", "window", "index", "scan", "sort", "random"})
-INFO = TargetInfo("cpu", epilogues=KINDS, prologues=KINDS, views=KINDS)
+INFO = TargetInfo("cpu", epilogues=KINDS, prologues=KINDS, views=KINDS, prepares=KINDS)
 WIDTHS = (64, 32, 16)  # bytes of the vectors that code is tried with
 PHASE = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 2, ctypes.c_void_p)
 GUARD = 64  # bytes behind every array that must stay as they are
@@ -61,9 +61,11 @@ def host_of(width: int) -> Host:
     return narrowed(this_host(), width)
 
 
-def native(kernel: Kernel, host: Host, cores: Mapping[Op, Core] = CORES) -> NativeKernel:
+def native(
+    kernel: Kernel, host: Host, cores: Mapping[Op, Core] = CORES, steady: frozenset[int] = frozenset()
+) -> NativeKernel:
     """The kernel's code; it must be served."""
-    found = native_kernel(kernel, host, cores)
+    found = native_kernel(kernel, host, cores, steady)
     assert found is not None, kernel.core
     return found
 
@@ -84,7 +86,7 @@ def assemble(*outputs: Node, info: TargetInfo = INFO) -> int:
     steps = plan_kernels(prepared(outputs, info=info), info).steps
     for host in (HOSTS["avx2"], HOSTS["neon"]):
         for step in steps:
-            assembly = native(step.kernel, host).assembly
+            assembly = native(step.kernel, host, steady=step.steady).assembly
             for code in (compiled(assembly, host), *[function(symbol, host) for symbol in called(assembly)]):
                 assert not re.search(rb"__(trunc|extend|fix|float)", code)  # functions that a process may lack
     return len(steps)
@@ -119,7 +121,7 @@ def run(
             values[k].array[...] = buffer.node.attrs["value"].array
     for step in plan.kernels:
         operands = [values[k] for k in (*step.reads, *step.writes)]
-        run_kernel(native(step.kernel, host, cores), host, operands, plan.dims, parts, draw)
+        run_kernel(native(step.kernel, host, cores, step.steady), host, operands, plan.dims, parts, draw)
     assert all(memory.intact() for memory in values.values())
     return [values[k].array for k in plan.symbolic.outputs]
 
@@ -143,16 +145,18 @@ def run_kernel(
     code = code_of(kernel, host)
     workspace = Memory((evaluate(kernel.workspace, dims),), np.uint8)
     key = np.array(draw, np.uint64)
+    kept = [] if kernel.kept is None else [Memory((kernel.kept,), np.uint8)]
     addresses = [workspace.address, *[o.address for o in operands], *[key.ctypes.data] * kernel.draws]
+    addresses += [memory.address for memory in kept]
     table = np.array(addresses, np.int64)
     args = np.array([*range(1, len(addresses)), *[evaluate(dim, dims) for dim in kernel.dims], 0], np.int64)
-    for phase in kernel.phases:
+    for phase in sorted(kernel.phases, key=lambda phase: not phase.prepares):
         total, scratch = evaluate(phase.units, dims), Memory((evaluate(phase.scratch, dims),), np.uint8)
         call = PHASE(code.address(phase.symbol))
         ends = [total * part // parts for part in range(parts + 1)]
         for low, high in reversed(list(itertools.pairwise(ends))):
             if low < high and call(table.ctypes.data, args.ctypes.data, low, high, scratch.address):
                 raise FailedError(phase.symbol)
-        assert workspace.intact()
+        assert all(memory.intact() for memory in (workspace, *kept))
         assert scratch.intact()
         assert evaluate(phase.cost, dims) >= 0

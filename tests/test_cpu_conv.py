@@ -53,7 +53,15 @@ TOLERANCE = {"float32": 2e-5, "float64": 1e-12, "float16": 2e-3, "bfloat16": 1.6
 class Case:
     """One primitive in one geometry: the node, what to feed, and what NumPy finds in double precision."""
 
-    def __init__(self, op: Any, geometry: tuple[Any, ...], dtype: str = "float32", batch: Dim | None = None) -> None:
+    def __init__(
+        self,
+        op: Any,
+        geometry: tuple[Any, ...],
+        dtype: str = "float32",
+        batch: Dim | None = None,
+        *,
+        steady: bool = False,
+    ) -> None:
         x, w, stride, padding, dilation, groups = geometry
         counts = window_counts(x[2:], w[2:], stride, padding, dilation)
         shapes = {"x": x, "w": w, "g": (x[0], w[0], *counts)}
@@ -66,8 +74,10 @@ class Case:
         for name in OPERANDS[op.name]:
             shape = shapes[name] if batch is None or name == "w" else (batch, *shapes[name][1:])
             self.places.append(gc.placeholder(name, shape, dtype))
-        self.node: Node = op(*self.places, **attrs)
         self.feeds = dict(zip(self.places, numbers, strict=True))
+        if steady:
+            self.places[1] = gc.constant(rounded[1])
+        self.node: Node = op(*self.places, **attrs)
         self.wanted = op.ref(*numbers, **attrs)
         self.dtype = dtype
 
@@ -226,6 +236,26 @@ def test_transforms_may_be_divided_and_followed_by_pointwise_ops(op: Any, name: 
     assert np.array_equal(whole, divided)
     case.wanted = np.maximum(case.wanted * 2, 0) + feeds[rest]
     case.check(whole)
+
+
+@pytest.mark.parametrize("name", [*TRANSFORMED, "padded", "stride 2", "groups", "1x1", "many channels"])
+@pytest.mark.parametrize("op", [conv_op, conv_input_grad], ids=lambda op: op.name)
+def test_steady_weights_give_the_same_as_others(op: Any, name: str) -> None:
+    geometry = {**GEOMETRIES, **TRANSFORMED}[name]
+    moving, steady = Case(op, geometry), Case(op, geometry, steady=True)
+    steady.check(run([steady.node], steady.feeds)[0])
+    whole, divided = (run([steady.node], steady.feeds, parts=parts)[0] for parts in (1, 3))
+    assert np.array_equal(whole, divided)
+    exact = [run([case.node], case.feeds, cores=EXACT_CORES)[0] for case in (moving, steady)]
+    np.testing.assert_allclose(*exact, rtol=1e-4, atol=1e-4)
+
+
+def test_steady_weights_may_be_computed_on_the_way() -> None:
+    case = Case(conv_op, TRANSFORMED["many weights"], steady=True)
+    x, w = case.places
+    case.wanted = case.wanted * 0.5
+    doubled = conv_op(x, w.astype("float64").astype("float32") * 0.5, **dict(case.node.attrs))
+    case.check(run([doubled], case.feeds)[0])
 
 
 def test_an_operand_of_a_transform_may_be_a_view() -> None:

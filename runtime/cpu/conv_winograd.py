@@ -3,7 +3,8 @@
 Tiles lie in the lanes of vectors. Of a block of tiles the transformed source is, for each of the 36 places, a matrix of
 channels by tiles, which the transformed weights, rows by channels, are multiplied by. The smaller one of the two is
 transformed once, into workspace; the other in each unit of work, into scratch, where the products find it in the cache:
-units are blocks of tiles where images are large, and chunks of rows where the weights are.
+units are blocks of tiles where images are large, and chunks of rows where the weights are. Steady weights are
+transformed ahead, whichever is smaller, and kept.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from graphc.runtime.cpu.conv_tiles import (
 )
 from graphc.runtime.cpu.elements import Element
 from graphc.runtime.cpu.host import Host
-from graphc.runtime.cpu.phases import Frame, KernelCode
+from graphc.runtime.cpu.phases import Frame, KernelCode, Place
 from graphc.runtime.cpu.winograd import (
     PLACES,
     RESULTS,
@@ -159,7 +160,8 @@ class _Winograd:
         self.type = vector(FLOAT, self.wide)
         self.image_blocks = ceil_div(shape.batch, shape.images)
         self.line_blocks = -(-shape.down // shape.lines)
-        weights = shape.chunk if shape.by_rows else shape.rows
+        self.ahead = code.is_steady(1) or not shape.by_rows  # whether all weights are transformed first
+        weights = shape.rows if self.ahead else shape.chunk
         self.weight_place = -(-weights * shape.channels // self.wide) * self.wide + self.wide
         self.tile_place = shape.channels * shape.row + self.wide
         self.sum_place = shape.chunk * shape.row + self.wide
@@ -171,24 +173,24 @@ class _Winograd:
         blocks = self.image_blocks * self.line_blocks
         weights, tiles = PLACES * self.weight_place, PLACES * self.tile_place
         self.parts = [2 * SIDE * self.stage_row, self.shape.width.size + 2 * self.wide]  # what `tiles` needs
-        once: Dim = blocks * tiles if shape.by_rows else weights
-        self.once = self.code.workspace(once * BYTES)
-        if shape.by_rows:
-            self.tiles_phase(blocks)
-        else:
+        if self.ahead:
+            self.made_weights = self.code.derived(weights * BYTES, 1)
             self.weights_phase()
-        own = weights if shape.by_rows else tiles
+        if shape.by_rows:
+            self.made_tiles = Place("workspace", self.code.workspace(blocks * tiles * BYTES))
+            self.tiles_phase(blocks)
+        own = tiles if not shape.by_rows else 0 if self.ahead else weights
         self.parts += [own, PLACES * self.sum_place, RESULTS * RESULTS * shape.row]
         self.products_phase(-(-shape.rows // shape.chunk) if shape.by_rows else blocks)
 
     # ------------------------------------------------------------------------------------ memory
 
-    def begin(self, units: Dim, cost: Dim) -> Frame:
+    def begin(self, units: Dim, cost: Dim, *, prepares: bool = False) -> Frame:
         """A phase, with its scratch divided into `parts`."""
         self.places = [0]
         for size in self.parts:
             self.places.append(self.places[-1] + int(aligned(size * BYTES)))
-        self.frame = self.code.phase(units, cost, self.places[-1])
+        self.frame = self.code.phase(units, cost, self.places[-1], prepares=prepares)
         self.f = self.frame.f
         return self.frame
 
@@ -196,20 +198,22 @@ class _Winograd:
         """Where a part of scratch begins."""
         return self.f.address(self.frame.scratch, self.places[part], "i8")
 
-    def at_once(self, offset: Int) -> Value:
+    def made(self, place: Place, offset: Int) -> Value:
         """An element of what is transformed once."""
-        return self.f.address(self.frame.workspace(self.once), offset, FLOAT)
+        return self.f.address(self.frame.memory(place), offset, FLOAT)
 
     # ------------------------------------------------------------------------------------ phases
 
     def weights_phase(self) -> None:
         """Transform all weights, some rows in a unit."""
         shape = self.shape
-        frame = self.begin(shape.rows, shape.rows * shape.channels * 4)
+        place = self.made_weights
+        frame = self.begin(shape.rows, shape.rows * shape.channels * 4, prepares=place.is_kept)
         f = frame.f
 
         def unit(row: Value, _: list[Value]) -> None:
-            f.call(self.weights(), "void", self.weights_at(row), self.at_once(f.mul(row, shape.channels)), f.i64(1))
+            into = self.made(place, f.mul(row, shape.channels))
+            f.call(self.weights(), "void", self.weights_at(row), into, f.i64(1))
 
         f.loop(frame.low, frame.high, 1, unit)
         frame.done()
@@ -224,7 +228,7 @@ class _Winograd:
         def unit(number: Value, _: list[Value]) -> None:
             block, channel = f.div(number, shape.channels), f.rem(number, shape.channels)
             target = f.add(f.mul(block, PLACES * self.tile_place), f.mul(channel, shape.row))
-            self.transform_tiles(block, channel, self.at_once(target))
+            self.transform_tiles(block, channel, self.made(self.made_tiles, target))
 
         f.loop(frame.low, frame.high, 1, unit)
         frame.done()
@@ -244,10 +248,14 @@ class _Winograd:
         def chunk_of_rows(number: Value, _: list[Value]) -> None:
             first = f.mul(number, shape.chunk)
             rows = f.min(shape.chunk, f.sub(shape.rows, first))
-            f.call(self.weights(), "void", self.weights_at(first), self.scratch(2), f.i64(rows))
+            if self.ahead:
+                weights = self.made(self.made_weights, f.mul(first, shape.channels))
+            else:
+                weights = self.scratch(2)
+                f.call(self.weights(), "void", self.weights_at(first), weights, f.i64(rows))
 
             def block(b: Value, _: list[Value]) -> None:
-                self.products(b, first, self.scratch(2), self.at_once(f.mul(b, PLACES * self.tile_place)))
+                self.products(b, first, weights, self.made(self.made_tiles, f.mul(b, PLACES * self.tile_place)))
 
             f.loop(0, blocks, 1, block)
 
@@ -256,7 +264,7 @@ class _Winograd:
                 self.transform_tiles(number, c, f.address(self.scratch(2), f.mul(c, shape.row), FLOAT))
 
             def chunk(first: Value, _: list[Value]) -> None:
-                weights = self.at_once(f.mul(first, shape.channels))
+                weights = self.made(self.made_weights, f.mul(first, shape.channels))
                 self.products(number, first, weights, self.scratch(2))
 
             f.loop(0, shape.channels, 1, channel)

@@ -150,7 +150,7 @@ class Direct:
             return None
         if any(variable not in served.into for variable, _ in symbolic.program.updates):
             return None  # new values that aren't written into the variables' memory are committed by Python
-        run = Run(target, found, values, dict.fromkeys(found.draws, (0, 0, 0)), served.into)
+        run = Run(executable, found, values, dict.fromkeys(found.draws, (0, 0, 0)), served.into)
         keys = np.zeros((len(found.draws), 3), np.uint64)
         for slot, key in zip(found.draws.values(), keys, strict=True):
             run.table[slot] = key.ctypes.data

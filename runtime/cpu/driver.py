@@ -36,10 +36,16 @@ SHORT_NS = 20_000  # a plan that costs less runs on one thread, which keeps the 
 WAKE_NS = 100_000  # a plan whose parallel commands cost less is over before a thread that sleeps could help much
 PATIENCE = 8  # commands of such plans that find threads asleep before one wakes them: there may be many more
 
-# A plan: its number of commands, whether a pool can help and is worth waking, and the commands. Byte offsets.
-COUNT, PARALLEL, WORTH, COMMANDS = 0, 8, 16, 64
+# A plan: its number of commands, whether a pool can help and is worth waking, its state or null, whether it changes
+# variables, and the commands. Byte offsets.
+COUNT, PARALLEL, WORTH, STATE, CHANGES, COMMANDS = 0, 8, 16, 24, 32, 64
 ADDRESS, ARGS, UNITS, GRAIN, TICKETS, COUNTS = range(0, 48, 8)  # of a command; one of no tickets isn't divided
 COMMAND_BYTES = 48
+
+# The state of a plan: address of the epoch, which changes with the variables; the epoch for which it is prepared; the
+# plan that prepares it.
+EPOCH, SEEN, PREPARES, STATE_BYTES = 0, 8, 16, 24
+NEVER = -1  # no epoch
 
 # Memory of the workers: the bytes of each, and then, aligned, those of worker 0, 1, ...
 STRIDE, FIRST = 0, 64
@@ -85,11 +91,14 @@ def assembly(host: Host) -> str:
     _share(module, pause)
     for name, shared in (("run_alone", False), ("run_shared", True)):
         _walk(module, name, shared)
+    _once(module)
     _run(module)
     return module.text()
 
 
-WORK, SHARE, RUN_ALONE, RUN_SHARED = (Value(f"@{name}", PTR) for name in ("work", "share", "run_alone", "run_shared"))
+WORK, SHARE, RUN_ALONE, RUN_SHARED, ONCE = (
+    Value(f"@{name}", PTR) for name in ("work", "share", "run_alone", "run_shared", "once")
+)
 
 
 def _pause(module: Module, architecture: str) -> Callable[[Function], None]:
@@ -302,9 +311,9 @@ def _walk(module: Module, name: str, shared: bool) -> None:
     f.ret(f.select(is_zero(f, failed), constant(I64, 0), done))
 
 
-def _run(module: Module) -> None:
+def _once(module: Module) -> None:
     """Take the pool if the plan needs one and it is free; else do all of it here: no thread waits for another run."""
-    f = module.function("run", RUN, I64)
+    f = module.function("once", RUN, I64, internal=True)
     parameters = plan, table, scratch, base = tuple(f.parameter(k) for k in range(4))
     pool = Fields(f, base)
 
@@ -328,6 +337,40 @@ def _run(module: Module) -> None:
     given = f.compare("icmp ne", base, Value("null", PTR))
     helped = both(f, given, f.compare("icmp ne", parallel, constant(I64, 0)))
     (failed,) = f.if_(helped, if_free, alone)
+    f.ret(failed)
+
+
+def _run(module: Module) -> None:
+    """Run the plan, and before it, if variables have changed since it was prepared, the plan that prepares it."""
+    f = module.function("run", RUN, I64)
+    plan, *others = (f.parameter(k) for k in range(4))
+    header = Fields(f, plan)
+    state = Fields(f, f.in_entry(lambda: header.load(PTR, STATE)))
+    zero = constant(I64, 0)
+
+    def now() -> Value:
+        return f.load(I64, state.load(PTR, EPOCH), 8)
+
+    def prepared() -> list[Value]:
+        failed = call(f, ONCE, state.load(PTR, PREPARES), *others)
+        f.if_(is_zero(f, failed), lambda: state.store(now(), SEEN))
+        return [failed]
+
+    def changed() -> None:
+        """What the plan itself changes, it doesn't prepare."""
+        epoch = f.i64(f.add(now(), header.load(I64, CHANGES)))
+        f.store(epoch, state.load(PTR, EPOCH), 8)
+        state.store(epoch, SEEN)
+
+    def stateful() -> list[Value]:
+        current = f.compare("icmp eq", now(), state.load(I64, SEEN))
+        (failed,) = f.if_(current, lambda: [zero], prepared)
+        (failed,) = f.if_(is_zero(f, failed), lambda: [call(f, ONCE, plan, *others)], lambda: [failed])
+        f.if_(is_zero(f, failed), changed)
+        return [failed]
+
+    plain = f.compare("icmp eq", state.base, Value("null", PTR))
+    (failed,) = f.if_(plain, lambda: [call(f, ONCE, plan, *others)], stateful)
     f.ret(failed)
 
 
@@ -409,8 +452,30 @@ def tickets_of(units: int, cost_ns: int) -> tuple[int, int]:
     return grain, -(-units // grain)
 
 
+class State:
+    """What a plan keeps from run to run was made of variables: when, and how it is made again.
+
+    Args:
+        epoch: a word that is another one whenever variables have changed.
+        prepares: the commands that make it.
+    """
+
+    def __init__(self, epoch: Array, prepares: CommandList) -> None:
+        self._kept = epoch, prepares
+        self._words = np.array([epoch.ctypes.data, NEVER, prepares.address], np.int64)
+        self.address: int = self._words.ctypes.data
+
+    def forget(self) -> None:
+        """Let the next run prepare."""
+        self._words[SEEN // 8] = NEVER
+
+
 class CommandList:
     """Commands in memory, as the driver walks them; immutable, so that many runs may use them.
+
+    Args:
+        state: of the plan that they are a part of; None if it keeps nothing and changes no variables.
+        changes: whether they change variables.
 
     Attributes:
         address: of the plan.
@@ -419,7 +484,8 @@ class CommandList:
         parallel: whether a pool helps.
     """
 
-    def __init__(self, commands: Sequence[Command]) -> None:
+    def __init__(self, commands: Sequence[Command], state: State | None = None, *, changes: bool = False) -> None:
+        self.state = state
         self.names = tuple([command.name for command in commands])
         self.short = sum([command.cost_ns for command in commands]) < SHORT_NS
         cuts = [tickets_of(c.units, 0 if self.short else c.cost_ns) for c in commands]
@@ -432,6 +498,7 @@ class CommandList:
         words = self._memory.view(np.int64)
         divided = sum([command.cost_ns for command, (_, tickets) in zip(commands, cuts, strict=True) if tickets])
         words[COUNT // 8], words[PARALLEL // 8], words[WORTH // 8] = len(commands), divided > 0, divided >= WAKE_NS
+        words[STATE // 8], words[CHANGES // 8] = 0 if state is None else state.address, changes
         words[head // 8 :] = np.concatenate([*args, np.empty(0, np.int64)])
         rows = words[COMMANDS // 8 : head // 8].reshape(-1, COMMAND_BYTES // 8)
         rows[:, ADDRESS // 8] = np.array([command.address for command in commands], np.uint64).view(np.int64)

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from graphc.dumps import file_name, write
-from graphc.kernel import Kernel
-from graphc.plan import Plan, SymbolicPlan
+from graphc.plan import Plan, SymbolicPlan, Variant
 from graphc.plan_text import step_name
 from graphc.printer import text
 from graphc.runtime.cpu.host import Host, target_machine
@@ -21,7 +20,7 @@ from graphc.runtime.cpu.phases import NativeKernel
 def dump_kernels(
     folder: Path,
     symbolic: SymbolicPlan,
-    natives: Mapping[Kernel, NativeKernel],
+    natives: Mapping[Variant, NativeKernel],
     host: Host,
     library: Callable[[str], str],
 ) -> None:
@@ -31,13 +30,13 @@ def dump_kernels(
         natives: the kernels that have code; of others there is the kernel IR alone.
         library: gives the functions that the kernels call.
     """
-    first: dict[Kernel, str] = {}
+    first: dict[Variant, str] = {}
     for number, step in enumerate(symbolic.steps):
-        first.setdefault(step.kernel, f"{number:03d}-{file_name(step_name(step).replace(': ', '-'))}")
-    for kernel, name in first.items():
-        native = natives.get(kernel)
+        first.setdefault(step.variant, f"{number:03d}-{file_name(step_name(step).replace(': ', '-'))}")
+    for variant, name in first.items():
+        native = natives.get(variant)
         notes = "runs in NumPy" if native is None else "; ".join(native.notes)
-        write(folder / f"kernel-{name}.txt", "\n".join([text(kernel), *([f"# {notes}"] if notes else [])]))
+        write(folder / f"kernel-{name}.txt", "\n".join([text(variant.kernel), *([f"# {notes}"] if notes else [])]))
         if native is not None:
             _dump_code(folder / f"kernel-{name}", native.assembly, host)
     for symbol, assembly in _called([native.assembly for native in natives.values()], library).items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 
 from graphc.ir import Node
@@ -31,12 +31,14 @@ def function(host: Host, symbol: str) -> str:
     return room(host, symbol)
 
 
-def native_kernel(kernel: Kernel, host: Host, cores: Mapping[Op, Core] = CORES) -> NativeKernel | None:
-    """The code of a kernel, or None if it must be run by NumPy."""
+def native_kernel(
+    kernel: Kernel, host: Host, cores: Mapping[Op, Core] = CORES, steady: Collection[int] = frozenset()
+) -> NativeKernel | None:
+    """The code of a kernel, some of whose reads may be steady, or None if it must be run by NumPy."""
     if not all(map(_is_served, kernel.regions)):
         return None
     flat = kernel.core is None and all(len(region.loops) == 1 for region in kernel.regions)
-    code = KernelCode(kernel, host, FLAT if flat else math.inf)
+    code = KernelCode(kernel, host, FLAT if flat else math.inf, steady)
     if kernel.core is None:
         for region in kernel.results:
             region_phase(code, region)

@@ -29,14 +29,22 @@ FEW = 16  # rows, or vectors of rows side by side, that are few
 MEMORY_NS = 0.06  # nanoseconds to read or write an element of what a cache holds
 
 
-def region_phase(code: KernelCode, region: Region, element: Strided | None = None, into: Strided | None = None) -> None:
+def region_phase(
+    code: KernelCode,
+    region: Region,
+    element: Strided | None = None,
+    into: Strided | None = None,
+    *,
+    prepares: bool = False,
+) -> None:
     """A phase that computes a region at all of its points.
 
     Args:
         element: where the elements of the core's result lie, for a region that begins with one.
         into: where the one output of a region without stores goes.
+        prepares: see `Phase.prepares`.
     """
-    work = _Work(code, *over_fewer_loops(region, element, into))
+    work = _Work(code, *over_fewer_loops(region, element, into), prepares)
     split = work.split()
     code.note(work.described() + (", long rows in parts" if split else ""))
     if split is None:
@@ -48,8 +56,10 @@ def region_phase(code: KernelCode, region: Region, element: Strided | None = Non
 class _Work:
     """The phases of a region: how its points are numbered as units of work."""
 
-    def __init__(self, code: KernelCode, region: Region, element: Strided | None, into: Strided | None) -> None:
-        self.code, self.region, self.element, self.into = code, region, element, into
+    def __init__(
+        self, code: KernelCode, region: Region, element: Strided | None, into: Strided | None, prepares: bool
+    ) -> None:
+        self.code, self.region, self.element, self.into, self.prepares = code, region, element, into, prepares
         ports = [loading(load, "float32") for load in region.loads] + [Port(array) for array in stored_in(region)]
         ports += [Port(into)] if into else []
         self.ports = [port for port in ports if not port.counter]
@@ -86,7 +96,8 @@ class _Work:
         layout, element = self.layout, self.element
         by_row = layout.axis is not None and self.region.loops[layout.axis].reduce
         kept = sum(len(current.kept) for current in self.passes)
-        frame = self.code.phase(units, cost, kept_bytes(self.region, layout.lanes, by_row=by_row) * kept)
+        scratch = kept_bytes(self.region, layout.lanes, by_row=by_row) * kept
+        frame = self.code.phase(units, cost, scratch, prepares=self.prepares)
         address = None if element is None else Element(lambda index: frame.at(element, index), element.dtype)
         return Nest(frame, self.region, address, self.into)
 
@@ -188,12 +199,15 @@ def region_cost(region: Region) -> Dim:
 
 
 def operand(code: KernelCode, k: int) -> Strided:
-    """Where the core's k-th operand lies: in a buffer that the kernel reads, or in workspace, computed by a phase."""
+    """Where the core's k-th operand lies: in a buffer that the kernel reads, or in memory, computed by a phase."""
     region = code.kernel.operands[k]
     if region.is_view:
         return viewed(region)
-    array = in_workspace(code, [loop.extent for loop in region.loops], region.body.outputs[0].dtype)
-    region_phase(code, region, into=array)
+    shape = tuple([loop.extent for loop in region.loops])
+    dtype = region.body.outputs[0].dtype
+    place = code.derived(product(shape) * itemsize(dtype), k)
+    array = place.array(row_major(shape), dtype)
+    region_phase(code, region, into=array, prepares=place.is_kept)
     return array
 
 

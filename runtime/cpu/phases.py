@@ -6,14 +6,19 @@ does the units of work `low .. high-1` of those that the phase has, and returns 
 `table` has the address of the run's workspace and then of each buffer of the plan; `args` says which of them the
 kernel reads and writes, and the sizes that aren't compiled in; `scratch` is memory of the worker. The
 result must not depend on how the units are divided into calls, nor on their order.
+
+A phase that *prepares* reads only buffers that are the same run after run (`KernelCode.steady`: variables that the plan
+doesn't change, constants) and writes only memory that is kept: it runs before all others, and only when one of those
+buffers has changed. To move such work there, a room takes the memory for it from `KernelCode.derived`, and begins the
+phase with `prepares=place.is_kept`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from graphc.dims import Dim, DimExpr
 from graphc.kernel import Kernel
@@ -38,12 +43,14 @@ class Phase(NamedTuple):
         units: of work, that may be divided among threads.
         cost: nanoseconds that one core needs for all of them, roughly; decides how they are divided.
         scratch: bytes that each worker needs.
+        prepares: whether it runs only when what it reads has changed.
     """
 
     symbol: str
     units: Dim
     cost: Dim
     scratch: Dim = 0
+    prepares: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,8 @@ class NativeKernel:
         dims: the sizes that `args` has after the numbers of the buffers.
         workspace: bytes of memory that the phases share while the kernel runs.
         draws: whether `args` has, after the buffers, the slot of a draw's key: 3 i64, seed, stream and counter.
+        kept: bytes of memory that stays as it is between runs, one for each step; None where the kernel has no steady
+            reads: otherwise `args` has its slot next.
         notes: how it computes what it does, for reports: "winograd 4x4", "14x32 blocks, B packed".
     """
 
@@ -64,6 +73,27 @@ class NativeKernel:
     workspace: Dim
     draws: bool
     notes: tuple[str, ...] = ()
+    kept: int | None = None
+
+
+class Place(NamedTuple):
+    """Memory of a kernel.
+
+    Attributes:
+        number: bytes from where that memory begins.
+    """
+
+    kind: Literal["workspace", "kept"]
+    number: Dim
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it stays as it is between runs."""
+        return self.kind == "kept"
+
+    def array(self, strides: tuple[Dim, ...], dtype: str, offset: Dim = 0) -> Strided:
+        """An array there."""
+        return Strided(self.kind, self.number, offset, strides, dtype)
 
 
 class KernelCode:
@@ -71,10 +101,14 @@ class KernelCode:
 
     Args:
         compiled_in: known sizes from this on are read from `args`, too: kernels that differ in them alone are one code.
+        steady: reads that are the same run after run; see `Step.steady`.
     """
 
-    def __init__(self, kernel: Kernel, host: Host, compiled_in: float = math.inf) -> None:
+    def __init__(
+        self, kernel: Kernel, host: Host, compiled_in: float = math.inf, steady: Collection[int] = frozenset()
+    ) -> None:
         self.kernel = kernel
+        self.steady = steady
         self.compiled_in = compiled_in
         self.host = host
         self.module = Module()
@@ -88,11 +122,12 @@ class KernelCode:
         self._phases: list[Phase] = []
         self._dims: dict[Dim, int] = {}
         self._workspace: Dim = 0
+        self._kept = 0
 
-    def phase(self, units: Dim, cost: Dim, scratch: Dim = 0) -> Frame:
+    def phase(self, units: Dim, cost: Dim, scratch: Dim = 0, *, prepares: bool = False) -> Frame:
         """Begin a phase; the frame has its function, to be filled and finished by `frame.done()`."""
         symbol = f"phase{len(self._phases)}"
-        self._phases.append(Phase(symbol, units, cost, scratch))
+        self._phases.append(Phase(symbol, units, cost, scratch, prepares))
         return Frame(self, self.module.function(symbol, PARAMETERS, I64))
 
     def note(self, words: str) -> None:
@@ -105,6 +140,19 @@ class KernelCode:
         self._workspace = offset + aligned(nbytes)
         return offset
 
+    def is_steady(self, *operands: int) -> bool:
+        """Whether these operands of the core depend on nothing but steady reads."""
+        regions = [self.kernel.operands[k] for k in operands]
+        return all(load.read is None or load.read in self.steady for region in regions for load in region.loads)
+
+    def derived(self, nbytes: Dim, *operands: int) -> Place:
+        """Memory for what some operands of the core alone decide: kept, if they are steady; else workspace."""
+        if not isinstance(nbytes, int) or not self.steady or not self.is_steady(*operands):
+            return Place("workspace", self.workspace(nbytes))
+        place = Place("kept", self._kept)
+        self._kept += int(aligned(nbytes))
+        return place
+
     def number_of(self, dim: Dim) -> int:
         """The place of a symbolic size among the sizes in `args`."""
         return self._dims.setdefault(dim, len(self._dims))
@@ -112,7 +160,8 @@ class KernelCode:
     def finished(self) -> NativeKernel:
         """What has been made."""
         phases, dims, notes = tuple(self._phases), tuple(self._dims), tuple(self._notes)
-        return NativeKernel(self.module.text(), phases, dims, self._workspace, self.draws, notes)
+        kept = self._kept if self.steady else None
+        return NativeKernel(self.module.text(), phases, dims, self._workspace, self.draws, notes, kept)
 
 
 class Frame:
@@ -139,7 +188,7 @@ class Frame:
         found = self._sizes.get(dim)
         if found is None:
             code = self.code
-            slot = code.reads + code.writes + code.draws + code.number_of(dim)
+            slot = code.reads + code.writes + code.draws + bool(code.steady) + code.number_of(dim)
             found = self._sizes[dim] = self._argument(slot)
         return found
 
@@ -167,6 +216,16 @@ class Frame:
         """The address of the draw's key."""
         return self._slot(self.code.reads + self.code.writes)
 
+    def kept(self) -> Value:
+        """Where the memory begins that is kept between runs."""
+        return self._slot(self.code.reads + self.code.writes + self.code.draws)
+
+    def memory(self, place: Place) -> Value:
+        """The address of memory taken by `KernelCode.derived`."""
+        if place.is_kept:
+            return self.f.address(self.kept(), self.size(place.number), "i8")
+        return self.workspace(place.number)
+
     def _slot(self, slot: int) -> Value:
         found = self._slots.get(slot)
         if found is None:
@@ -186,8 +245,8 @@ class Frame:
             return self.read(int(array.number))
         if array.place == "write":
             return self.write(int(array.number))
-        if array.place == "workspace":
-            return self.workspace(array.number)
+        if array.place == "workspace" or array.place == "kept":
+            return self.memory(Place(array.place, array.number))
         return self.f.address(self.scratch, self.size(array.number), "i8")
 
     def at(self, array: Strided, index: Sequence[Int] = ()) -> Value:

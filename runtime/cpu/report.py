@@ -6,36 +6,36 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 from graphc.dims import evaluate
-from graphc.kernel import Kernel
-from graphc.plan import Made, Plan, Step
+from graphc.plan import Made, Plan, Step, Variant
 from graphc.runtime.cpu.driver import SHORT_NS, tickets_of
 from graphc.runtime.cpu.phases import NativeKernel
 
 
-def made_of(plan: Plan, natives: Mapping[Kernel, NativeKernel]) -> tuple[Made, ...]:
+def made_of(plan: Plan, natives: Mapping[Variant, NativeKernel]) -> tuple[Made, ...]:
     """What the target has made of each step of a plan."""
     return tuple(_made(plan, natives))
 
 
-def _made(plan: Plan, natives: Mapping[Kernel, NativeKernel]) -> Iterator[Made]:
-    for native, group in groupby(plan.kernels, lambda step: step.kernel in natives):
+def _made(plan: Plan, natives: Mapping[Variant, NativeKernel]) -> Iterator[Made]:
+    for native, group in groupby(plan.kernels, lambda step: step.variant in natives):
         steps = list(group)
         if not native:
             yield from [Made(False, f"no code for {_without_code(step)}") for step in steps]
             continue
-        found = [_phases(natives[step.kernel], plan.dims) for step in steps]
+        found = [_phases(natives[step.variant], plan.dims) for step in steps]
         short = sum(cost for phases in found for _, cost, _ in phases) < SHORT_NS
         for step, phases in zip(steps, found, strict=True):
-            code = natives[step.kernel]
+            code = natives[step.variant]
             parts = [1 if short else tickets_of(units, cost)[1] for units, cost, _ in phases]
             scratch = max([scratch for _, _, scratch in phases], default=0)
             how, workspace = ", ".join(code.notes) or "native", evaluate(code.workspace, plan.dims)
-            yield Made(True, how, workspace, scratch, max([1, *parts]))
+            yield Made(True, how, workspace, scratch, max([1, *parts]), code.kept or 0)
 
 
 def _phases(native: NativeKernel, dims: Mapping[str, int]) -> Sequence[tuple[int, int, int]]:
-    """Units, cost and scratch of each phase."""
-    return [(evaluate(p.units, dims), evaluate(p.cost, dims), evaluate(p.scratch, dims)) for p in native.phases]
+    """Units, cost and scratch of each phase that runs in each run."""
+    phases = [phase for phase in native.phases if not phase.prepares]
+    return [(evaluate(p.units, dims), evaluate(p.cost, dims), evaluate(p.scratch, dims)) for p in phases]
 
 
 def _without_code(step: Step) -> str:

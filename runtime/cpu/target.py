@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,15 +17,14 @@ from graphc.dims import evaluate
 from graphc.dumps import folder_of
 from graphc.errors import InternalError
 from graphc.ir import Node, Program
-from graphc.kernel import Kernel
 from graphc.op import Array
 from graphc.ops.sorting import topk_op
 from graphc.passes.plan import bind_plan, plan_kernels, updated_after
-from graphc.plan import Buffer, Plan, Step, SymbolicPlan
+from graphc.plan import Buffer, Plan, Step, SymbolicPlan, Variant
 from graphc.runtime.cpu import copies, driver
 from graphc.runtime.cpu.blocks import Blocks
 from graphc.runtime.cpu.copies import Copy
-from graphc.runtime.cpu.driver import Command, CommandList, Scratch, aligned_memory, run
+from graphc.runtime.cpu.driver import Command, CommandList, Scratch, State, aligned_memory, run
 from graphc.runtime.cpu.dump import dump_kernels, dump_plan
 from graphc.runtime.cpu.host import Host, this_host
 from graphc.runtime.cpu.jit import Code, Loading
@@ -43,6 +43,7 @@ from graphc.shortage import shortage
 from graphc.target import TargetInfo
 from graphc.types import np_dtype
 
+MAX_KEPT = 1 << 28  # bytes that a plan keeps from run to run, at most; the first steps come first
 MAX_BOUND = 16  # sizes for which the commands are kept; the least recently used go first
 
 
@@ -86,6 +87,7 @@ class CpuTarget:
         whole=frozenset({topk_op}),
         epilogues=frozenset({"contract", "conv", "window", "index"}),
         views=frozenset({"contract", "window", "index", "scan", "sort"}),
+        prepares=frozenset({"contract", "conv"}),
     )
 
     def __init__(
@@ -102,13 +104,24 @@ class CpuTarget:
         self.scratch = Scratch(self.pool.threads)
         self.blocks = Blocks()
         self.cores = CORES if conv_precision == "winograd4" else EXACT_CORES
-        self._natives: dict[Kernel, NativeKernel | None] = {}
+        self.epoch = np.zeros(1, np.int64)  # counts the runs that changed variables
+        self._natives: dict[Variant, NativeKernel | None] = {}
 
-    def native(self, kernel: Kernel) -> NativeKernel | None:
+    def native(self, variant: Variant) -> NativeKernel | None:
         """The code of a kernel, made once; None where NumPy runs it."""
-        if kernel not in self._natives:
-            self._natives[kernel] = native_kernel(kernel, self.host, self.cores)
-        return self._natives[kernel]
+        if variant not in self._natives:
+            self._natives[variant] = native_kernel(variant.kernel, self.host, self.cores, variant.steady)
+        return self._natives[variant]
+
+    def within_budget(self, symbolic: SymbolicPlan) -> SymbolicPlan:
+        """The plan, in which no more steps keep what they derive from steady reads than memory is meant for."""
+        left, steps = MAX_KEPT, []
+        for step in symbolic.steps:
+            native = self.native(step.variant) if step.steady else None
+            kept = 0 if native is None or native.kept is None else native.kept
+            steps.append(step if kept <= left else step._replace(steady=frozenset()))
+            left -= kept if kept <= left else 0
+        return replace(symbolic, steps=tuple(steps))
 
     def compile(self, program: Program) -> CpuExecutable:
         """Fuse, schedule and generate code for a program whose passes have run."""
@@ -125,16 +138,17 @@ class CpuExecutable:
 
     def __init__(self, target: CpuTarget, symbolic: SymbolicPlan) -> None:
         self.target = target
+        symbolic = target.within_budget(symbolic)
         library = partial(function, target.host)
         loading = Loading(library)
         loading.add(*driver.module())  # which is compiled along with the kernels of the first plan
-        self.natives: dict[Kernel, NativeKernel] = {}
-        for kernel in dict.fromkeys(step.kernel for step in symbolic.steps):
-            native = target.native(kernel)
+        self.natives: dict[Variant, NativeKernel] = {}
+        for variant in dict.fromkeys(step.variant for step in symbolic.steps):
+            native = target.native(variant)
             if native is not None:
-                self.natives[kernel] = native
+                self.natives[variant] = native
                 loading.add(native.assembly, [phase.symbol for phase in native.phases])
-        by_numpy = [at for at, step in enumerate(symbolic.steps) if step.kernel not in self.natives]
+        by_numpy = [at for at, step in enumerate(symbolic.steps) if step.variant not in self.natives]
         self._together = "commands" not in target.disable
         last = max(by_numpy, default=-1) if self._together else len(symbolic.steps) - 1
         self.symbolic = updated_after(symbolic, last)  # what Python calls can fail, and be interrupted
@@ -143,12 +157,14 @@ class CpuExecutable:
             dump_kernels(self._folder, self.symbolic, self.natives, target.host, library)
         self._driver, *codes = loading.codes()
         self.code = dict(zip(self.natives, codes, strict=True))
+        self.kept = Memory()  # what is derived from steady reads, for all sizes
         self._bound: OrderedDict[Sizes, Bound] = OrderedDict()
 
     def plan(self, dims: Mapping[str, int]) -> Plan:
         """The plan for these sizes, with what is said of its code."""
-        plan = self.bound(dims).plan
-        return replace(plan, made=made_of(plan, self.natives))
+        bound = self.bound(dims)
+        plan, kept = bound.plan, bound.kept
+        return replace(plan, made=made_of(plan, self.natives), peak_bytes=plan.peak_bytes + kept, kept_bytes=kept)
 
     def bound(self, dims: Mapping[str, int]) -> Bound:
         """The commands for these sizes."""
@@ -156,7 +172,7 @@ class CpuExecutable:
         found = self._bound.pop(key, None)
         if found is None:
             plan = bind_plan(self.symbolic, dims, shared="arena" not in self.target.disable)
-            found = Bound(plan, self.natives, self.code, together=self._together)
+            found = Bound(plan, self.natives, self.code, self.target.epoch, together=self._together)
             if self._folder is not None:
                 dump_plan(self._folder, replace(plan, made=made_of(plan, self.natives)))
         self._bound[key] = found
@@ -178,7 +194,7 @@ class CpuExecutable:
         if recorder is not None:
             recorder.describe = partial(self._described, bound)
         try:
-            made = Run(self.target, bound, values, draws, into, out)
+            made = Run(self, bound, values, draws, into, out)
         except MemoryError:
             plan = bound.plan
             needed = bound.total_bytes(self.target.scratch.workers)
@@ -204,7 +220,9 @@ class Bound:
 
     Attributes:
         workspace, scratch: bytes that the kernels need besides the arena, and that each worker needs.
-        slots: entries of the table: the workspace, each buffer, each random draw, each variable that is copied to.
+        slots: entries of the table: the workspace, each buffer, each random draw, each variable that is copied to, what
+            each step keeps.
+        kept: bytes that steps keep from run to run.
         draws: the slot of each random draw.
         copied: for each variable whose new value doesn't take its bytes, the buffer of that and the slot for it.
         memory_bytes: of the arena, the workspace and those new values, in this order.
@@ -212,7 +230,13 @@ class Bound:
     """
 
     def __init__(
-        self, plan: Plan, natives: Mapping[Kernel, NativeKernel], code: Mapping[Kernel, Code], *, together: bool = True
+        self,
+        plan: Plan,
+        natives: Mapping[Variant, NativeKernel],
+        code: Mapping[Variant, Code],
+        epoch: Array,
+        *,
+        together: bool = True,
     ) -> None:
         self.plan = plan
         dims, steps = plan.dims, plan.kernels
@@ -221,7 +245,14 @@ class Bound:
         self.draws = {node: next(slots) for node in dict.fromkeys(node for node in draws if node is not None)}
         updates = zip(plan.symbolic.program.updates, plan.symbolic.updates, strict=True)
         self.copied = {v: (new, next(slots)) for (v, _), new in updates if plan.buffers[new].takes is None}
+        keeping = {step: native for step in steps if (native := natives.get(step.variant)) is not None and native.kept}
+        self._kept_slots = {step: next(slots) for step in keeping}
         self.slots = next(slots)
+        places = np.cumsum([0, *[native.kept for native in keeping.values()]])
+        self.kept, self._kept_offsets = int(places[-1]), places[:-1]
+        steady = dict.fromkeys(plan.buffers[step.reads[number]] for step in keeping for number in step.steady)
+        self._sources = [buffer.node for buffer in steady if buffer.role == "given"]
+        self._seen: list[weakref.ref[Array]] = []
         self.workspace = max([evaluate(native.workspace, dims) for native in natives.values()], default=0)
         phases = [phase for native in natives.values() for phase in native.phases]
         self.scratch = max([evaluate(phase.scratch, dims) for phase in phases], default=0)
@@ -231,7 +262,21 @@ class Bound:
         for new, _ in self.copied.values():
             self.offsets[1 + new] = self.memory_bytes
             self.memory_bytes += evaluate(aligned(plan.nbytes[new]), dims)
-        self.segments = tuple(self._segments(natives, code, together))
+        self.segments = tuple(self._segments(natives, code, epoch, together))
+
+    def place_kept(self, table: Array, memory: Memory, values: Mapping[Node, Array]) -> None:
+        """Put the addresses of what steps keep into a table, and see that it is made of these values.
+
+        What plans write over variables, they count themselves (`CpuTarget.epoch`); here other arrays are noticed.
+        """
+        if not self.kept:
+            return
+        memory.reserve(self.kept)
+        table[[*self._kept_slots.values()]] = memory.base + self._kept_offsets
+        arrays = [values[node] for node in self._sources]
+        if len(self._seen) != len(arrays) or any(r() is not a for r, a in zip(self._seen, arrays, strict=True)):
+            self.state.forget()  # first: this may be interrupted
+            self._seen = [weakref.ref(array) for array in arrays]
 
     @cached_property
     def numbers(self) -> Mapping[Step, int]:
@@ -242,37 +287,53 @@ class Bound:
         """Bytes that a run takes: while it runs, and for its results."""
         sizes = zip(self.plan.buffers, self.plan.nbytes, strict=True)
         results = sum([nbytes for buffer, nbytes in sizes if buffer.role == "result"])
-        return self.memory_bytes + self.scratch * workers + results
+        return self.memory_bytes + self.kept + self.scratch * workers + results
 
     def _segments(
-        self, natives: Mapping[Kernel, NativeKernel], code: Mapping[Kernel, Code], together: bool
+        self, natives: Mapping[Variant, NativeKernel], code: Mapping[Variant, Code], epoch: Array, together: bool
     ) -> Iterator[Segment]:
-        groups = [(native, [*steps]) for native, steps in groupby(self.plan.kernels, lambda s: s.kernel in natives)]
+        groups = [(native, [*steps]) for native, steps in groupby(self.plan.kernels, lambda s: s.variant in natives)]
         if not together:
             groups = [(native, [step]) for native, steps in groups for step in steps]
         if self.copied and not (groups and groups[-1][0]):
             groups.append((True, []))
+        prepares = [c for step in self._kept_slots for c in self._commands(step, natives, code, prepares=True)]
+        self.state = State(epoch, CommandList(prepares))
+        updates = bool(self.plan.symbolic.program.updates)
         for number, (native, steps) in enumerate(groups, 1):
             if not native:
                 yield from [Segment((step,), None) for step in steps]
                 continue
-            commands = [c for step in steps for c in self._commands(step, natives[step.kernel], code[step.kernel])]
-            owners = tuple([step for step in steps for _ in natives[step.kernel].phases])
-            if number == len(groups):
+            pairs = [(step, c) for step in steps for c in self._commands(step, natives, code)]
+            commands = [command for _, command in pairs]
+            is_last = number == len(groups)
+            if is_last:
                 nbytes = self.plan.nbytes
                 commands += [copies.command(Copy(1 + k, slot, nbytes[k])) for k, slot in self.copied.values()]
-            yield Segment(owners, CommandList(commands))
+            state = self.state if updates or prepares else None
+            listed = CommandList(commands, state, changes=updates and is_last)
+            yield Segment(tuple([step for step, _ in pairs]), listed)
 
-    def _commands(self, step: Step, native: NativeKernel, code: Code) -> Iterator[Command]:
-        dims = self.plan.dims
+    def _commands(
+        self,
+        step: Step,
+        natives: Mapping[Variant, NativeKernel],
+        code: Mapping[Variant, Code],
+        *,
+        prepares: bool = False,
+    ) -> Iterator[Command]:
+        native, dims = natives[step.variant], self.plan.dims
         slots = [1 + buffer for buffer in (*step.reads, *step.writes)]
         if native.draws:
             assert step.kernel.core is not None
             slots.append(self.draws[step.kernel.core])
+        if native.kept is not None:
+            slots.append(self._kept_slots.get(step, 0))
         args = np.array([*slots, *[evaluate(dim, dims) for dim in native.dims]], np.int64)
         for phase in native.phases:
-            units, cost = evaluate(phase.units, dims), evaluate(phase.cost, dims)
-            yield Command(code.address(phase.symbol), args, units, cost, step.kernel.kind)
+            if phase.prepares == prepares:
+                units, cost = evaluate(phase.units, dims), evaluate(phase.cost, dims)
+                yield Command(code[step.variant].address(phase.symbol), args, units, cost, step.kernel.kind)
 
 
 class Run:
@@ -280,14 +341,14 @@ class Run:
 
     def __init__(
         self,
-        target: CpuTarget,
+        executable: CpuExecutable,
         bound: Bound,
         values: Mapping[Node, Any],
         draws: Mapping[Node, DrawKey],
         into: Mapping[Node, Array],
         out: Sequence[Array] = (),
     ) -> None:
-        self.target = target
+        self.target = target = executable.target
         self.bound = bound
         self.draws = draws
         target.memory.reserve(bound.memory_bytes)
@@ -298,6 +359,7 @@ class Run:
         self.table = bound.offsets + target.memory.base
         self._inside = {buffer for buffer, _ in bound.copied.values()}
         self._take(values, into)
+        bound.place_kept(self.table, executable.kept, values)
         keys = [np.array(draws[node], np.uint64).view(np.int64) for node in bound.draws]
         for slot, key in zip(bound.draws.values(), keys, strict=True):
             self.table[slot] = address(key)
