@@ -298,7 +298,7 @@ class Frame:
 
     def base(self, array: Strided) -> str:
         """The pointer from which the offsets of an array count, to elements of its dtype."""
-        assert array.place != "scratch", "only CPU threads have scratch"
+        assert array.place != "scratch" and array.place != "kept", "only the CPU target has such memory"
         return self.pointer(array.place, array.number, array.dtype)
 
     def pointer(self, place: Literal["read", "write", "workspace"], number: Dim, dtype: str) -> str:
