@@ -105,6 +105,10 @@ class ResourceError(GraphcError, MemoryError):
     """A run that needs more memory than there is; it has changed nothing."""
 
 
+class DeviceError(GraphcError, RuntimeError):
+    """A device that can't be used: it isn't there, its software is missing or doesn't fit, or it was lost."""
+
+
 class ExportError(GraphcError, ValueError):
     """What an exporter can't express; all of it is told at once."""
 
@@ -129,6 +133,11 @@ class InternalError(GraphcError, AssertionError):
 
 WRONG_ARGUMENT = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
 
+PUBLIC: set[Callable[..., Any]] = set()  # what `public` made
+
+# What takes the calls of public functions whose first argument is of a class, as `take(public, fn, args, kwargs)`.
+TAKERS: dict[type, Callable[..., Any]] = {}
+
 
 @cache
 def public(fn: F) -> F:
@@ -137,9 +146,14 @@ def public(fn: F) -> F:
     Exceptions that rise in functions of the user's own stay what they are.
     """
 
+    if fn in PUBLIC:
+        return fn
+
     @wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
+            if args and args[0].__class__ in TAKERS:
+                return TAKERS[args[0].__class__](call, fn, args, kwargs)
             return fn(*args, **kwargs)
         except WRONG_ARGUMENT as error:
             told = explained(error, fn, args, kwargs)
@@ -147,6 +161,7 @@ def public(fn: F) -> F:
                 raise
             raise told from error
 
+    PUBLIC.add(call)
     return cast(F, call)
 
 

@@ -334,6 +334,22 @@ def test_a_second_pass_names_the_line_of_the_first():
         loss.backward()
 
 
+def test_a_second_pass_is_refused_only_where_values_were_given_up():
+    w = leaf(2.0)
+    shifted = w + 1
+    for count in (1, 2):
+        w.grad = None
+        shifted.backward()
+        assert w.grad.item() == 1, f"pass {count}"
+    total = Parts.apply(w, w)[0]
+    total.backward()
+    with pytest.raises(GradientError, match="PartsBackward"):
+        total.backward()
+    y = Scaled.apply(w, 3)
+    y.backward()
+    y.backward()
+
+
 def test_a_tensor_without_a_tape_has_no_backward():
     with pytest.raises(GradientError, match="requires no gradient"):
         ge.tensor(1.0).backward()

@@ -25,6 +25,7 @@ from graphc.eager.calls import set_device
 from graphc.eager.function import Context, Function
 from graphc.eager.models import Optimizer, module, optimizer
 from graphc.eager.modes import enable_grad, is_grad_enabled, manual_seed, no_grad, set_grad_enabled, set_training
+from graphc.eager.taking import install
 from graphc.eager.tensors import Tensor, grad, lifted, tensor
 from graphc.errors import did_you_mean, publish
 from graphc.ir import Node
@@ -83,3 +84,4 @@ class _Room:
 random = _Room(graphc.random)
 __getattr__ = _Room(graphc).__getattr__
 publish(globals())
+install()

@@ -14,6 +14,7 @@ from weakref import WeakSet
 
 from graphc.composites import items
 from graphc.eager.modes import KNOWN
+from graphc.eager.moves import moved
 from graphc.errors import ArgumentError
 from graphc.ir import Node, Program, reachable, substitute
 from graphc.op import Array
@@ -60,6 +61,9 @@ class Call:
         fresh: how many outputs there are.
         updated: which inputs get the new values.
         alone: one output that isn't an input is all there is.
+        entry: what computes those outputs that aren't inputs.
+        moves: no more than that elements take other places, so that there is no native code.
+        backwards: how gradients are passed back, by which inputs need one; None where none is. Made at first need.
 
     Raises:
         ArgumentError: the outputs need a value that no operand gives: one of a graph.
@@ -86,9 +90,14 @@ class Call:
         self.types = [node.tensor_type for node in self.outputs]
         self.type = self.types[0]
         self.floats = [k for k, type in enumerate(self.types) if is_float(type.dtype)]
-        self._backwards: dict[tuple[bool, ...], Backward | None] = {}
+        self.backwards = _Backwards(self)
         self.alone = single and len(roots) == 1 and roots[0] not in inputs
-        self.entry, self._sources = _compiled(self.inputs, self.outputs, self.alone)
+        made = [node for node in dict.fromkeys(self.outputs) if node not in self.inputs]
+        known = [*self.inputs, *made]
+        self._sources = [known.index(node) for node in self.outputs]
+        entry = moved(self.inputs, made, self.alone)
+        self.moves = entry is not None
+        self.entry = entry or _compiled(self.inputs, made, self.alone)
         CALLS.add(self)
 
     def run(self, arrays: Sequence[Array]) -> Sequence[Array]:
@@ -98,15 +107,8 @@ class Call:
         known = [*arrays, *self.entry(*arrays)]
         return [known[source] for source in self._sources]
 
-    def backward(self, needed: tuple[bool, ...]) -> Backward | None:
-        """How gradients are passed back to the inputs that need one; None where none is."""
-        try:
-            return self._backwards[needed]
-        except KeyError:
-            found = self._backwards[needed] = self._derived(needed)
-            return found
-
-    def _derived(self, needed: tuple[bool, ...]) -> Backward | None:
+    def derived(self, needed: tuple[bool, ...]) -> Backward | None:
+        """What `backwards` holds."""
         count = len(self.inputs)
         wanted = [k for k, need in enumerate(needed) if need]
         seeds: dict[Node, Node] = {}
@@ -127,14 +129,25 @@ class Call:
         return Backward(call, saved, _chooser(saved), reached)
 
 
+class _Backwards(dict[tuple[bool, ...], Backward | None]):
+    """See `Call.backwards`; a dict, because what is in it is found without a call in Python."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def __missing__(self, needed: tuple[bool, ...]) -> Backward | None:
+        found = self[needed] = self._call.derived(needed)
+        return found
+
+
 CALLS: WeakSet[Call] = WeakSet()  # all that there are, for counting what they do
 
 
 def _chooser(places: Sequence[int]) -> Callable[[Sequence[Array]], Sequence[Array]]:
-    """What takes the items at these places; it is called with every call of an op."""
-    if not places:
-        return lambda items: ()
-    return itemgetter(*places) if len(places) > 1 else lambda items: (items[places[0]],)
+    """What takes the items at these places; it is called with every call of an op, so it is none of Python."""
+    if len(places) > 1:
+        return itemgetter(*places)
+    return itemgetter(slice(places[0], places[0] + 1) if places else slice(0))
 
 
 class _Settings:
@@ -153,20 +166,15 @@ def set_device(device: str | None = None) -> None:
         known.clear()
 
 
-def _compiled(
-    inputs: Sequence[Node], outputs: Sequence[Node], alone: bool
-) -> tuple[Callable[..., Any], list[int]]:
-    """What computes those outputs that aren't inputs, and where each output is among the inputs and its results.
+def _compiled(inputs: Sequence[Node], made: Sequence[Node], alone: bool) -> Callable[..., Any]:
+    """What computes `made`, in a list unless `alone`.
 
     Each program has a session of its own, so nothing but its own runs ever moves its memory.
     """
-    made = [node for node in dict.fromkeys(outputs) if node not in inputs]
-    known = [*inputs, *made]
-    sources = [known.index(node) for node in outputs]
     if not made:
-        return lambda *arrays: (), sources
-    fetches = made[0] if alone else made
-    return Session(device=_Settings.device).compile(fetches, inputs, training=False), sources
+        return lambda *arrays: ()
+    fetches = made[0] if alone else list(made)
+    return Session(device=_Settings.device).compile(fetches, inputs, training=False)
 
 
 def formals_of(types: Sequence[Type]) -> tuple[Node, ...]:

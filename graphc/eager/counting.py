@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from graphc.eager.calls import CALLS
 
 
@@ -12,7 +14,8 @@ class Counts(NamedTuple):
     """What a step did.
 
     Attributes:
-        launches: programs that were run, each one op, the gradient of one, or the update of one parameter.
+        launches: programs that were run, each one op or function, the gradient of one, or the update of one parameter;
+            without those that only look at an operand's bytes in another way.
         nbytes: of their results.
     """
 
@@ -27,7 +30,8 @@ def counted(step: Callable[[], Any]) -> Counts:
     def watched(entry: Callable[..., Any]) -> Callable[..., Any]:
         def watch(*arrays: Any) -> Any:
             results = entry(*arrays)
-            made = results if isinstance(results, list | tuple) else [results]
+            several = results if isinstance(results, list | tuple) else [results]
+            made = [y for y in several if not any(np.may_share_memory(y, x) for x in arrays)]
             sizes.extend([sum([array.nbytes for array in made])] if made else [])
             return results
 

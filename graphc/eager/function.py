@@ -7,8 +7,8 @@ from typing import Any
 
 from graphc.composites import items
 from graphc.eager.modes import modes, no_grad
-from graphc.eager.tape import Edge, Entry
-from graphc.eager.tensors import Tensor, lifted, zeros
+from graphc.eager.tape import Edge, Entry, numbers
+from graphc.eager.tensors import Tensor, lifted, valued, zeros
 from graphc.errors import ArgumentError, GradientError, ShapeError
 from graphc.ir import Node, make
 from graphc.operands import primitive
@@ -28,6 +28,9 @@ class Context:
         self._kept: tuple[Any, ...] = ()
         self._own: tuple[int | None, ...] = ()  # which results they are
         self._present: tuple[Any, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self._kept)
 
     def save_for_backward(self, *tensors: Any) -> None:
         """Keep arguments, results or other tensors until a gradient has passed; None is kept as None."""
@@ -49,7 +52,7 @@ class Context:
         """
         pairs = zip(self._kept, self._own, strict=True) if entry is not None else ()
         self._present = tuple([
-            kept if slot is None or entry is None else Tensor(kept._array, kept.type, (entry, slot))
+            kept if slot is None or entry is None else valued(kept._array, kept.type, (entry, slot))
             for kept, slot in pairs
         ])
 
@@ -64,6 +67,7 @@ class _Applied(Entry):
         self.parents = parents
         self.saved = context
         self.hooks = None
+        self.number = next(numbers)
         self.outputs: Sequence[TensorType] = ()
 
     @property
@@ -150,6 +154,6 @@ class Function:
         entry = _Applied(cls, edges, context)
         entry.outputs = [y.type for y in found]
         made = tuple([
-            Tensor(y._array, y.type, (entry, k) if is_float(y.dtype) else None) for k, y in enumerate(found)
+            valued(y._array, y.type, (entry, k) if is_float(y.dtype) else None) for k, y in enumerate(found)
         ])
         return made if isinstance(returned, tuple) else made[0]

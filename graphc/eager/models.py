@@ -11,7 +11,7 @@ import numpy as np
 from graphc.eager.calling import apply
 from graphc.eager.calls import Call, traced
 from graphc.eager.modes import no_grad
-from graphc.eager.tensors import Tensor, wrapped, zeros
+from graphc.eager.tensors import Tensor, valued, wrapped, zeros
 from graphc.errors import ArgumentError, did_you_mean
 from graphc.ir import Node
 from graphc.nn.module import Module
@@ -133,8 +133,8 @@ class Optimizer:
         if slots is None:
             slots = self._slots[param] = [zeros(param.type) for _ in self.rules.slot_names(options)]
         step = self._steps[param] = self._steps.get(param, 0) + 1
-        lr = Tensor(np.array(options["lr"], np.float64), LR)
-        new, *slots[:] = apply(self._call(param.type, options), [param, g, lr, Tensor(np.array(step), STEP), *slots])
+        lr = valued(np.array(options["lr"], np.float64), LR)
+        new, *slots[:] = apply(self._call(param.type, options), [param, g, lr, valued(np.array(step), STEP), *slots])
         param.assign(new)
 
     def _call(self, type: TensorType, options: Options) -> Call:

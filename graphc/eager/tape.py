@@ -3,12 +3,16 @@
 An entry stands for one call. An edge `(entry, slot)` is one result of it: a tensor that has a gradient holds the edge
 it comes from, and an entry holds the edges of its operands and those values that its gradient needs. The values are
 given up as soon as a gradient has passed, unless the tape is to be retained; the entries stay, so it can be drawn.
+Entries are numbered as they are made, so an operand's number is lower than that of what was computed from it: the
+highest number that a cotangent has reached is an entry that all its cotangents have reached.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from heapq import heappop, heappush
+from itertools import count
 from types import CodeType
 from typing import Any, NamedTuple
 
@@ -20,6 +24,8 @@ from graphc.types import TensorType
 
 Edge = tuple["Entry", int]
 Hook = Callable[[Any], Any]
+Waiting = dict["Entry", list[Any]]  # the cotangents that have reached the results of an entry
+numbers = count()
 
 
 class Freed(NamedTuple):
@@ -34,11 +40,13 @@ class Entry(ABC):
 
     Attributes:
         parents: for each operand the edge that it came by, or None.
-        saved: the values that the gradient needs, or `Freed`.
+        saved: the values that the gradient needs, false if there are none; or `Freed`.
         hooks: what looks at the cotangents, by result.
+        number: how many were made before it.
     """
 
-    __slots__ = ("hooks", "parents", "saved")
+    __slots__ = ("hooks", "number", "parents", "saved")
+    number: int
     parents: Sequence[Edge | None]
     saved: Any
     hooks: dict[int, list[Hook]] | None
@@ -77,7 +85,7 @@ class Leaf(Entry):
     name = "AccumulateGrad"
 
     def __init__(self, type: TensorType) -> None:
-        self.parents, self.saved, self.hooks = (), (), None
+        self.parents, self.saved, self.hooks, self.number = (), (), None, next(numbers)
         self.type = type
         self.grad: Any = None
 
@@ -150,27 +158,28 @@ def walk(seeds: Iterable[tuple[Edge, Any]], asked: Collection[Edge] | None, reta
         GradientError: an earlier walk gave up a value that is needed.
     """
     seeds = list(seeds)
-    order = entries([entry for (entry, _), _ in seeds])
-    needed = set(order) if asked is None else _leading_to(asked, order)
-    arrived: dict[Entry, list[Any]] = {}
+    needed = None if asked is None else _leading_to(asked, entries([entry for (entry, _), _ in seeds]))
+    waiting: Waiting = {}
+    order: list[tuple[int, Entry]] = []
     for edge, g in seeds:
-        _arrive(arrived, edge, g)
+        _arrive(waiting, order, edge, g)
     freed, found = Freed(*user_site(2)), {}
-    for entry in reversed(order):
-        if entry not in arrived:
-            continue
-        cotangents = arrived.pop(entry)
+    while order:
+        entry = heappop(order)[1]
+        cotangents = waiting.pop(entry)
         if entry.hooks:
             _hooked(entry.hooks, cotangents)
-        if asked is not None:
+        if asked is not None and needed is not None:
             found.update({(entry, k): g for k, g in enumerate(cotangents) if (entry, k) in asked})
             if entry.__class__ is Leaf or not any(edge is not None and edge[0] in needed for edge in entry.parents):
                 continue
-        _require_kept(entry)
+        saved = entry.saved
+        if saved.__class__ is Freed:
+            raise _given_up(entry)
         for edge, g in entry.pull(cotangents):
-            if edge[0] in needed:
-                _arrive(arrived, edge, g)
-        if not retain and entry.__class__ is not Leaf:
+            if needed is None or edge[0] in needed:
+                _arrive(waiting, order, edge, g)
+        if saved and not retain:
             entry.saved = freed
     return found
 
@@ -184,11 +193,13 @@ def _leading_to(asked: Iterable[Edge], order: Iterable[Entry]) -> set[Entry]:
     return needed
 
 
-def _arrive(arrived: dict[Entry, list[Any]], edge: Edge, g: Any) -> None:
+def _arrive(waiting: Waiting, order: list[tuple[int, Entry]], edge: Edge, g: Any) -> None:
+    """Add a cotangent to those that wait at an entry, which takes its place in the order when the first arrives."""
     entry, slot = edge
-    slots = arrived.get(entry)
+    slots = waiting.get(entry)
     if slots is None:
-        slots = arrived[entry] = [None] * len(entry.types())
+        slots = waiting[entry] = [None] * len(entry.types())
+        heappush(order, (-entry.number, entry))
     slots[slot] = g if slots[slot] is None else slots[slot] + g
 
 
@@ -201,12 +212,11 @@ def _hooked(hooks: Mapping[int, Sequence[Hook]], cotangents: list[Any]) -> None:
                 cotangents[slot] = cotangents[slot] if changed is None else changed
 
 
-def _require_kept(entry: Entry) -> None:
-    if entry.saved.__class__ is Freed:
-        code, offset = entry.saved
-        line = "" if code is None else f"at {Site.of(code, offset)}"
-        raise GradientError(
-            f"a gradient has passed {entry.name} already, and the values it needs were given up then",
-            lines=[*filter(None, [line]), here()],
-            hint="backward(retain_graph=True) there keeps them for another pass",
-        )
+def _given_up(entry: Entry) -> GradientError:
+    code, offset = entry.saved
+    line = "" if code is None else f"at {Site.of(code, offset)}"
+    return GradientError(
+        f"a gradient has passed {entry.name} already, and the values it needs were given up then",
+        lines=[*filter(None, [line]), here()],
+        hint="backward(retain_graph=True) there keeps them for another pass",
+    )

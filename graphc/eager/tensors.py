@@ -24,6 +24,7 @@ from graphc.types import TensorType, dtype_name, is_float, np_dtype
 from graphc.values import converted
 
 SHOWN_DTYPES = ("float32", "int64", "bool")  # those that a printed tensor doesn't name
+new = object.__new__  # the constructor is for users, to be told how tensors are made
 
 
 class Tensor(Operators):
@@ -40,11 +41,11 @@ class Tensor(Operators):
     __array_ufunc__ = None  # np.exp(t) would leave the tape unseen; an array's operators leave tensors the call
     __graphc_op__: ClassVar[Callable[..., Any]]  # from `calling.py`, which makes tensors
     type: TensorType
+    _array: Array
+    _edge: Edge | None
 
-    def __init__(self, array: Array, type: TensorType, edge: Edge | None = None) -> None:
-        self._array = array
-        self.type = type
-        self._edge = edge
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        raise ArgumentError("Tensor is the class of tensors and makes none", hint="ge.tensor(data), ge.zeros(shape)")
 
     def __graphc_node__(self) -> Node:
         """What `gc.render` draws: the tape."""
@@ -209,7 +210,7 @@ class Tensor(Operators):
 
     def detach(self) -> Tensor:
         """The value, without the tape."""
-        return Tensor(self._array, self.type)
+        return valued(self._array, self.type)
 
     def clone(self) -> Tensor:
         """The tensor, as a result of its own."""
@@ -332,9 +333,18 @@ def tensor(data: Any, requires_grad: bool = False, dtype: Any = None) -> Tensor:
     return wrapped(array).requires_grad_(requires_grad)
 
 
+def valued(array: Array, type: TensorType, edge: Edge | None = None) -> Tensor:
+    """What has all of a tensor, as one."""
+    made = new(Tensor)
+    made._array = array
+    made.type = type
+    made._edge = edge
+    return made
+
+
 def wrapped(array: Array) -> Tensor:
     """An array that nobody writes to, as a tensor."""
-    return Tensor(array, TensorType(dtype_name(array.dtype), array.shape))
+    return valued(array, TensorType(dtype_name(array.dtype), array.shape))
 
 
 def lifted(value: Any) -> Tensor:
@@ -352,7 +362,7 @@ def lifted(value: Any) -> Tensor:
     require_values(leaves)
     env = {leaf: generator.drawn(leaf) for leaf in leaves if leaf.op.kind == "random"}
     (array,) = evaluate([value], env)
-    return Tensor(np.array(array, order="C"), value.tensor_type)
+    return valued(np.array(array, order="C"), value.tensor_type)
 
 
 def _require_float(type: TensorType, wanted: bool) -> None:
@@ -362,7 +372,7 @@ def _require_float(type: TensorType, wanted: bool) -> None:
 
 def zeros(type: TensorType) -> Tensor:
     """Zeros of a type."""
-    return Tensor(np.zeros(type.shape, np_dtype(type.dtype)), type)
+    return valued(np.zeros(type.shape, np_dtype(type.dtype)), type)
 
 
 # --------------------------------------------------------------------------------------------- gradients
@@ -379,7 +389,7 @@ def _seed(y: Tensor, gradient: Any) -> tuple[Edge, Tensor]:
     if gradient is None:
         if y._array.size != 1:
             raise ShapeError(f"expected a scalar, got {y.type}", hint="reduce it: loss.mean(); or backward(gradient)")
-        return y._edge, Tensor(np.ones(y.shape, np_dtype(y.dtype)), y.type)
+        return y._edge, valued(np.ones(y.shape, np_dtype(y.dtype)), y.type)
     weights = lifted(gradient)
     if weights.shape != y.shape:
         raise ShapeError(f"the gradient of {y.type} can't be {weights.type}")

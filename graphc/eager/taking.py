@@ -1,0 +1,277 @@
+"""The ways into a call: ops, public functions, methods and operators find the program for their operands, or make it.
+
+A public function, such as `gc.sum` or `gc.losses.mse_loss`, is one program however many ops it consists of, as it is
+one call in PyTorch. Its arguments besides tensors are part of the program. Where that can't be (a float may change with
+every call, a draw has to, and Python may ask for a value) the function runs in Python, and each op in it is a program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import EllipsisType, NoneType
+from typing import Any
+
+import numpy as np
+
+from graphc.composites import Composite
+from graphc.eager.calling import apply, apply_one, apply_two
+from graphc.eager.calls import call_of, formals_of, is_single, results_of, traced
+from graphc.eager.modes import generator, modes
+from graphc.eager.tensors import Tensor, lifted, valued
+from graphc.errors import TAKERS, WRONG_ARGUMENT, GraphcError
+from graphc.ir import Node, substitute, toposort
+from graphc.op import Op
+from graphc.operands import ACCEPTS
+from graphc.operators import METHODS
+from graphc.ops.math import power_op
+from graphc.types import TensorType, np_dtype, promote
+
+NUMBERS = (int, float)  # the classes of Python numbers, without bool
+SCALARS = {dtype: (np_dtype(dtype), TensorType(dtype)) for dtype in ACCEPTS["float"]}
+MAX_CALLS = 4096  # that are remembered in each mode
+MAX_WORDS = 8  # of a tuple in a key
+ROOMS = ("graphc.ops.", "graphc.operands", "graphc.losses", "graphc.metrics")  # of functions that make tensors only
+PLAIN = (int, bool, str, NoneType, EllipsisType)  # classes whose values are part of a program
+
+Fn = Callable[..., Any]  # an op or a public function
+
+
+# ----------------------------------------------------------------------------------------------- the short ways
+
+
+def one(fn: Fn, a: Tensor) -> Any:
+    """What a call with one operand gives."""
+    known = modes.known.get((fn, a.type))
+    return apply_one(known, a) if known is not None and known.alone else at_length(fn, (a,))
+
+
+def two(fn: Fn, a: Any, b: Any) -> Any:
+    """What a call with two operands gives."""
+    if a.__class__ is not Tensor or b.__class__ is not Tensor:
+        if not isinstance(fn, Op):
+            return at_length(fn, (a, b))
+        a, b = _operands(fn, (a, b))
+        if a.__class__ is not Tensor or b.__class__ is not Tensor:
+            return at_length(fn, (a, b))
+    known = modes.known.get((fn, a.type, b.type))
+    return apply_two(known, a, b) if known is not None and known.alone else at_length(fn, (a, b))
+
+
+def at_length(fn: Fn, args: Sequence[Any]) -> Any:
+    """What any call gives."""
+    return call(fn, args, {}) if isinstance(fn, Op) else fn(*args)
+
+
+def dispatched(first: Tensor, op: Op, args: Sequence[Any], attrs: dict[str, Any]) -> Any:
+    """`Tensor.__graphc_op__`: a tensor that is an operand takes the call."""
+    if not attrs:
+        if len(args) == 2:
+            return two(op, *args)
+        if len(args) == 1:
+            return one(op, first)
+    return call(op, args, attrs)
+
+
+# ----------------------------------------------------------------------------------------------- ops
+
+
+def call(op: Op, args: Sequence[Any], attrs: Mapping[str, Any]) -> Any:
+    """What an op gives for operands of which at least one is an eager tensor."""
+    operands = [arg for arg in args if arg.__class__ is Tensor]
+    if len(operands) < len(args):
+        args = _operands(op, args)
+        operands = [arg for arg in args if isinstance(arg, Tensor)]
+    if isinstance(op, Composite) and not op.pure:  # its function may read values that change
+        return _traced_anew(op, args, operands, attrs)
+    key: tuple[Any, ...] = (op, *[arg.type if arg.__class__ is Tensor else (arg.__class__, repr(arg)) for arg in args])
+    if attrs:
+        key = (*key, op.frozen_attrs(attrs).key)
+    return apply(_remembered(key, lambda: traced(op.name, *_program(op, args, attrs))), operands)
+
+
+def _operands(op: Op, args: Sequence[Any]) -> list[Any]:
+    """Tensors, and such Python numbers as are part of the program.
+
+    Beside floats a number is an operand as any other, of their dtype: it may change with every call. Where its value
+    says more (an exponent, an integer that has to fit), each value is a program of its own.
+    """
+    dtype = ""
+    if op.kind == "pointwise" and len(op.accepts) == 1 and op is not power_op:
+        dtypes = {arg.type.dtype for arg in args if arg.__class__ is Tensor}
+        if dtypes <= SCALARS.keys():
+            dtype = promote(*dtypes) if len(dtypes) > 1 else dtypes.pop()
+    return [arg if arg.__class__ is Tensor else _operand(arg, dtype) for arg in args]
+
+
+def _operand(arg: Any, dtype: str) -> Any:
+    """What isn't a tensor yet; a number becomes one of `dtype`, unless that is empty."""
+    if dtype and arg.__class__ in NUMBERS:
+        np_type, type = SCALARS[dtype]
+        return valued(np.array(arg, np_type), type)
+    return arg if isinstance(arg, bool | int | float) else lifted(arg)
+
+
+def _program(op: Op, operands: Sequence[Any], attrs: Mapping[str, Any]) -> tuple[list[TensorType], Any, bool]:
+    """What `traced` takes for a call of `op`, in which numbers stay what they are."""
+    places = [k for k, operand in enumerate(operands) if isinstance(operand, Tensor)]
+
+    def build(formals: Sequence[Node]) -> Any:
+        given = list(operands)
+        for k, formal in zip(places, formals, strict=True):
+            given[k] = formal
+        return op(*given, **attrs)
+
+    return [operands[k].type for k in places], build, modes.training
+
+
+def _traced_anew(op: Op, args: Sequence[Any], operands: Sequence[Tensor], attrs: Mapping[str, Any]) -> Any:
+    """Call an op that is traced each time. Equal programs are compiled once, so what they draw is an operand."""
+    types, build, training = _program(op, args, attrs)
+    formals = formals_of(types)
+    returned = build(formals)
+    results = results_of(returned)
+    leaves = [node for node in toposort(results) if node.op.kind == "random"]
+    inputs = formals_of([*types, *[leaf.tensor_type for leaf in leaves]])
+    results = substitute(results, dict(zip(leaves, inputs[len(formals) :], strict=True)))
+    found = _remembered(
+        (inputs, results), lambda: call_of(op.name, inputs, results, training, single=is_single(returned))
+    )
+    return apply(found, [*operands, *[valued(generator.draw(leaf), leaf.tensor_type) for leaf in leaves]])
+
+
+def _remembered(key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+    """What is known in this mode under a key, made if it isn't."""
+    known = modes.known
+    found = known.get(key)
+    if found is None:
+        if len(known) >= MAX_CALLS:
+            _forget(known)
+        found = known[key] = make()
+    return found
+
+
+def _forget(known: dict[Any, Any]) -> None:
+    """Make room: what was cheap to make goes first."""
+    kept = {key: found for key, found in known.items() if not found.moves}
+    known.clear()
+    if len(kept) < MAX_CALLS // 2:
+        known.update(kept)
+
+
+# ----------------------------------------------------------------------------------------------- functions
+
+
+class _InPython:
+    """Remembered of calls that aren't one program."""
+
+    alone, moves = False, True
+
+
+IN_PYTHON = _InPython()
+
+
+def taken(public: Fn, fn: Fn, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """What a public function, which runs `fn`, gives for a tensor and other arguments."""
+    if not fn.__module__.startswith(ROOMS):
+        return fn(*args, **kwargs)
+    operands: list[Tensor] = []
+    key = [public, *[_word(arg, operands) for arg in args]]
+    for name, arg in kwargs.items():
+        key += [name, _word(arg, operands)]
+    if None in key:
+        return fn(*args, **kwargs)
+    found = _remembered(tuple(key), lambda: _whole(fn, args, kwargs, [t.type for t in operands]))
+    return fn(*args, **kwargs) if found is IN_PYTHON else apply(found, operands)
+
+
+def _word(arg: Any, operands: list[Tensor]) -> Any:
+    """An argument's part in a key: a tensor's type, or the value with its class. None if it can't be part of one."""
+    kind = arg.__class__
+    if kind is Tensor:
+        operands.append(arg)
+        return arg.type
+    if kind is np.ndarray and arg.dtype.kind in "biuf":
+        operands.append(lifted(arg))
+        return operands[-1].type
+    if kind in PLAIN:
+        return kind, arg
+    if kind in (tuple, list) and len(arg) <= MAX_WORDS:
+        words = [_word(item, operands) for item in arg]
+    elif kind is slice:
+        words = [_word(item, operands) for item in (arg.start, arg.stop, arg.step)]
+    else:
+        return None
+    return None if None in words else (kind, *words)
+
+
+def _whole(fn: Fn, args: Sequence[Any], kwargs: Mapping[str, Any], types: Sequence[TensorType]) -> Any:
+    """The program of a call with tensors of these types, or `IN_PYTHON`."""
+    formals = formals_of(types)
+    rest = iter(formals)
+    try:
+        returned = fn(*[_formal(arg, rest) for arg in args], **{name: _formal(kwargs[name], rest) for name in kwargs})
+        tensors = returned if isinstance(returned, tuple) else (returned,)
+        if not all(isinstance(y, Node) for y in tensors) or any(node.op.kind == "random" for node in toposort(tensors)):
+            return IN_PYTHON
+        return call_of(fn.__name__, formals, results_of(returned), modes.training, single=is_single(returned))
+    except (GraphcError, *WRONG_ARGUMENT):
+        return IN_PYTHON  # where an error is told as everywhere
+
+
+def _formal(arg: Any, formals: Iterator[Node]) -> Any:
+    """An argument with parameters in the places of tensors and arrays."""
+    kind = arg.__class__
+    if kind is Tensor or kind is np.ndarray:
+        return next(formals)
+    if kind in (tuple, list):
+        return kind([_formal(item, formals) for item in arg])
+    return slice(*[_formal(item, formals) for item in (arg.start, arg.stop, arg.step)]) if kind is slice else arg
+
+
+# ----------------------------------------------------------------------------------------------- methods, operators
+
+
+UNARY = {"neg": "negative", "abs": "abs", "invert": "logical_not"}
+BINARY = {
+    "add": "add",
+    "sub": "subtract",
+    "mul": "multiply",
+    "truediv": "divide",
+    "matmul": "matmul",
+    "lt": "less",
+    "le": "less_equal",
+    "gt": "greater",
+    "ge": "greater_equal",
+}
+COMPARISONS = ("lt", "le", "gt", "ge")  # they are reflected by each other
+
+
+def _method(name: str, fn: Fn) -> Callable[..., Any]:
+    """A method of tensors: `fn` with the tensor as its first argument."""
+
+    def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return fn(self, *args, **kwargs) if args or kwargs else one(fn, self)
+
+    method.__name__, method.__doc__ = name, fn.__doc__
+    return method
+
+
+def _operators(name: str, fn: Fn) -> dict[str, Callable[[Any, Any], Any]]:
+    found = {f"__{name}__": lambda a, b: two(fn, a, b)}
+    return found if name in COMPARISONS else {**found, f"__r{name}__": lambda b, a: two(fn, a, b)}
+
+
+def install() -> None:
+    """Give tensors their methods and operators, and public functions on tensors their programs."""
+    for name, fn in METHODS.items():
+        if not hasattr(Tensor, name):
+            setattr(Tensor, name, _method(name, fn))
+    for name in ("T", "mT"):
+        setattr(Tensor, name, property(_method(name, METHODS[name])))
+    for name, meaning in UNARY.items():
+        setattr(Tensor, f"__{name}__", _method(f"__{name}__", METHODS[meaning]))
+    for name, meaning in BINARY.items():
+        for operator, call_of_two in _operators(name, METHODS[meaning]).items():
+            setattr(Tensor, operator, call_of_two)
+    Tensor.__graphc_op__ = dispatched
+    TAKERS[Tensor] = taken
