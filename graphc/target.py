@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from graphc.op import Op
 from graphc.ops import math
@@ -12,6 +14,7 @@ LIGHT = frozenset(
     | {math.equal, math.not_equal, math.less, math.less_equal, math.greater, math.greater_equal}
     | {math.logical_and, math.logical_or, math.logical_xor, math.logical_not}
 )
+HEAVY: Mapping[Op, int] = MappingProxyType({math.tanh: 12, math.erf: 16})
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class TargetInfo:
         views: kinds of kernels whose operands may be strided views; those of others lie contiguous in a buffer.
         light: ops that cost no more than reading their result would, so that each kernel computes it for itself. They
             must give the same bits every time: none may be contracted with its neighbours (a fused multiply-add).
+        heavy: ops that cost no more than reading a result from beyond the cache, each with the light ops that it costs.
+            As the light ones they must give the same bits every time.
         max_live: values that a kernel keeps at a time, one vector register each.
         max_ops: ops in one kernel.
         max_reductions: reductions in one kernel.
@@ -43,6 +48,7 @@ class TargetInfo:
     views: frozenset[str] = frozenset({"contract"})
     prepares: frozenset[str] = frozenset()
     light: frozenset[Op] = LIGHT
+    heavy: Mapping[Op, int] = field(default_factory=lambda: HEAVY)
     max_live: int = 24
     max_ops: int = 96
     max_reductions: int = 5

@@ -6,11 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from graphc.ir import Node
-from graphc.operands import broadcast_op, cast_op, constant_op
+from graphc.operands import constant_op
 from graphc.ops.shape import reshape_op
 from graphc.passes.index_maps import VIEWS
 from graphc.target import TargetInfo
-from graphc.types import dtype_info
 
 LEAVES = frozenset({"placeholder", "variable", "parameter", "constant"})  # kinds that are in memory before the run
 FEW = 8  # ops that work out one number, in every kernel that uses it
@@ -24,7 +23,6 @@ class Foresight:
         after_core: what can be computed in the kernel of a core that it follows from, through values used once.
         wants_core: values used once that are a core's result, or follow from one: who uses them can be its epilogue.
         after_row: what follows, by pointwise ops and views, from reductions over the last axes.
-        cheap: what every kernel that uses it computes for itself, rather than that it is stored for all.
     """
 
     def __init__(self, nodes: Sequence[Node], info: TargetInfo) -> None:
@@ -34,7 +32,6 @@ class Foresight:
         self.after_core = _after_core(nodes, info.epilogues, once)
         self.wants_core = {node for node in once if node in self.after_core or node.op.kind in info.epilogues}
         self.after_row = _after_row(nodes)
-        self.cheap = _cheap(nodes, info, users, self.uniform, self.after_core)
 
 
 def unviewed(node: Node) -> Node:
@@ -81,33 +78,3 @@ def _after_row(nodes: Sequence[Node]) -> set[Node]:
         elif kind in ("pointwise", "view") and not found.isdisjoint(node.inputs):
             found.add(node)
     return found
-
-
-def _cheap(
-    nodes: Sequence[Node], info: TargetInfo, users: Counter[Node], uniform: set[Node], after_core: set[Node]
-) -> set[Node]:
-    """Casts that widen; and light ops of one value that others need too, besides numbers and what is broadcast.
-
-    A kernel then reads that value instead of this one. What a reduction reads directly is not repeated: an exponential
-    of the difference to a maximum must see the very numbers that the maximum was taken of.
-    """
-    reduced = {unviewed(node.inputs[0]) for node in nodes if node.op.kind == "reduce"}
-    found: set[Node] = set()
-    for node in nodes:
-        if node.op.kind != "pointwise" or users[node] < 2:
-            continue
-        if node.op is cast_op:
-            if _itemsize(node.inputs[0]) <= _itemsize(node):
-                found.add(node)
-        elif node.op in info.light and node not in after_core and node not in reduced:
-            read = {unviewed(i) for i in node.inputs if i.op is not broadcast_op and i not in uniform}
-            if len(read) == 1:
-                (source,) = read
-                shared = users[source] > 1 or source.op.kind in LEAVES
-                if shared and _itemsize(source) <= _itemsize(node):
-                    found.add(node)
-    return found
-
-
-def _itemsize(node: Node) -> int:
-    return dtype_info(node.dtype).itemsize

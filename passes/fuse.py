@@ -11,30 +11,29 @@ what it stores; a value joins a kernel only if that stays so. So the kernels are
 takes no search.
 
 Nothing is computed twice except what costs less than reading it back: views, constants, counters, casts that widen,
-and light ops of one value that is in memory anyway (`Foresight.cheap`). The operand of exp(x - max(x)) is never
-computed once for the maximum and once more for the difference, where compiled code might round it differently.
+and what a few light ops make of values that are in memory anyway (`passes/rematerialise.py`). The operand of
+exp(x - max(x)) is never computed once for the maximum and once more for the difference, where compiled code might
+round it differently.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from operator import attrgetter
 
 from graphc.dims import Dim, product
-from graphc.dims import evaluate as evaluate_dim
-from graphc.errors import ShapeError
 from graphc.ir import Node, Program
 from graphc.operands import cast_op
 from graphc.passes.clusters import Cluster, Place, Space, Use
 from graphc.passes.foresight import LEAVES, Foresight, unviewed
 from graphc.passes.index_maps import ASSEMBLED, VIEWS, Index, covers, keeps_order, loops_of, pull
+from graphc.passes.rematerialise import repeated
+from graphc.passes.sizes import guess
 from graphc.target import TargetInfo
 from graphc.types import TupleType, dtype_info
 
 TRIED = 4  # kernels that a value with many users tries to join
-NOMINAL: Mapping[str, int] = defaultdict(lambda: 64)  # sizes of symbols, where only a guess is needed
 height_of = attrgetter("height")
 LINE = 64  # bytes that are fetched from memory at a time
 
@@ -50,6 +49,7 @@ class Fusion:
         alias: views that need no bytes of their own, each with its operand.
         items: the results that are needed of each node that has several.
         uniform: see `Foresight`.
+        repeated: see `rematerialise`.
     """
 
     def __init__(self, program: Program, info: TargetInfo) -> None:
@@ -64,6 +64,7 @@ class Fusion:
         nodes = program.nodes()
         self.foresight = Foresight(nodes, info)
         self.uniform = self.foresight.uniform
+        self.repeated = repeated(program, info, self.foresight)
         result = Cluster(-1)
         for root in program.roots:
             self._uses[root] = [(result, None)]
@@ -159,7 +160,7 @@ class Fusion:
         return None
 
     def _pointwise(self, node: Node, uses: list[Use]) -> None:
-        if len(uses) > 1 and node in self.foresight.cheap and self._repeat(node, uses):
+        if len(uses) > 1 and node in self.repeated and self._repeat(node, uses):
             return
         self._join(node, uses, self._fits_pointwise)
 
@@ -248,11 +249,12 @@ class Fusion:
         return cluster
 
     def _repeat(self, node: Node, uses: list[Use]) -> bool:
-        """Compute a cheap `node` in every kernel that uses it; whether all have room."""
-        places = dict([place for _, place in uses if place is not None])
-        fit = len(places) == len(uses) and all(self._fits_pointwise(node, *place, False) for place in places.items())
-        for space, index in places.items() if fit else ():
-            self._enter(node, space, index)
+        """Compute `node` in every kernel that uses it; whether all have room."""
+        places = _by_cluster(uses)
+        found = [place for place in places.values() if place is not None]
+        fit = len(found) == len(places) and all(self._fits_pointwise(node, *place, False) for place in found)
+        for place in found if fit else ():
+            self._enter(node, *place)
         return fit
 
     # ----------------------------------------------------------------------------------------- does it fit?
@@ -447,11 +449,3 @@ def _reduced(node: Node) -> list[Dim]:
     """The extents that a reduction reduces, but those of 1."""
     shape = node.inputs[0].shape
     return [shape[axis] for axis in node.attrs["axes"] if shape[axis] != 1]
-
-
-def guess(dim: Dim) -> int:
-    """A likely value of `dim`, from sizes of 64 for all symbols."""
-    try:
-        return max(evaluate_dim(dim, NOMINAL), 0)
-    except ShapeError:  # it divides by what isn't positive at these sizes
-        return NOMINAL[""]

@@ -30,6 +30,7 @@ INFO_SWITCHES: dict[str, dict[str, object]] = {
     "epilogues": {"epilogues": frozenset()},
     "prologues": {"prologues": frozenset()},
     "rows": {"row_bytes": -1},
+    "rematerialise": {"light": frozenset(), "heavy": {}},
     "prepared": {"prepares": frozenset()},
 }
 PLAN_SWITCHES = frozenset({"schedule", "in_place", "arena"})

@@ -16,8 +16,8 @@ import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from graphc.passes.fuse import guess
 from graphc.passes.memory import round_up
+from graphc.passes.sizes import guess
 from graphc.plan import SymbolicPlan
 
 
