@@ -9,6 +9,7 @@ from graphc.composites import composite, custom_gradient
 from graphc.draw import render
 from graphc.errors import (
     ArgumentError,
+    DeviceError,
     DTypeError,
     ExportError,
     FeedError,
@@ -168,6 +169,7 @@ __version__ = "0.1.0.dev0"
 __all__ = [
     "ArgumentError",
     "DTypeError",
+    "DeviceError",
     "ExportError",
     "FeedError",
     "FetchError",

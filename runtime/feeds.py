@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from graphc.dims import DimExpr, Guard, Problem, shape_text, symbols_of, unify
@@ -15,6 +15,8 @@ from graphc.types import TupleType, Type
 from graphc.values import converted
 
 MAX_SHAPES = 256  # combinations of shapes whose sizes one program remembers
+Accepts = Callable[[Any], Any]
+
 SHOWN = 3  # names that a message lists before it says "..."
 
 
@@ -54,16 +56,21 @@ def resolve_feeds(feeds: Iterable[tuple[Any, Any]], graph: Graph) -> dict[Node, 
     return found
 
 
-def convert_feeds(feeds: Mapping[Node, Any]) -> tuple[dict[Node, Array], dict[str, int]]:
+def convert_feeds(
+    feeds: Mapping[Node, Any], accepts: Accepts | None = None
+) -> tuple[dict[Node, Array], dict[str, int]]:
     """The arrays to run with, and the size of every symbolic dimension.
 
     float64 becomes float32 silently, and integers become floats or other integers where they fit exactly; anything
     else that would lose values is an error.
 
+    Args:
+        accepts: see `Intake`.
+
     Raises:
         FeedError: every array whose dtype or shape doesn't fit, and every symbol with two sizes.
     """
-    arrays, problems = _arrays(feeds.items())
+    arrays, problems = _arrays(feeds.items(), accepts)
     return arrays, _sizes(arrays, problems)
 
 
@@ -77,6 +84,8 @@ class Intake:
         defaults: values of placeholders that no run feeds.
         nodes: what is computed: it needs the sizes of all its symbolic dimensions.
         guards: what must hold of the sizes, each with a node that assumed it.
+        accepts: gives what a device takes as it lies there, with its shape and the name of its dtype; None for all
+            other values.
     """
 
     def __init__(
@@ -85,8 +94,10 @@ class Intake:
         defaults: Mapping[Node, Array],
         nodes: Iterable[Node],
         guards: tuple[tuple[Guard, Node], ...],
+        accepts: Accepts | None = None,
     ) -> None:
         self.fed = fed
+        self.accepts = accepts
         self.defaults = defaults
         self.guards = guards
         self.sizes = sizes_needed(nodes, guards)
@@ -99,7 +110,7 @@ class Intake:
             FeedError: all feeds that don't fit, or all sizes that none gives. GuardError: sizes that the graph
                 can't have.
         """
-        arrays, problems = _arrays([(node, feeds[node]) for node in self.fed])
+        arrays, problems = _arrays([(node, feeds[node]) for node in self.fed], self.accepts)
         arrays.update(self.defaults)
         shapes = tuple([array.shape for array in arrays.values()])
         dims = None if problems else self._known.get(shapes)
@@ -113,21 +124,22 @@ class Intake:
         return arrays, dims
 
 
-def with_misfits(missing: FeedError, feeds: Mapping[Node, Any]) -> FeedError:
+def with_misfits(missing: FeedError, feeds: Mapping[Node, Any], accepts: Accepts | None = None) -> FeedError:
     """The error for missing feeds, together with all that is wrong with those that were given."""
-    arrays, problems = _arrays(feeds.items())
+    arrays, problems = _arrays(feeds.items(), accepts)
     problems += _unified(arrays)[1]
     if not problems:
         return missing
     return FeedError(f"{missing.message}, and others don't fit", lines=[*missing.lines, *problems], hint=missing.hint)
 
 
-def _arrays(feeds: Iterable[tuple[Node, Any]]) -> tuple[dict[Node, Array], list[str]]:
+def _arrays(feeds: Iterable[tuple[Node, Any]], accepts: Accepts | None) -> tuple[dict[Node, Array], list[str]]:
     """The arrays that could be made, and what is wrong with the other values."""
     arrays: dict[Node, Array] = {}
     problems: list[str] = []
     for node, value in feeds:
-        array, problem = _converted(node, value)
+        accepted = None if accepts is None else accepts(value)
+        array, problem = _converted(node, value) if accepted is None else (accepted, _unlike(node, accepted))
         if problem:
             problems.append(problem)
         else:
@@ -178,6 +190,13 @@ def _converted(node: Node, value: Any) -> tuple[Any, str]:
         return None, f"{node.display_name!r} is fed {what}"
     array, problem = converted(value, node.dtype)
     return array, f"{node.display_name!r} is {node.type}, fed {problem}" if problem else ""
+
+
+def _unlike(node: Node, accepted: Any) -> str:
+    """What is wrong with the dtype of something on a device, where nothing is converted."""
+    fits = accepted.dtype == node.dtype
+    remedy = "convert it there, or feed an array of NumPy's"
+    return "" if fits else f"{node.display_name!r} is {node.type}, fed {accepted.dtype} on the device; {remedy}"
 
 
 # ------------------------------------------------------------------------------------------- the likely mistake

@@ -13,7 +13,7 @@ from graphc.runtime.cpu.blocks import Block
 from graphc.types import TensorType, np_dtype
 
 
-def owned(results: Iterable[Array], others: Iterable[Array], out: Iterable[Array] = ()) -> list[Array]:
+def owned(results: Iterable[Any], others: Iterable[Array], out: Iterable[Array] = ()) -> list[Array]:
     """`results` as arrays of their own: what shares memory with anything else, or can't be written, is copied.
 
     Args:
@@ -23,6 +23,9 @@ def owned(results: Iterable[Array], others: Iterable[Array], out: Iterable[Array
     users = {id(array) for array in out} - taken
     found = []
     for array in results:
+        if not isinstance(array, np.ndarray):  # on a device, where all have memory of their own
+            found.append(array)
+            continue
         alone = array.base is None or isinstance(array.base, Block) or id(array) in users
         if not alone or id(array) in taken or not array.flags.c_contiguous or not array.flags.writeable:
             array = np.array(array, order="C", copy=True)

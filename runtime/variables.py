@@ -55,7 +55,7 @@ def initial_value(variable: Node, known: Mapping[Node, Array], seed: int) -> Arr
         nodes = toposort([initial])
         stream = philox.stream_key(variable.name)
         draws = [n for n in nodes if n.op.kind == "random"]
-        env: dict[Node, Array] = {n: known[n] for n in nodes if isinstance(n, Variable)}
+        env: dict[Node, Array] = {n: np.asarray(known[n]) for n in nodes if isinstance(n, Variable)}
         for k, n in enumerate(draws):
             assert n.op.ref is not None
             env[n] = n.op.ref((seed, philox.mix(stream, k), 0), **n.attrs)

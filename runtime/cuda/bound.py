@@ -1,0 +1,278 @@
+"""A plan for given sizes on the device: where everything lies in the memory of runs, and what is done in which order.
+
+The memory of a run has small things first, in the order of `Layout.heads`, so that one copy brings all of them and
+another fetches all of them; a mirror of that part lies in pinned memory. The rest follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from graphc.dims import evaluate
+from graphc.fallible import fallible
+from graphc.ir import Node
+from graphc.kernel import Kernel
+from graphc.op import Array
+from graphc.ops.state import Variable
+from graphc.plan import Plan, Step
+from graphc.runtime.cuda.driver import WORD, Driver, Matrices, Memory, Product
+from graphc.runtime.cuda.launches import Argument, Convolution, CudaKernel, Failed, Gemm, Launch, Pointer, Size
+from graphc.runtime.strided import Strided, aligned, itemsize
+
+SMALL = 1 << 16  # bytes up to which a feed or result is copied together with others
+KEY_BYTES = 3 * WORD
+FLAG_BYTES = 4
+NO_STEP = -1
+
+Action = Callable[[], None]
+
+
+class Served(NamedTuple):
+    """A kernel that the device runs: its commands, and the module that has its functions."""
+
+    kernel: CudaKernel
+    module: object
+
+
+class Segment(NamedTuple):
+    """What the device does without the host, and what the host does then.
+
+    Attributes:
+        actions: each with the number of the step that it is a part of; `NO_STEP` for copies around them.
+        commits: whether it writes over values of variables.
+        checked: whether the flags are read after it.
+        host: a step that NumPy runs then, and its number.
+    """
+
+    actions: tuple[tuple[int, Action], ...]
+    commits: bool = False
+    checked: bool = False
+    host: tuple[int, Step] | None = None
+
+
+class Layout:
+    """Offsets in the memory of a run, in bytes.
+
+    Args:
+        served: the kernels that the device runs.
+        on_device: leaves whose feeds lie on the device, and are copied from there one by one.
+
+    Attributes:
+        leaves: the buffers of what is fed or has a default, by leaf.
+        homes: the buffers of variables that lie in their homes.
+        keys: of each random draw.
+        flags: of each step that looks whether its operands are in range, by its number.
+        fallible: the numbers of those that may find that they aren't.
+        slots: of each buffer that isn't in a home, a constant, or lies in the bytes of another.
+        copied: for each updated variable whose new value isn't written in its home, the buffer of that.
+        flags_at, uploaded, mirrored: where the flags begin; how many bytes are uploaded, and mirrored.
+        workspace: where that of the kernels is.
+        nbytes: of the whole.
+    """
+
+    def __init__(self, plan: Plan, served: Mapping[Kernel, CudaKernel], on_device: Collection[Node]) -> None:
+        symbolic, buffers = plan.symbolic, plan.buffers
+        fed = set(symbolic.program.inputs)
+        self.homes = {k: leaf for leaf, k in symbolic.given.items() if isinstance(leaf, Variable) and leaf not in fed}
+        self.leaves = {leaf: k for leaf, k in symbolic.given.items() if k not in self.homes}
+        updates = zip(symbolic.program.updates, symbolic.updates, strict=True)
+        in_home = {k for k in symbolic.updates if buffers[k].takes in self.homes}
+        self.copied = {variable: new for (variable, _), new in updates if new not in in_home}
+        cores = [step.kernel.core for step in plan.kernels if step.kernel.kind == "random"]
+        looking = [n for n, step in enumerate(plan.kernels) if step.kernel in served and served[step.kernel].fails]
+        self.fallible = {number for number, fails in enumerate(fallible(plan.kernels)) if fails}.intersection(looking)
+        seconds = [k for k, buffer in enumerate(buffers) if buffer.role == "update" and buffer.takes is None]
+        small = [k for leaf, k in self.leaves.items() if plan.nbytes[k] <= SMALL and leaf not in on_device]
+        large = [k for k in self.leaves.values() if k not in small]
+        place = _Places()
+        self.keys = {node: place.next(KEY_BYTES) for node in dict.fromkeys(node for node in cores if node is not None)}
+        self.slots = {k: place.next(plan.nbytes[k]) for k in small}
+        self.flags_at = place.end
+        self.flags = {number: self.flags_at + FLAG_BYTES * at for at, number in enumerate(looking)}
+        self.uploaded = self.flags_at + FLAG_BYTES * len(looking)
+        place.next(FLAG_BYTES * len(looking))
+        self.slots.update({k: place.next(plan.nbytes[k]) for k in symbolic.outputs if plan.nbytes[k] <= SMALL})
+        self.mirrored = place.end
+        large += [k for k in symbolic.outputs if plan.nbytes[k] > SMALL]
+        self.slots.update({k: place.next(plan.nbytes[k]) for k in (*large, *seconds)})
+        arena = place.next(plan.peak_bytes)
+        self.slots.update({k: arena + plan.offsets[k] for k, buffer in enumerate(buffers) if buffer.role == "arena"})
+        needed = [evaluate(kernel.workspace, plan.dims) for kernel in served.values()]
+        self.workspace = place.next(max(needed, default=0))
+        self.nbytes = place.end
+
+    def is_small(self, buffer: int) -> bool:
+        """Whether a feed or result is copied together with others."""
+        return self.slots[buffer] < self.mirrored
+
+
+class _Places:
+    """Hands out bytes one after the other."""
+
+    def __init__(self) -> None:
+        self.end = 0
+
+    def next(self, nbytes: int) -> int:
+        """The offset of so many bytes."""
+        found = self.end
+        self.end += int(aligned(nbytes))
+        return found
+
+
+class Addresses(NamedTuple):
+    """Where a plan's memory lies.
+
+    Attributes:
+        base, mirror: of the memory of a run, and the pinned bytes beside it.
+        homes: of variables.
+        constants: by buffer.
+    """
+
+    base: int
+    mirror: Array
+    homes: Mapping[Node, Memory]
+    constants: Mapping[int, Memory]
+
+
+class Placed:
+    """A bound plan at its addresses.
+
+    Attributes:
+        segments: one after the other they are the run.
+        graphs: of each segment, once it was captured.
+        runs: how many there were.
+    """
+
+    def __init__(
+        self, driver: Driver, plan: Plan, layout: Layout, served: Mapping[Kernel, Served], where: Addresses
+    ) -> None:
+        self._driver, self._plan, self._layout, self._served, self._where = driver, plan, layout, served, where
+        self.segments = tuple(self._segments())
+        self.graphs: dict[int, object] = {}
+        self.runs = 0
+
+    def at(self, buffer: int) -> int:
+        """The address of a buffer."""
+        layout, where = self._layout, self._where
+        while buffer not in layout.slots:
+            if buffer in layout.homes:
+                return where.homes[layout.homes[buffer]].address
+            if buffer in where.constants:
+                return where.constants[buffer].address
+            takes = self._plan.buffers[buffer].takes
+            assert takes is not None, f"buffer {buffer} lies nowhere"
+            buffer = takes
+        return where.base + layout.slots[buffer]
+
+    # ------------------------------------------------------------------------------------------- order
+
+    def _segments(self) -> Iterator[Segment]:
+        """The steps, cut where the host has to do something: run a step, or see whether one failed before variables
+        are written."""
+        plan, layout = self._plan, self._layout
+        commits_at = self._first_commit()
+        actions: list[tuple[int, Action]] = list(_around(self._upload()))
+        unchecked = False
+        for number, step in enumerate(plan.kernels):
+            if number == commits_at and unchecked:
+                yield Segment((*actions, *_around(self._download(layout.uploaded))), checked=True)
+                actions, unchecked = [], False
+            if step.kernel not in self._served:
+                flags = _around(self._download(layout.uploaded)) if unchecked else ()
+                yield Segment((*actions, *flags), checked=unchecked, host=(number, step))
+                actions, unchecked = [], False
+                continue
+            actions += [(number, action) for action in self._step(number, step)]
+            unchecked |= number in layout.fallible
+        if commits_at == len(plan.kernels) and unchecked:
+            yield Segment((*actions, *_around(self._download(layout.uploaded))), checked=True)
+            actions, unchecked = [], False
+        last = _around([*self._copies(), *self._download(layout.mirrored)])
+        yield Segment((*actions, *last), commits=commits_at is not None, checked=unchecked)
+
+    def _first_commit(self) -> int | None:
+        """The number of the first step that writes in a home; that after the last, if only copies at the end do."""
+        plan, layout = self._plan, self._layout
+        homed = {k for k in plan.symbolic.updates if plan.buffers[k].takes in layout.homes}
+        found = next((n for n, step in enumerate(plan.kernels) if not homed.isdisjoint(step.writes)), None)
+        return len(plan.kernels) if found is None and layout.copied else found
+
+    def _upload(self) -> Iterator[Action]:
+        layout, where = self._layout, self._where
+        if layout.uploaded:
+            yield partial(self._driver.upload, where.base, where.mirror[: layout.uploaded])
+
+    def _download(self, end: int) -> Iterator[Action]:
+        """Fetch the flags, and what lies between them and `end`."""
+        layout, where = self._layout, self._where
+        start = layout.flags_at
+        if end > start:
+            yield partial(self._driver.download, where.mirror[start:end], where.base + start)
+
+    def _copies(self) -> Iterator[Action]:
+        """Bring new values that were written elsewhere to the homes of their variables."""
+        for variable, new in self._layout.copied.items():
+            if nbytes := self._plan.nbytes[new]:
+                home = self._where.homes[variable]
+                yield partial(self._driver.copy, home.address, self.at(new), nbytes)
+
+    # ------------------------------------------------------------------------------------------- commands
+
+    def _step(self, number: int, step: Step) -> Iterator[Action]:
+        kernel, module = self._served[step.kernel]
+        for command in kernel.commands:
+            if isinstance(command, Gemm):
+                yield from self._product(command, step)
+            for launch in _launches(command):
+                yield from self._launch(launch, number, step, module)
+
+    def _launch(self, launch: Launch, number: int, step: Step, module: object) -> Iterator[Action]:
+        blocks = evaluate(launch.blocks, self._plan.dims)
+        if blocks:
+            arguments = np.array([self._argument(a, number, step) for a in launch.arguments], np.uint64).view(np.int64)
+            function = self._driver.function(module, launch.symbol, launch.shared)
+            yield partial(self._driver.launch, function, blocks, launch.threads, launch.shared, arguments)
+
+    def _argument(self, argument: Argument, number: int, step: Step) -> int:
+        base, layout = self._where.base, self._layout
+        if isinstance(argument, Size):
+            return evaluate(argument.dim, self._plan.dims) % (1 << 64)
+        if isinstance(argument, Pointer):
+            return self._address(argument.place, evaluate(argument.number, self._plan.dims), step)
+        if isinstance(argument, Failed):
+            return base + layout.flags[number]
+        assert step.kernel.core is not None
+        return base + layout.keys[step.kernel.core]
+
+    def _address(self, place: str, number: int, step: Step) -> int:
+        if place == "workspace":
+            return self._where.base + self._layout.workspace + number
+        return self.at((step.reads if place == "read" else step.writes)[number])
+
+    def _product(self, gemm: Gemm, step: Step) -> Iterator[Action]:
+        dims = self._plan.dims
+        batch, m, n, k = (evaluate(size, dims) for size in (gemm.batch, gemm.m, gemm.n, gemm.k))
+        if batch and m and n:
+            a, b, c = (self._matrices(array, step) for array in (gemm.a, gemm.b, gemm.c))
+            yield partial(self._driver.multiply, Product(a, b, c, batch, m, n, k, gemm.compute))
+
+    def _matrices(self, array: Strided, step: Step) -> Matrices:
+        dims = self._plan.dims
+        first = evaluate(array.offset, dims) * itemsize(array.dtype)
+        address = self._address(array.place, evaluate(array.number, dims), step) + first
+        batch, rows, columns = (evaluate(stride, dims) for stride in array.strides)
+        return Matrices(address, (batch, rows, columns), array.dtype)
+
+
+def _launches(command: Launch | Gemm | Convolution) -> Sequence[Launch]:
+    if isinstance(command, Launch):
+        return (command,)
+    return command.instead if isinstance(command, Convolution) else ()
+
+
+def _around(actions: Iterable[Action]) -> tuple[tuple[int, Action], ...]:
+    return tuple([(NO_STEP, action) for action in actions])
