@@ -184,7 +184,7 @@ class CudaCode:
         self._notes: dict[str, None] = {}
         self._declared: dict[str, None] = {}
         self._frames: list[Frame] = []
-        self._commands: list[Frame | Gemm | tuple[Convolution, list[Frame]]] = []
+        self._commands: list[Frame | _Again | Gemm | tuple[Convolution, list[Frame]]] = []
         self._spans: dict[Dim, None] = {}
         self._workspace: Dim = 0
         for region in kernel.regions:
@@ -197,6 +197,10 @@ class CudaCode:
         self._frames.append(frame)
         self._commands.append(frame)
         return frame
+
+    def again(self, frame: Frame, blocks: Dim, instead: Mapping[Argument, Argument]) -> None:
+        """Append another launch of a function, with other arguments in the place of some."""
+        self._commands.append(_Again(frame, blocks, instead))
 
     def gemm(self, command: Gemm) -> None:
         """Append a product of matrices."""
@@ -235,7 +239,7 @@ class CudaCode:
         """What has been made."""
         commands: list[Command] = []
         for command in self._commands:
-            if isinstance(command, Frame):
+            if isinstance(command, Frame | _Again):
                 commands.append(command.launch())
             elif isinstance(command, Gemm):
                 commands.append(command)
@@ -255,7 +259,7 @@ class Frame:
         self.code = code
         self._launch = Launch(symbol, blocks, threads, (), shared)
         self._parameters: dict[tuple[Argument, str], str] = {}  # an argument as a C type: the name of the parameter
-        self._sizes: dict[str, None] = {}
+        self._indices: dict[str, None] = {}  # the sizes that are wanted as an `Index`
         self._lines: list[str] = []
         self._depth = 1
         self._names = 0
@@ -292,9 +296,20 @@ class Frame:
         """A dimension as an `Index`: a number if it is known, else a parameter."""
         if not isinstance(dim, DimExpr):
             return str(dim) if abs(dim) < 1 << 31 else f"{dim}LL"
-        name = self._parameter(Size(dim), "const long long", f"n{len(self._sizes)}_")[:-1]
-        self._sizes[name] = None
+        name = self.number(dim)[:-1]
+        self._indices[name] = None
         return name
+
+    def number(self, dim: Dim) -> str:
+        """A dimension as an i64: a number if it is known, else a parameter."""
+        if not isinstance(dim, DimExpr):
+            return f"{dim}LL" if dim >= 0 else f"({dim}LL)"
+        count = sum(isinstance(argument, Size) for argument, _ in self._parameters)
+        return self._parameter(Size(dim), "const long long", f"n{count}_")
+
+    def parameter(self, dim: Dim, name: str) -> str:
+        """A size as a parameter of this name, a `long long`, even if it is known: `CudaCode.again` may replace it."""
+        return self._parameter(Size(dim), "const long long", name)
 
     def base(self, array: Strided) -> str:
         """The pointer from which the offsets of an array count, to elements of its dtype."""
@@ -320,6 +335,14 @@ class Frame:
             terms.append(_factor(i) if stride == 1 else f"{_factor(i)} * {_factor(self.size(stride))}")
         return " + ".join(terms) or "0"
 
+    def counted(self, offset: Dim, strides: Sequence[Dim], index: Sequence[str]) -> str:
+        """The same as an i64, however wide an `Index` is."""
+        terms = [] if offset == 0 else [self.number(offset)]
+        for i, stride in zip(index, strides, strict=False):
+            if stride != 0 and i != "0":
+                terms.append(f"(i64){_factor(i)} * {self.number(stride)}" if stride != 1 else f"(i64){_factor(i)}")
+        return " + ".join(terms) or "0LL"
+
     def key(self) -> str:
         """The name of the draw's key, a `const long long*`: seed, stream and counter."""
         return self._parameter(Key(), "const long long*", "key")
@@ -341,8 +364,22 @@ class Frame:
         """The function."""
         parameters = ", ".join([f"{type} {name}" for (_, type), name in self._parameters.items()])
         head = f'extern "C" __global__ void __launch_bounds__({self._launch.threads}) {self._launch.symbol}'
-        sizes = [f"{INDENT}const Index {name} = (Index){name}_;" for name in self._sizes]
+        sizes = [f"{INDENT}const Index {name} = (Index){name}_;" for name in self._indices]
         return "\n".join([f"{head}({parameters}) {{", *sizes, *self._lines, "}"])
+
+
+class _Again(NamedTuple):
+    """Another launch of a function."""
+
+    frame: Frame
+    blocks: Dim
+    instead: Mapping[Argument, Argument]
+
+    def launch(self) -> Launch:
+        """The launch."""
+        first = self.frame.launch()
+        arguments = tuple([self.instead.get(argument, argument) for argument in first.arguments])
+        return first._replace(blocks=self.blocks, arguments=arguments)
 
 
 def _factor(expression: str) -> str:
