@@ -135,7 +135,8 @@ WRONG_ARGUMENT = (TypeError, ValueError, AttributeError, LookupError, Arithmetic
 
 PUBLIC: set[Callable[..., Any]] = set()  # what `public` made
 
-# What takes the calls of public functions whose first argument is of a class, as `take(public, fn, args, kwargs)`.
+# What takes the calls of public functions whose first argument is of a class, or begins with one that is, as
+# `take(public, fn, args, kwargs)`.
 TAKERS: dict[type, Callable[..., Any]] = {}
 
 
@@ -152,8 +153,11 @@ def public(fn: F) -> F:
     @wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
-            if args and args[0].__class__ in TAKERS:
-                return TAKERS[args[0].__class__](call, fn, args, kwargs)
+            first = args[0] if args else None
+            if (first.__class__ is list or first.__class__ is tuple) and first:
+                first = first[0]
+            if first.__class__ in TAKERS:
+                return TAKERS[first.__class__](call, fn, args, kwargs)
             return fn(*args, **kwargs)
         except WRONG_ARGUMENT as error:
             told = explained(error, fn, args, kwargs)

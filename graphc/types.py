@@ -69,6 +69,7 @@ DTYPES: dict[str, DTypeInfo] = {
     "uint8": DTypeInfo(np.dtype(np.uint8), "int", "float16"),
     "bool": DTypeInfo(np.dtype(np.bool_), "bool", "float16"),
 }
+NAMES = {info.np_dtype: name for name, info in DTYPES.items()}  # NumPy takes its time for the name of a dtype
 
 
 def dtype_name(dtype: object) -> str:
@@ -79,6 +80,8 @@ def dtype_name(dtype: object) -> str:
     """
     if type(dtype) is str and dtype in DTYPES:
         return dtype
+    if isinstance(dtype, np.dtype) and dtype in NAMES:
+        return NAMES[dtype]
     try:
         name = np.dtype(dtype).name if dtype is not None else "None"  # type: ignore[call-overload]
     except (TypeError, ValueError, SyntaxError):  # NumPy parses strings

@@ -38,7 +38,8 @@ WHOLE = {
     "mse_loss": lambda x: gc.losses.mse_loss(x, np.ones((2, 3), "float32")),
     "cross_entropy": lambda x: gc.losses.cross_entropy(x, ge.tensor([2, 0])),
     "power": lambda x: x**2,
-    "getitem": lambda x: x[:, [0, 2]],
+    "getitem": lambda x: x[:, np.array([0, 2])],
+    "stack": lambda x: gc.stack([x, x.detach()], axis=1),
 }
 
 
@@ -82,6 +83,14 @@ def test_a_float_argument_that_changes_compiles_nothing_new():
     before = len(CALLS)
     found = [x.clip(-bound, bound).tolist() for bound in (0.25, 0.75, 1.5)]
     assert found == [np.clip(x.numpy(), -bound, bound).tolist() for bound in (0.25, 0.75, 1.5)]
+    assert len(CALLS) == before
+
+
+def test_an_index_of_numbers_that_changes_compiles_nothing_new():
+    x = leaf()
+    x[:, [0, 1]]
+    before = len(CALLS)
+    assert [x[:, [k, 2]].tolist() for k in range(3)] == [x.numpy()[:, [k, 2]].tolist() for k in range(3)]
     assert len(CALLS) == before
 
 

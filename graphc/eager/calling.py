@@ -66,15 +66,16 @@ class Called(Entry):
 
 def apply(call: Call, operands: Sequence[Tensor]) -> Any:
     """The result of a call, or a tuple of several, on the tape if it has a gradient there."""
+    if call.alone and len(operands) <= 2:
+        return apply_one(call, *operands) if len(operands) == 1 else apply_two(call, *operands)
     arrays = [operand._array for operand in operands]
     results = call.run(arrays)
+    edges = [operand._edge for operand in operands]
     entry = None
-    if modes.grad:
-        edges = [operand._edge for operand in operands]
-        if any(edges):
-            backward = call.backwards[tuple([edge is not None for edge in edges])]
-            if backward is not None:
-                entry = _entry(call, backward, edges, [*arrays, *results])
+    if modes.grad and any(edges):
+        backward = call.backwards[tuple([edge is not None for edge in edges])]
+        if backward is not None:
+            entry = _entry(call, backward, edges, (*arrays, *results))
     if call.alone:
         return valued(results[0], call.type, None if entry is None else (entry, 0))
     made = [

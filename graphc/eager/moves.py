@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from operator import methodcaller
 from typing import Any
 
 import numpy as np
@@ -33,42 +34,42 @@ def moved(inputs: Sequence[Node], made: Sequence[Node], alone: bool) -> Callable
             return None
         steps.append((node.op.ref, [order.index(operand) for operand in node.inputs], node.attrs))
         order.append(node)
-    results = [order.index(node) for node in made]
     if not steps or any(node.tensor_type.symbolic for node in order):
         return None
-    if not (_small(made) or _in_place(inputs, order, steps, results)):
-        return None
-
-    def several(*arrays: Array) -> list[Array]:
-        values = _values(arrays, steps)
-        return [np.asarray(values[k], order="C") for k in results]
-
-    ((ref, _, attrs), *others), (result, *_) = steps, results
-
-    def one(*arrays: Array) -> Array:
-        return np.asarray(_values(arrays, steps)[result], order="C")
-
-    def single(array: Array) -> Array:
-        return np.asarray(ref(array, **attrs), order="C")
-
-    return several if not alone else single if len(inputs) == 1 and not others else one
-
-
-def _values(arrays: Sequence[Array], steps: Sequence[Step]) -> list[Any]:
-    values: list[Any] = list(arrays)
-    for ref, operands, attrs in steps:
-        values.append(ref(*[values[k] for k in operands], **attrs))
-    return values
+    views = all(node.op.kind == "view" for node in order[len(inputs) :])
+    found = _part(inputs[0], steps) if alone and views else None
+    return found or (_stepwise(steps, [order.index(node) for node in made], alone) if _small(made) else None)
 
 
 def _small(nodes: Sequence[Node]) -> bool:
     return sum([math.prod(map(int, node.shape)) * np_dtype(node.dtype).itemsize for node in nodes]) <= SMALL
 
 
-def _in_place(inputs: Sequence[Node], order: Sequence[Node], steps: Sequence[Step], results: Sequence[int]) -> bool:
-    """Whether the elements of all results lie in order where those of the inputs are."""
-    if any(node.op.kind != "view" for node in order[len(inputs) :]):
-        return False
-    blank = [np.empty(node.shape, np_dtype(node.dtype)) for node in inputs]
-    values = _values(blank, steps)  # views: no element is read
-    return all(values[k].flags.c_contiguous for k in results)
+def _part(operand: Node, steps: Sequence[Step]) -> Callable[[Array], Array] | None:
+    """Views of one array after the other as one, if its elements lie in order and without gaps in that array."""
+    blank = np.empty(operand.shape, np_dtype(operand.dtype))
+    view = np.asarray(_values([blank], steps)[-1])  # no element is read
+    if not (view.flags.c_contiguous and np.may_share_memory(view, blank)):  # empty arrays share none
+        return None
+    if view.size == blank.size:
+        return methodcaller("reshape", view.shape)
+    shape, start = view.shape, (view.ctypes.data - blank.ctypes.data) // blank.itemsize
+    part = slice(start, start + view.size)
+    return lambda array: array.reshape(-1)[part].reshape(shape)
+
+
+def _stepwise(steps: Sequence[Step], results: Sequence[int], alone: bool) -> Callable[..., Any]:
+    ((ref, operands, attrs), *others), result = steps, results[0]
+    if alone and not others and operands == [0]:
+        return lambda array: np.asarray(ref(array, **attrs), order="C")
+    if alone:
+        return lambda *arrays: np.asarray(_values(arrays, steps)[result], order="C")
+    return lambda *arrays: [np.asarray(values[k], order="C") for values in (_values(arrays, steps),) for k in results]
+
+
+def _values(arrays: Sequence[Array], steps: Sequence[Step]) -> list[Any]:
+    """Of the operands and of each step after them."""
+    values: list[Any] = list(arrays)
+    for ref, operands, attrs in steps:
+        values.append(ref(*[values[k] for k in operands], **attrs))
+    return values

@@ -7,7 +7,8 @@ every call, a draw has to, and Python may ask for a value) the function runs in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from types import EllipsisType, NoneType
 from typing import Any
 
@@ -29,9 +30,9 @@ from graphc.types import TensorType, np_dtype, promote
 NUMBERS = (int, float)  # the classes of Python numbers, without bool
 SCALARS = {dtype: (np_dtype(dtype), TensorType(dtype)) for dtype in ACCEPTS["float"]}
 MAX_CALLS = 4096  # that are remembered in each mode
-MAX_WORDS = 8  # of a tuple in a key
+MAX_WORDS = 8  # of a tuple in a key; a list of numbers is data
 ROOMS = ("graphc.ops.", "graphc.operands", "graphc.losses", "graphc.metrics")  # of functions that make tensors only
-PLAIN = (int, bool, str, NoneType, EllipsisType)  # classes whose values are part of a program
+PLAIN = frozenset({int, bool, str, NoneType, EllipsisType})  # classes whose values are part of a program
 
 Fn = Callable[..., Any]  # an op or a public function
 
@@ -83,7 +84,7 @@ def call(op: Op, args: Sequence[Any], attrs: Mapping[str, Any]) -> Any:
         operands = [arg for arg in args if isinstance(arg, Tensor)]
     if isinstance(op, Composite) and not op.pure:  # its function may read values that change
         return _traced_anew(op, args, operands, attrs)
-    key: tuple[Any, ...] = (op, *[arg.type if arg.__class__ is Tensor else (arg.__class__, repr(arg)) for arg in args])
+    key: tuple[Any, ...] = (op, *[arg.type if arg.__class__ is Tensor else repr(arg) for arg in args])
     if attrs:
         key = (*key, op.frozen_attrs(attrs).key)
     return apply(_remembered(key, lambda: traced(op.name, *_program(op, args, attrs))), operands)
@@ -172,36 +173,50 @@ IN_PYTHON = _InPython()
 
 def taken(public: Fn, fn: Fn, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """What a public function, which runs `fn`, gives for a tensor and other arguments."""
-    if not fn.__module__.startswith(ROOMS):
+    if len(args) == 1 and not kwargs:
+        known = modes.known.get((public, getattr(args[0], "type", None)))
+        if known is not None and known.alone:
+            return apply_one(known, args[0])
+    if not _makes_tensors(fn):
         return fn(*args, **kwargs)
     operands: list[Tensor] = []
-    key = [public, *[_word(arg, operands) for arg in args]]
-    for name, arg in kwargs.items():
-        key += [name, _word(arg, operands)]
+    key: list[Any] = [public]
+    _spell(args, key, operands)
+    if kwargs:
+        key += kwargs
+        _spell(kwargs.values(), key, operands)
     if None in key:
         return fn(*args, **kwargs)
-    found = _remembered(tuple(key), lambda: _whole(fn, args, kwargs, [t.type for t in operands]))
+    found = _remembered(tuple(key), lambda: _whole(fn, args, kwargs, [operand.type for operand in operands]))
     return fn(*args, **kwargs) if found is IN_PYTHON else apply(found, operands)
 
 
-def _word(arg: Any, operands: list[Tensor]) -> Any:
-    """An argument's part in a key: a tensor's type, or the value with its class. None if it can't be part of one."""
-    kind = arg.__class__
-    if kind is Tensor:
-        operands.append(arg)
-        return arg.type
-    if kind is np.ndarray and arg.dtype.kind in "biuf":
-        operands.append(lifted(arg))
-        return operands[-1].type
-    if kind in PLAIN:
-        return kind, arg
-    if kind in (tuple, list) and len(arg) <= MAX_WORDS:
-        words = [_word(item, operands) for item in arg]
-    elif kind is slice:
-        words = [_word(item, operands) for item in (arg.start, arg.stop, arg.step)]
-    else:
-        return None
-    return None if None in words else (kind, *words)
+@cache
+def _makes_tensors(fn: Fn) -> bool:
+    """Whether all that a function does is to return tensors, so that trying it on others harms nothing."""
+    return fn.__module__.startswith(ROOMS)
+
+
+def _spell(args: Iterable[Any], key: list[Any], operands: list[Tensor]) -> None:
+    """Write arguments into a key: the types of tensors, the classes and values of others; None for what can't be."""
+    for arg in args:
+        kind = arg.__class__
+        if kind is Tensor:
+            operands.append(arg)
+            key.append(arg.type)
+        elif kind in PLAIN:
+            key += (kind, arg) if arg is not None else (kind,)
+        elif kind is slice:
+            key.append(kind)
+            _spell((arg.start, arg.stop, arg.step), key, operands)
+        elif (kind is tuple and len(arg) <= MAX_WORDS) or (kind is list and all(x.__class__ is Tensor for x in arg)):
+            key += (kind, len(arg))
+            _spell(arg, key, operands)
+        elif kind is np.ndarray and arg.dtype.kind in "biuf":
+            operands.append(lifted(arg))
+            key.append(operands[-1].type)
+        else:
+            key.append(None)
 
 
 def _whole(fn: Fn, args: Sequence[Any], kwargs: Mapping[str, Any], types: Sequence[TensorType]) -> Any:
