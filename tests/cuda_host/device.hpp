@@ -1,0 +1,21 @@
+// In the place of what a GPU has of its own: conversions of bits and of 16-bit floats.
+static inline float float_of(u32 bits) { float x; memcpy(&x, &bits, 4); return x; }
+static inline double double_of(u64 bits) { double x; memcpy(&x, &bits, 8); return x; }
+static inline u32 bits_of(float x) { u32 bits; memcpy(&bits, &x, 4); return bits; }
+static inline u64 bits_of(double x) { u64 bits; memcpy(&bits, &x, 8); return bits; }
+static inline float widened(f16 x) {
+    int exponent = x.bits >> 10 & 31, fraction = x.bits & 1023;
+    float size = exponent == 31 ? (fraction ? NAN : INFINITY)
+        : exponent ? ldexpf((float)(fraction + 1024), exponent - 25) : ldexpf((float)fraction, -24);
+    return x.bits & 0x8000 ? -size : size;
+}
+static inline u16 half_bits(double x) {
+    u16 sign = signbit(x) ? 0x8000 : 0;
+    if (isnan(x)) return sign | 0x7e00;
+    x = fabs(x);
+    if (x >= 65520.0) return sign | 0x7c00;
+    int exponent = x < 6.103515625e-05 ? -14 : ilogb(x);
+    double steps = rint(ldexp(x, 10 - exponent));  // half to even, in units of the last place
+    return sign | (u16)((exponent + 14) * 1024 + (int)steps);
+}
+static inline u16 half_bits(float x) { return half_bits((double)x); }
