@@ -161,7 +161,7 @@ from graphc.ops.sorting import argsort, sort, topk
 from graphc.ops.state import Placeholder, Updates, Variable, by_mode, group, placeholder, tracked
 from graphc.passes.gradients import gradients, hessian, hvp, jacobian, jvp, vjp
 from graphc.printer import text
-from graphc.runtime.cpu.cache import cache_info, clear_cache
+from graphc.runtime.cache import cache_info, clear_cache
 from graphc.runtime.session import Session
 
 __version__ = "0.1.0.dev0"

@@ -27,7 +27,7 @@ from graphc.passes import fold, rules, rules_logic, rules_shape
 from graphc.passes.pipeline import COMMUTE
 from graphc.passes.rewrite import rules_of
 from graphc.plan import Plan
-from graphc.runtime.cpu.cache import cache_info
+from graphc.runtime.cache import cache_info
 from graphc.runtime.cpu.host import available_threads
 from graphc.runtime.devices import FALLBACK
 from graphc.runtime.feeds import convert_feeds, feeds_given, resolve_feeds

@@ -14,8 +14,9 @@ import llvmlite.binding as llvm
 import pytest
 
 from graphc.errors import GraphcError, InternalError
-from graphc.runtime.cpu import cache, jit
-from graphc.runtime.cpu.cache import MAGIC, ObjectCache, default_directory
+from graphc.runtime import cache
+from graphc.runtime.cache import MAGIC, ObjectCache, default_directory
+from graphc.runtime.cpu import jit
 from graphc.runtime.cpu.host import this_host
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs modes and owners of files")
@@ -313,7 +314,7 @@ def test_a_system_that_refuses_generated_code_is_told(monkeypatch: pytest.Monkey
 
 def test_the_next_process_finds_the_code(tmp_path: Path) -> None:
     code = (
-        "from graphc.runtime.cpu.cache import cache_info, clear_cache\n"
+        "from graphc.runtime.cache import cache_info, clear_cache\n"
         "from graphc.runtime.cpu.driver import driver\n"
         "driver()\n"
         "print(cache_info()[0], *cache_info()[2:4], cache_info().disabled)"

@@ -9,8 +9,9 @@ import pytest
 import graphc as gc
 from graphc.ops.math import sin
 from graphc.plan import Made
-from graphc.runtime.cpu import cache, jit, pointwise
-from graphc.runtime.cpu.cache import ObjectCache
+from graphc.runtime import cache
+from graphc.runtime.cache import ObjectCache
+from graphc.runtime.cpu import jit, pointwise
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from graphc.errors import GraphcError, InternalError
-from graphc.runtime.cpu.cache import object_cache
+from graphc.runtime.cache import object_cache
 from graphc.runtime.cpu.host import Host, available_threads, target_machine, this_host
 
 DEFINED = re.compile(r"^define (?!internal |private )[^@\n]*@([\w.]+)\(", re.MULTILINE)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import os
 import re
 import shutil
 import subprocess
@@ -49,7 +48,7 @@ class Module:
         self.library = ctypes.CDLL(str(_compiled(_unit(tuple(self.numbers), wide))))
 
     def launch(self, source: str, symbol: str, blocks: int, threads: int, values: Sequence[int]) -> None:
-        """Run a function of a kernel's source on a grid; `values` are addresses and sizes, in the order of parameters."""
+        """Run a function of a source on a grid; `values` are addresses and sizes, in the order of parameters."""
         array = (ctypes.c_longlong * max(1, len(values)))(*values)
         if blocks and getattr(self.library, f"run_{self.numbers[source]}_{symbol}")(array, blocks, threads):
             raise RuntimeError(f"threads of {symbol} wait for others that have gone elsewhere")
