@@ -104,8 +104,17 @@ def test_many_blocks_of_k():
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+def test_units_pack_their_rows_of_a(layout):
+    for shape in ((170, 60, 257), (230, 600, 300)):
+        for width in WIDTHS:
+            check(*shape, layout, "float32", width)
+        check(*shape, layout, "float64")
+    check(150, 70, 270, layout, "float16")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_results_do_not_depend_on_how_units_are_divided(layout):
-    for shape in ((1, 300, 700), (170, 60, 300), (300, 40, 1)):
+    for shape in ((1, 300, 700), (170, 60, 300), (300, 40, 1), (230, 600, 300)):
         once, _ = product(*shape, layout, "float32")
         divided, _ = product(*shape, layout, "float32", parts=3)
         assert once.tobytes() == divided.tobytes()
@@ -167,6 +176,43 @@ def test_what_follows_runs_on_each_block(shape, dtype):
     wanted = np.maximum(feeds[x].astype(np.float64) @ feeds[y] + feeds[bias], 0)
     tolerance = 1e-5 if dtype == "float32" else 2e-2
     np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int32"])
+@pytest.mark.parametrize("shape", [(3, 20, 50), (130, 600, 50), (200, 300, 260)], ids=str)
+def test_sums_lie_in_a_result_only_where_it_is_apart_from_all_operands(shape, dtype):
+    m, k, n = shape
+    rng = np.random.default_rng(0)
+    x, y = gc.placeholder("x", (m, k), dtype), gc.placeholder("y", (k, n), dtype)
+    c, d = gc.placeholder("c", (m, n), dtype), gc.placeholder("d", (n, m), dtype)
+    feeds = {v: numbers(rng, v.shape, dtype) for v in (x, y, c, d)}
+    product = feeds[x].astype(np.float64) @ feeds[y].astype(np.float64)
+    one, other = feeds[c].astype(np.float64), feeds[d].astype(np.float64)
+    cases = [
+        ([x @ y + c, c - x @ y], [product + one, one - product]),
+        ([gc.matrix_transpose(x @ y) + d, x @ y - c], [product.T + other, product - one]),
+        ([gc.matrix_transpose(x @ y) * d * d], [product.T * other**2]),
+    ]
+    for outputs, wanted in cases:
+        for found, right in zip(run(outputs, feeds, parts=2), wanted, strict=True):
+            if dtype == "int32":
+                assert np.array_equal(found, right.astype(np.int64).astype(np.int32))
+            else:
+                tolerance = 1e-5 if dtype == "float32" else 2e-2
+                scale = np.abs(right).max()
+                np.testing.assert_allclose(found / scale, right / scale, rtol=tolerance, atol=tolerance)
+
+
+def test_a_result_in_the_bytes_of_an_operand_is_not_where_the_sums_lie():
+    """Of the first two products one is read for the last time when the other is ready: its bytes are those of h."""
+    rng = np.random.default_rng(0)
+    with gc.Graph(), gc.Session(device="cpu") as session:
+        x, y, z, d = (gc.placeholder(name, (130, 130)) for name in "xyzd")
+        h = gc.maximum(x @ z - x @ y, 0)
+        feeds = {v: numbers(rng, v.shape, "float32") for v in (x, y, z, d)}
+        found = session.run(h @ d, feeds)
+    wanted = np.maximum(feeds[x] @ feeds[z] - feeds[x] @ feeds[y], 0) @ feeds[d]
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-2)
 
 
 @pytest.mark.parametrize("shape", [(3, 20, 50), (40, 20, 33), (40, 20, 1), (1, 20, 50)], ids=str)

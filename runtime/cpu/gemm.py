@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from graphc.dims import Dim, ceil_div, product
+from graphc.kernel import Region
 from graphc.op import Op
 from graphc.ops.linalg import matmul_op
 from graphc.runtime.contraction import contraction, layout, transposed
@@ -34,9 +35,10 @@ PACKED_PANELS, PACKED_K = 8, 256  # what one unit of work packs
 THIN = 4  # rows of A for which B is streamed
 DOT = 16  # rows of A up to which inner products are better than packing a transposed B
 ALWAYS, NEVER = 1 << 62, -1
-# Bytes of B, and rows of A up to which it is read in place, if it can be.
-IN_PLACE = ((SMALL_BYTES, ALWAYS), (CACHE_BYTES, 512), (math.inf, 160))
-OFTEN = 384  # columns of B for which A is read often enough to pack it
+OFTEN = 256  # columns of B for which A is read often enough to pack it
+MANY = 112  # rows of A up to which B is read in place, if it can be, unless it is small
+SPANNED = 512  # columns of B up to which units have all columns, and pack their part of more than `MANY` rows of A
+FEW_PANELS, SHARES = 4, 4  # panels of A in such a unit, about; their number is a multiple, for threads to share evenly
 PARTS = 64  # units of a large product
 UNIT_NS = 8_000, 200_000  # time of a unit of work, at least and at most: a part of all between them
 FLOPS, BYTES = 150, 40  # per nanosecond, roughly: of arithmetic, and of what is read from memory
@@ -63,6 +65,7 @@ class Problem:
         c: where the product goes; None if something else is computed from it. The matrices of a batch that are
             multiplied by the same B, and lie like one matrix in `a` and `c`, are one.
         swapped: whether A and B are the second operand and the first, transposed, and so is the result.
+        place: where the sums may lie until they are done: `c`, or what is computed from them.
     """
 
     host: Host
@@ -75,6 +78,7 @@ class Problem:
     b: Strided
     c: Strided | None
     swapped: bool
+    place: Strided | None
 
     @cached_property
     def compute(self) -> str:
@@ -95,26 +99,39 @@ class Problem:
     def height(self) -> int:
         """Rows of a panel of A: as many as a tile has, or fewer that divide the rows more evenly."""
         most = tile(self.host, self.compute).rows
+        if self.packs_a_inside:
+            return -(-self.rows_wanted // -(-self.rows_wanted // most))
         return -(-self.m // -(-self.m // most)) if isinstance(self.m, int) and self.m else most
 
     @cached_property
     def rows(self) -> int:
         """Rows of a unit of work: a multiple of `height`."""
+        if self.packs_a_inside:
+            return -(-self.rows_wanted // self.height) * self.height
         if not isinstance(self.m, int):
             return PANELS * self.height
         panels = -(-self.m // self.height)
         return self.height * max(1, -(-panels // -(-panels // PANELS) if panels else 1))
 
     @cached_property
+    def rows_wanted(self) -> int:
+        """Rows of a unit of work that has all columns: few, as B stays in the cache, in parts that threads share."""
+        assert isinstance(self.m, int)
+        panels = -(-self.m // tile(self.host, self.compute).rows)
+        return -(-self.m // (-(-panels // (FEW_PANELS * SHARES)) * SHARES))
+
+    @cached_property
     def columns(self) -> int:
         """Columns of a unit of work: whole tiles, as many as take the time that one should and fit the cache."""
         width = tile(self.host, self.compute).width
         m, n, k, batch = (d if isinstance(d, int) else UNKNOWN for d in (self.m, self.n, self.k, product(self.batch)))
+        if self.packs_a_inside:
+            return width * -(-n // width)
         rows = min(self.rows, m)
         column = max(2 * rows * k / FLOPS, k * itemsize(self.dtype) / BYTES, 1.0)
         least, most = UNIT_NS
         unit = min(max(column * n * (m / max(1, rows)) * batch / PARTS, least), most)
-        most = CACHE_BYTES // 2 // (self.rows * width * itemsize(self.compute)) if self.c is None else n
+        most = CACHE_BYTES // 2 // (self.rows * width * itemsize(self.compute)) if self.place is None else n
         return width * max(1, min(-(-n // width), round(unit / column / width), most))
 
     @cached_property
@@ -142,8 +159,8 @@ class Problem:
     def block_bytes(self) -> int:
         """Scratch for a block of C: of sums, and of what they are rounded to, where these don't go to `c`."""
         native = self.dtype == self.compute
-        sums = 0 if self.c and native else itemsize(self.compute)
-        return self.rows * self.c_row * (sums + (0 if self.c or native else itemsize(self.dtype)))
+        sums = 0 if self.place and native else itemsize(self.compute)
+        return self.rows * self.c_row * (sums + (0 if self.place or native else itemsize(self.dtype)))
 
     @cached_property
     def copied(self) -> tuple[int, int]:
@@ -155,6 +172,18 @@ class Problem:
     def packs_inside(self) -> bool:
         """Whether units pack their panels of B for themselves, as each is needed by one unit only."""
         return isinstance(self.m, int) and self.limit("b") < self.m <= self.rows
+
+    @cached_property
+    def packs_a_inside(self) -> bool:
+        """Whether units pack their panels of A for themselves: one unit has all columns, and there are many rows."""
+        if not isinstance(self.m, int) or not isinstance(self.n, int) or not self.packs_a:
+            return False
+        return self.n <= SPANNED and self.m > max(self.limit("a"), MANY)
+
+    @property
+    def a_bytes(self) -> int:
+        """Scratch for the panels of A of a unit."""
+        return self.rows * self.depth * itemsize(self.compute) if self.packs_a_inside else 0
 
     @property
     def copy_bytes(self) -> int:
@@ -176,8 +205,7 @@ class Problem:
             return few if self.packs_a else ALWAYS
         if self.b_lines != "rows" or self.dtype != self.compute:
             return few
-        size = self.nbytes(self.k, self.n)
-        return next(rows for most, rows in IN_PLACE if size <= most)
+        return ALWAYS if self.nbytes(self.k, self.n) <= SMALL_BYTES else MANY
 
     @cached_property
     def packs_a(self) -> bool:
@@ -207,7 +235,24 @@ class Problem:
 
 def problem_of(code: KernelCode) -> Problem:
     """The product that a kernel computes."""
-    return Problem(code.host, *contraction(code.kernel, lanes.operand(code, 0), lanes.operand(code, 1)))
+    found = contraction(code.kernel, lanes.operand(code, 0), lanes.operand(code, 1))
+    return Problem(code.host, *found, found.c or _lent(code.kernel.results[0], found.dtype, found.swapped))
+
+
+def _lent(region: Region, dtype: str, swapped: bool) -> Strided | None:
+    """An array that a region makes of the elements of a product, if they may lie in it until then.
+
+    It must not be in the bytes of an operand (`Region`), and have contiguous rows.
+    """
+    loaded = {load.access for load in region.loads}
+    written = [store.write for store in region.stores]
+    for output, store in zip(region.body.outputs, region.stores, strict=True):
+        found = Strided("write", store.write, store.access.offset, store.access.strides, dtype)
+        found = transposed(found) if swapped else found
+        alone = store.access not in loaded and written.count(store.write) == 1
+        if alone and output.dtype == dtype == compute_dtype(dtype) and found.strides[-1] == 1:
+            return found
+    return None
 
 
 def _at_most(f: Function, x: Int, limit: int) -> Condition:
@@ -257,9 +302,8 @@ class Panels(NamedTuple):
 def _packed(code: KernelCode, problem: Problem, which: str) -> Panels | None:
     """Emit the phase that packs an operand, if it may need it: a unit is some panels, for some k."""
     limit = problem.limit(which)
-    if limit == ALWAYS or (isinstance(problem.m, int) and problem.m <= limit):
-        return None
-    if which == "b" and problem.packs_inside:
+    inside = problem.packs_inside if which == "b" else problem.packs_a_inside
+    if limit == ALWAYS or inside or (isinstance(problem.m, int) and problem.m <= limit):
         return None
     whole = tile(code.host, problem.compute).width
     operands = {"a": (transposed(problem.a), problem.m, problem.height), "b": (problem.b, problem.n, whole)}
@@ -322,7 +366,8 @@ def contract(code: KernelCode) -> bool:
     a, b = _packed(code, problem, "a"), _packed(code, problem, "b")
     code.note(_described(problem, a, b))
     counts = (*problem.batch, ceil_div(problem.m, problem.rows), ceil_div(problem.n, problem.columns))
-    frame = code.phase(product(counts), problem.cost, problem.block_bytes + problem.copy_bytes)
+    scratch = problem.block_bytes + problem.copy_bytes + problem.a_bytes
+    frame = code.phase(product(counts), problem.cost, scratch)
     work = _Blocks(frame, problem, a, b)
     frame.f.loop(frame.low, frame.high, 1, lambda u, _: work.unit(_split(frame, u, counts)))
     frame.done()
@@ -333,7 +378,8 @@ def _described(problem: Problem, a: Panels | None, b: Panels | None) -> str:
     """In a few words, how a product is computed, for reports."""
     if problem.few and isinstance(problem.m, int) and problem.m <= problem.few[1]:
         return {"thin": "gemm, a few rows at a time", "dot": "gemm by inner products"}[problem.few[0]]
-    packed = " and ".join(["A"] * (a is not None) + ["B"] * (b is not None or problem.packs_inside))
+    panels = {"A": a is not None or problem.packs_a_inside, "B": b is not None or problem.packs_inside}
+    packed = " and ".join(name for name, there in panels.items() if there)
     when = "" if isinstance(problem.m, int) or not packed else " if there are many rows"
     width = tile(problem.host, problem.compute).width
     return f"gemm {problem.height}x{width}, {packed or 'nothing'} packed{when}"
@@ -357,8 +403,8 @@ class _Blocks:
         i, j = f.mul(row, problem.rows), f.mul(column, problem.columns)
         m, n = f.min(problem.rows, f.sub(self.m, i)), f.min(problem.columns, f.sub(self.n, j))
         target: tuple[Value, Int] | None = None
-        if problem.c is not None:
-            target = self.frame.at(problem.c, [*batch, i, j]), self.frame.size(problem.c.strides[-2])
+        if problem.place is not None:
+            target = self.frame.at(problem.place, [*batch, i, j]), self.frame.size(problem.place.strides[-2])
         block: tuple[Value, Int] = (self.frame.scratch, self.c_row)
         if problem.dtype == problem.compute:
             block = target or block
@@ -368,7 +414,7 @@ class _Blocks:
             after = f.address(self.frame.scratch, problem.rows * self.c_row * itemsize(problem.compute), "i8")
             block, wide = target or (after, self.c_row), block
             self.narrow(wide, block, m, n)
-        if target is None:
+        if problem.c is None:
             self.follow(batch, i, j, m, n, block)
 
     def narrow(self, source: tuple[Value, Int], target: tuple[Value, Int], m: Int, n: Int) -> None:
@@ -416,7 +462,8 @@ class _Blocks:
     def outer(self, batch: Sequence[Int], i: Int, j: Int, p: Value, rest: Sequence[Value]) -> None:
         """Sum one block of k."""
         f, problem = self.f, self.problem
-        layout = "columns" if self.a is not None else problem.a_lines
+        packed = self.a is not None or problem.packs_a_inside
+        layout = "columns" if packed else problem.a_lines
         depth = f.min(problem.depth, f.sub(self.k, p))
         numbers = map(f.i64, [depth, problem.height, f.convert("zext", f.is_less(0, p), I64)])
         blocks = *self.a_block(batch, i, p), *self.b_block(batch, j, p)
@@ -435,10 +482,25 @@ class _Blocks:
     def a_block(self, batch: Sequence[Int], i: Int, p: Value) -> list[Value]:
         """Rows of A from a column on: the address, and the distances of rows, of columns, and of panels."""
         f, height = self.f, self.problem.height
+        if self.problem.packs_a_inside:
+            return self.a_packed_here(batch, i, p)
         if self.a is not None:
             return [self.panel(self.a, batch, f.div(i, height), p), *map(f.i64, (1, height, f.mul(self.k, height)))]
         row, column = self.frame.sizes(self.problem.a.strides[-2:])
         return [self.frame.at(self.problem.a, [*batch, i, p]), *map(f.i64, (row, column, f.mul(row, height)))]
+
+    def a_packed_here(self, batch: Sequence[Int], i: Int, p: Value) -> list[Value]:
+        """Pack the panels of A of the unit into scratch."""
+        f, problem = self.f, self.problem
+        height = problem.height
+        to = f.address(self.frame.scratch, problem.block_bytes + problem.copy_bytes, "i8")
+        a_row, a_k = self.frame.sizes(problem.a.strides[-2:])
+        m, depth = f.min(problem.rows, f.sub(self.m, i)), f.min(problem.depth, f.sub(self.k, p))
+        sizes = map(f.i64, (problem.depth * height, m, depth, height))
+        at = self.frame.at(problem.a, [*batch, i, p])
+        way = _way(problem, {"rows": "columns", "columns": "rows"}.get(problem.a_lines, "strided"))
+        f.call(way, "void", at, f.i64(a_row), f.i64(a_k), to, *sizes)
+        return [to, *map(f.i64, (1, height, problem.depth * height))]
 
     def b_block(self, batch: Sequence[Int], j: Int, p: Value) -> list[Value]:
         """Rows of B from a column on: the address, and the distances of rows and of panels."""
