@@ -44,7 +44,7 @@ class Module:
     """
 
     def __init__(self, kernels: Sequence[CudaKernel], wide: bool = False) -> None:
-        self.numbers = {kernel.source: k for k, kernel in enumerate(kernels)}
+        self.numbers = {source: k for k, source in enumerate(dict.fromkeys(kernel.source for kernel in kernels))}
         self.library = ctypes.CDLL(str(_compiled(_unit(tuple(self.numbers), wide))))
 
     def launch(self, source: str, symbol: str, blocks: int, threads: int, values: Sequence[int]) -> None:
