@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 from graphc.ir import Node, reachable
-from graphc.kernel import Access, Kernel, Load, Region
+from graphc.kernel import Access, Kernel, Load, Loop, Region
 from graphc.passes.index_maps import row_major
 from graphc.passes.lower import collapsed
 from graphc.runtime.strided import Strided
@@ -74,11 +74,30 @@ def over_fewer_loops(
     accesses = [access for _, access in (*region.loads, *region.stores)]
     accesses += [Access(array.offset, array.strides) for array in extra]
     loops, accesses = collapsed(range(len(region.loops)), [loop.extent for loop in region.loops], (), accesses)
+    count = len(region.loads) + len(region.stores)
+    rest = iter(accesses[count:])
+    element, into = (None if a is None else a._replace(strides=next(rest).strides) for a in (element, into))
+    return _over(loops, region, accesses[:count]), element, into
+
+
+def rows_joined(region: Region) -> Region | None:
+    """A region whose last two loops are one; None where what it loads or stores doesn't allow that."""
+    accesses = [access for _, access in (*region.loads, *region.stores)]
+    if len(region.loops) < 2:
+        return None
+    *outer, above, last = region.loops
+    if any(access.strides[-2] != access.strides[-1] * last.extent for access in accesses):
+        return None
+    joined = [Access(access.offset, (*access.strides[:-2], access.strides[-1])) for access in accesses]
+    return _over((*outer, Loop(above.extent * last.extent)), region, joined)
+
+
+def _over(loops: tuple[Loop, ...], region: Region, accesses: Iterable[Access]) -> Region:
+    """A region over other loops, with what it loads and stores at the same elements."""
     rest = iter(accesses)
     loads = tuple([load._replace(access=next(rest)) for load in region.loads])
     stores = tuple([store._replace(access=next(rest)) for store in region.stores])
-    element, into = (None if a is None else a._replace(strides=next(rest).strides) for a in (element, into))
-    return Region(loops, loads, region.body, stores), element, into
+    return Region(loops, loads, region.body, stores)
 
 
 # --------------------------------------------------------------------------------------------- passes over a row

@@ -13,7 +13,15 @@ from graphc.dims import product
 from graphc.op import Op
 from graphc.ops.conv import conv_input_grad, conv_op, conv_weight_grad
 from graphc.runtime.conv_geometry import Axis, Convolution, described
-from graphc.runtime.cpu import conv_direct, conv_few, conv_weight, conv_winograd, conv_winograd_weight, lanes
+from graphc.runtime.cpu import (
+    conv_channels,
+    conv_direct,
+    conv_few,
+    conv_weight,
+    conv_winograd,
+    conv_winograd_weight,
+    lanes,
+)
 from graphc.runtime.cpu.builder import MEMORY_TYPE, Function, Int, Value, constant
 from graphc.runtime.cpu.conv_tiles import counters
 from graphc.runtime.cpu.phases import KernelCode
@@ -34,6 +42,7 @@ _TRANSFORMS = (
     Algorithm("winograd 4x4", conv_winograd_weight.is_served, conv_winograd_weight.winograd_weight),
 )
 _EXACT = (
+    Algorithm("direct, channels in lanes", conv_channels.is_served, conv_channels.channels),
     Algorithm("direct, source in place", conv_few.is_served, conv_few.few),
     Algorithm("direct", conv_direct.is_served, conv_direct.direct),
     Algorithm("direct", conv_weight.is_served, conv_weight.weight_gradient),

@@ -364,7 +364,7 @@ class _Direct:
                     at = (a_at, self.scratch(1, j), c_at)
                     product_tile(f, tile._replace(rows=rows), at, loops, (row_step, blocks.row), adds=self.adds)
 
-                rows_of_tiles(f, r_count, tile, what.rows % tile.rows, tile_at)
+                rows_of_tiles(f, r_count, tile.rows, what.rows % tile.rows, tile_at)
 
             f.loop(0, columns, width, columns_at)
 

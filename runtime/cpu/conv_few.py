@@ -126,7 +126,7 @@ class _Few:
                     c = f.address(frame.scratch, f.add(f.mul(r, self.row), column), FLOAT)
                     f.call(self.product(rows), "void", a, b, c)
 
-                rows_of_tiles(f, what.rows, tile, what.rows % tile.rows, product)
+                rows_of_tiles(f, what.rows, tile.rows, what.rows % tile.rows, product)
 
             f.loop(0, self.line, tile.vectors, piece)
 
@@ -161,8 +161,9 @@ class _Few:
 
         def step(offsets: Sequence[Int], sums: list[Value]) -> list[Value]:
             left, right = f.address(a, offsets[0], FLOAT), f.address(b, offsets[1], FLOAT)
-            return outer_product(f, self.host, tile, left, what.row_step, right, BYTES, sums, places)
+            return outer_product(f, self.host, tile, left, distances, right, BYTES, sums, places)
 
+        distances = [k * what.row_step for k in range(rows)]
         zeros = [constant(vector(FLOAT, self.wide), 0)] * (rows * tile.vectors)
         put_tile(f, self.host, tile, c, self.row, nested(f, loops, (0, 0), zeros, step), adds=False)
         f.ret()

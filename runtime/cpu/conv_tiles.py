@@ -20,6 +20,7 @@ PRODUCTS_PER_NS = 50
 LOOPS = 3  # that a sum of products can go through
 STRIDED = 8  # rows up to which their distance may be a parameter: each takes a register
 LATENCY = 8  # products that must be in flight to hide how long each takes
+AHEAD = 4096  # bytes: B is fetched so far ahead where it lies beyond the caches; hardware stops at the end of a page
 
 
 class Tile(NamedTuple):
@@ -77,7 +78,7 @@ def outer_product(
     host: Host,
     tile: Tile,
     a: Value,
-    a_row: Int,
+    a_rows: Sequence[Int],
     b: Value,
     align: int,
     sums: Sequence[Value],
@@ -86,6 +87,7 @@ def outer_product(
     """The sums of a tile, row by row, plus the products of a column at `a` and a row at `b`.
 
     Args:
+        a_rows: where the elements of the column lie.
         places: where the vectors of the row lie; by default, one after the other.
     """
     lanes = host.lanes(BYTES)
@@ -93,7 +95,7 @@ def outer_product(
     found = list(sums)
     right = [f.load(type, f.address(b, at, FLOAT), align) for at in places or range(0, tile.vectors * lanes, lanes)]
     for r in range(tile.rows):
-        factor = f.splat(f.load(FLOAT, f.address(a, f.mul(r, a_row), FLOAT), BYTES), lanes)
+        factor = f.splat(f.load(FLOAT, f.address(a, a_rows[r], FLOAT), BYTES), lanes)
         for v, row in enumerate(right):
             found[r * tile.vectors + v] = f.fma(factor, row, found[r * tile.vectors + v])
     return found
@@ -131,14 +133,23 @@ def row_by_row(f: Function, loops: Sequence[tuple[Int, Int]], row: Int) -> list[
     return found[::-1]
 
 
+class Lines(NamedTuple):
+    """Where a tile's rows of A are: a few, one after the other, then as many from the next line on."""
+
+    columns: int
+    apart: int
+    line: int
+
+
 def product_tile(
     f: Function,
     tile: Tile,
     places: tuple[Value, Value, Value],
     loops: Sequence[Run],
-    rows: tuple[int, int],
+    rows: tuple[int | Lines, int],
     *,
     adds: bool = True,
+    far: bool = False,
 ) -> None:
     """Compute a sum of outer products for a tile of C, or add it there.
 
@@ -148,11 +159,16 @@ def product_tile(
         places: where A, B and the tile of C begin; the vectors of C are aligned.
         loops: at most `LOOPS`, outermost first.
         rows: distances of the rows of A and C.
+        far: whether B is read in order from where caches end.
     """
-    known = (f".{rows[0]}",) if tile.rows > STRIDED else ()
-    name = f"outer.{tile.rows}.{tile.vectors}.{'add' if adds else 'put'}{''.join(known)}"
+    a_row, c_row = rows
+    if isinstance(a_row, int) and tile.rows > STRIDED:
+        a_row = Lines(tile.rows, a_row, 0)
+    step, known = (a_row, ()) if isinstance(a_row, int) else (0, a_row)
+    mode = ("add" if adds else "put") + ("far" if far else "")
+    name = ".".join(map(str, ("outer", *tile, mode, *known)))
     every = [Run(1, 0, 0)] * (LOOPS - len(loops)) + list(loops)
-    f.call(name, "void", *places, *[f.i64(number) for run in every for number in run], *map(f.i64, rows))
+    f.call(name, "void", *places, *[f.i64(number) for run in every for number in run], f.i64(step), f.i64(c_row))
 
 
 def library(host: Host, symbol: str) -> str:
@@ -162,17 +178,23 @@ def library(host: Host, symbol: str) -> str:
     numbers = [(I64, f"number{k}") for k in range(3 * LOOPS + 2)]
     f = module.function(symbol, [*[("ptr noalias", letter) for letter in "abc"], *numbers])
     a, b, c, *given, a_row, c_row = (f.parameter(k) for k in range(3 * LOOPS + 5))
-    between: Int = int(known[0]) if known else a_row
-    for r in range(tile.rows):
-        f.mul(r, between)  # once, before the loops
+    if known:
+        lines = Lines(*map(int, known))
+        places = [divmod(k, lines.columns) for k in range(tile.rows)]
+        distances: list[Int] = [line * lines.line + column * lines.apart for line, column in places]
+    else:
+        distances = [f.mul(k, a_row) for k in range(tile.rows)]  # before the loops
 
     def step(offsets: Sequence[Int], sums: list[Value]) -> list[Value]:
         left, right = (f.address(at, offset, FLOAT) for at, offset in zip((a, b), offsets, strict=True))
-        return outer_product(f, host, tile, left, between, right, BYTES, sums)
+        if mode.endswith("far"):
+            for v in range(tile.vectors):
+                f.prefetch(f.address(right, AHEAD + v * host.vector_bytes, "i8"))
+        return outer_product(f, host, tile, left, distances, right, BYTES, sums)
 
     loops = [(given[k], given[k + 1 : k + 3]) for k in range(0, 3 * LOOPS, 3)]
     zeros = [constant(vector(FLOAT, host.lanes(BYTES)), 0)] * (tile.rows * tile.vectors)
-    put_tile(f, host, tile, c, c_row, nested(f, loops, (0, 0), zeros, step), adds=mode == "add")
+    put_tile(f, host, tile, c, c_row, nested(f, loops, (0, 0), zeros, step), adds=mode.startswith("add"))
     f.ret()
     return module.text()
 
@@ -184,14 +206,15 @@ def even_part(total: Dim, most: int) -> int:
     return -(-total // -(-total // most)) if total else 1
 
 
-def rows_of_tiles(f: Function, rows: Int, tile: Tile, rest: int, call: Callable[[Int, int], None]) -> None:
+def rows_of_tiles(f: Function, rows: Int, step: int, rest: int, call: Callable[[Int, int], None]) -> None:
     """Cover rows with tiles: `call(first row, rows of the tile)`.
 
     Args:
+        step: rows of a tile.
         rest: what `rows` may leave over; either that or nothing does.
     """
-    whole = f.mul(f.div(rows, tile.rows), tile.rows)
-    f.loop(0, whole, tile.rows, lambda r, _: call(r, tile.rows))
+    whole = f.mul(f.div(rows, step), step)
+    f.loop(0, whole, step, lambda r, _: call(r, step))
     if rest:
         f.if_(f.is_less(whole, rows), lambda: call(whole, rest))
 

@@ -168,7 +168,7 @@ class _WeightGradient:
                     at = (f.address(g, f.mul(r, a_row), FLOAT), f.address(x, c, FLOAT), into)
                     product_tile(f, runs.tile._replace(rows=count), at, loops, (a_row, runs.padded))
 
-                rows_of_tiles(f, rows, runs.tile, self.outputs % runs.tile.rows, tile)
+                rows_of_tiles(f, rows, runs.tile.rows, self.outputs % runs.tile.rows, tile)
 
             f.loop(0, runs.padded, width, columns)
 

@@ -3,8 +3,8 @@
 Tiles lie in the lanes of vectors. Of a block of tiles the transformed source is, for each of the 36 places, a matrix of
 channels by tiles, which the transformed weights, rows by channels, are multiplied by. The smaller one of the two is
 transformed once, into workspace; the other in each unit of work, into scratch, where the products find it in the cache:
-units are blocks of tiles where images are large, and chunks of rows where the weights are. Steady weights are
-transformed ahead, whichever is smaller, and kept.
+units are blocks of tiles where images are large, and chunks of rows where the weights are. Steady weights that are the
+smaller one are kept.
 """
 
 from __future__ import annotations
@@ -160,8 +160,7 @@ class _Winograd:
         self.type = vector(FLOAT, self.wide)
         self.image_blocks = ceil_div(shape.batch, shape.images)
         self.line_blocks = -(-shape.down // shape.lines)
-        self.ahead = code.is_steady(1) or not shape.by_rows  # whether all weights are transformed first
-        weights = shape.rows if self.ahead else shape.chunk
+        weights = shape.chunk if shape.by_rows else shape.rows
         self.weight_place = -(-weights * shape.channels // self.wide) * self.wide + self.wide
         self.tile_place = shape.channels * shape.row + self.wide
         self.sum_place = shape.chunk * shape.row + self.wide
@@ -173,13 +172,13 @@ class _Winograd:
         blocks = self.image_blocks * self.line_blocks
         weights, tiles = PLACES * self.weight_place, PLACES * self.tile_place
         self.parts = [2 * SIDE * self.stage_row, self.shape.width.size + 2 * self.wide]  # what `tiles` needs
-        if self.ahead:
-            self.made_weights = self.code.derived(weights * BYTES, 1)
-            self.weights_phase()
         if shape.by_rows:
-            self.made_tiles = Place("workspace", self.code.workspace(blocks * tiles * BYTES))
+            self.once = Place("workspace", self.code.workspace(blocks * tiles * BYTES))
             self.tiles_phase(blocks)
-        own = tiles if not shape.by_rows else 0 if self.ahead else weights
+        else:
+            self.once = self.code.derived(weights * BYTES, 1)
+            self.weights_phase()
+        own = weights if shape.by_rows else tiles
         self.parts += [own, PLACES * self.sum_place, RESULTS * RESULTS * shape.row]
         self.products_phase(-(-shape.rows // shape.chunk) if shape.by_rows else blocks)
 
@@ -198,22 +197,20 @@ class _Winograd:
         """Where a part of scratch begins."""
         return self.f.address(self.frame.scratch, self.places[part], "i8")
 
-    def made(self, place: Place, offset: Int) -> Value:
+    def at_once(self, offset: Int) -> Value:
         """An element of what is transformed once."""
-        return self.f.address(self.frame.memory(place), offset, FLOAT)
+        return self.f.address(self.frame.memory(self.once), offset, FLOAT)
 
     # ------------------------------------------------------------------------------------ phases
 
     def weights_phase(self) -> None:
         """Transform all weights, some rows in a unit."""
         shape = self.shape
-        place = self.made_weights
-        frame = self.begin(shape.rows, shape.rows * shape.channels * 4, prepares=place.is_kept)
+        frame = self.begin(shape.rows, shape.rows * shape.channels * 4, prepares=self.once.is_kept)
         f = frame.f
 
         def unit(row: Value, _: list[Value]) -> None:
-            into = self.made(place, f.mul(row, shape.channels))
-            f.call(self.weights(), "void", self.weights_at(row), into, f.i64(1))
+            f.call(self.weights(), "void", self.weights_at(row), self.at_once(f.mul(row, shape.channels)), f.i64(1))
 
         f.loop(frame.low, frame.high, 1, unit)
         frame.done()
@@ -228,7 +225,7 @@ class _Winograd:
         def unit(number: Value, _: list[Value]) -> None:
             block, channel = f.div(number, shape.channels), f.rem(number, shape.channels)
             target = f.add(f.mul(block, PLACES * self.tile_place), f.mul(channel, shape.row))
-            self.transform_tiles(block, channel, self.made(self.made_tiles, target))
+            self.transform_tiles(block, channel, self.at_once(target))
 
         f.loop(frame.low, frame.high, 1, unit)
         frame.done()
@@ -248,14 +245,10 @@ class _Winograd:
         def chunk_of_rows(number: Value, _: list[Value]) -> None:
             first = f.mul(number, shape.chunk)
             rows = f.min(shape.chunk, f.sub(shape.rows, first))
-            if self.ahead:
-                weights = self.made(self.made_weights, f.mul(first, shape.channels))
-            else:
-                weights = self.scratch(2)
-                f.call(self.weights(), "void", self.weights_at(first), weights, f.i64(rows))
+            f.call(self.weights(), "void", self.weights_at(first), self.scratch(2), f.i64(rows))
 
             def block(b: Value, _: list[Value]) -> None:
-                self.products(b, first, weights, self.made(self.made_tiles, f.mul(b, PLACES * self.tile_place)))
+                self.products(b, first, self.scratch(2), self.at_once(f.mul(b, PLACES * self.tile_place)))
 
             f.loop(0, blocks, 1, block)
 
@@ -264,7 +257,7 @@ class _Winograd:
                 self.transform_tiles(number, c, f.address(self.scratch(2), f.mul(c, shape.row), FLOAT))
 
             def chunk(first: Value, _: list[Value]) -> None:
-                weights = self.made(self.made_weights, f.mul(first, shape.channels))
+                weights = self.at_once(f.mul(first, shape.channels))
                 self.products(number, first, weights, self.scratch(2))
 
             f.loop(0, shape.channels, 1, channel)
@@ -302,7 +295,7 @@ class _Winograd:
 
                     f.loop(0, shape.channels, DEPTH, some)
 
-                rows_of_tiles(f, rows, shape.tile, shape.rows % shape.tile.rows, tile)
+                rows_of_tiles(f, rows, shape.tile.rows, shape.rows % shape.tile.rows, tile)
 
             f.loop(0, f.mul(vectors, wide), shape.tile.vectors * wide, columns)
 

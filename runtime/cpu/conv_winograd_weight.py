@@ -242,7 +242,7 @@ class _Winograd:
                 at = (f.address(a, r, FLOAT), f.address(b, j, FLOAT), into)
                 product_tile(f, shape.tile._replace(rows=height), at, loops, (1, shape.row))
 
-            rows_of_tiles(f, rows, shape.tile, shape.outputs % shape.tile.rows, tile)
+            rows_of_tiles(f, rows, shape.tile.rows, shape.outputs % shape.tile.rows, tile)
 
         f.loop(0, shape.row, shape.tile.vectors * self.wide, columns)
 

@@ -21,7 +21,16 @@ from graphc.runtime.cpu.nest_layout import layout_of
 from graphc.runtime.cpu.phases import Frame, KernelCode
 from graphc.runtime.cpu.reductions import REDUCTIONS
 from graphc.runtime.cpu.row_passes import kept_bytes, passes_of
-from graphc.runtime.regions import Port, is_direct, loading, over_fewer_loops, result_dtype, stored_in, viewed
+from graphc.runtime.regions import (
+    Port,
+    is_direct,
+    loading,
+    over_fewer_loops,
+    result_dtype,
+    rows_joined,
+    stored_in,
+    viewed,
+)
 from graphc.runtime.strided import Strided, itemsize
 
 LONG = 1 << 15  # elements of a row that are reduced in one unit, if there are few rows
@@ -237,16 +246,26 @@ def finish(code: KernelCode, k: int) -> None:
         region_phase(code, region, element=result(code, k))
 
 
-def block(frame: Frame, k: int, bounds: Sequence[tuple[Int, Int]], element: Element) -> None:
+def block(
+    frame: Frame, k: int, bounds: Sequence[tuple[Int, Int]], element: Element, *, joins: bool = False
+) -> None:
     """Inside a phase of the core: what pointwise ops make of its k-th result, over a box of points.
 
     Args:
         bounds: first and last (exclusive) index along each axis of the result.
         element: the core's element at an index.
+        joins: whether the box has whole rows of the last axis, one after the other in memory: all rows are then walked
+            as one, if what the region loads and stores lies like that, too. An index has 0 for the axis before.
     """
     region = frame.code.kernel.results[k]
     if not region.stores:
         return
+    joined = rows_joined(region) if joins else None
+    if joined is not None:
+        *outer, (low, high), (_, width) = bounds
+        region, bounds = joined, [*outer, (frame.f.mul(low, width), frame.f.mul(high, width))]
+        whole = element.address
+        element = element._replace(address=lambda index: whole((*index[:-1], 0, index[-1])))
     nest = Nest(frame, region, element)
 
     def over(loops: Sequence[int], index: dict[int, Int]) -> None:
