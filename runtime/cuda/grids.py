@@ -19,7 +19,7 @@ def unravelled(frame: Frame, number: str, extents: Sequence[Dim], stem: str = "i
     found = ["0"] * len(extents)
     moving = [k for k, extent in enumerate(extents) if extent != 1]
     for k in reversed(moving[1:]):
-        size = frame.size(extents[k])
+        size = frame.size(1 if extents[k] == 0 else extents[k])  # an empty box has no numbers
         found[k] = frame.value("Index", f"{number} % {size}", stem)
         number = frame.value("Index", f"{number} / {size}", "rest")
     for k in moving[:1]:
