@@ -151,7 +151,7 @@ class Operators:
     def __getattr__(self, name: str) -> Any:
         fn = METHODS.get(name)
         if fn is None:
-            known = () if name.startswith("_") else (*METHODS, *dir(type(self)))  # Python itself asks for those
+            known = {} if name.startswith("_") else dict.fromkeys((*METHODS, *dir(type(self))))  # Python asks for those
             remedy = f"; {ELSEWHERE[name]}" if name in ELSEWHERE else did_you_mean(name, known)
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{remedy}")
         return partial(fn, self)

@@ -52,14 +52,6 @@ def test_a_tensor_shares_no_memory_with_what_it_was_made_of():
         t.numpy()[0] = 1
 
 
-def test_numpys_functions_do_not_leave_the_tape_unseen():
-    w = leaf()
-    with pytest.raises(TypeError, match="ufunc"):
-        np.exp(w)
-    assert (np.ones(3, "float32") + w).requires_grad
-    assert (np.float32(2) * w).requires_grad
-
-
 def test_leaves_are_copied_and_pickled():
     w = copy.deepcopy(leaf())
     assert w.tolist() == [1, 2, 3] and w.requires_grad
@@ -498,7 +490,7 @@ def test_elements_are_not_changed_in_place():
     w = leaf()
     with pytest.raises(ArgumentError, match=r"gc\.where"):
         w[0] = 1.0
-    with pytest.raises(ArgumentError, match=r"w\.assign"):
+    with pytest.raises(ArgumentError, match=r"no_grad"):
         w += 1.0
     with pytest.raises(AttributeError, match=r"t\.multiply"):
         w.multiply_(2)

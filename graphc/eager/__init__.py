@@ -21,11 +21,13 @@ from typing import Any
 
 import graphc
 import graphc.random
+from graphc.eager import numpys, taking
 from graphc.eager.calls import set_device
+from graphc.eager.elsewhere import ROOM
 from graphc.eager.function import Context, Function
 from graphc.eager.models import Optimizer, module, optimizer
 from graphc.eager.modes import enable_grad, is_grad_enabled, manual_seed, no_grad, set_grad_enabled, set_training
-from graphc.eager.taking import install
+from graphc.eager.taking import ROOMS
 from graphc.eager.tensors import Tensor, grad, lifted, tensor
 from graphc.errors import did_you_mean, publish
 from graphc.ir import Node
@@ -51,9 +53,6 @@ __all__ = [
 ]
 
 
-ROOMS = ("graphc.ops", "graphc.operands")  # where the functions are that are here too
-
-
 def _evaluated(value: Any) -> Any:
     """What a function returned, with tensors in the place of nodes."""
     if isinstance(value, Node):
@@ -71,8 +70,8 @@ class _Room:
         fn = getattr(self.__module, name, None)
         known = isinstance(fn, Op) or str(getattr(fn, "__module__", "")).startswith(ROOMS)
         if fn is None or not known or isinstance(fn, type):
-            near = did_you_mean(name, (*__all__, *self.__module.__all__))
-            raise AttributeError(f"graphc.eager has no {name!r}{near}")
+            near = did_you_mean(name, dict.fromkeys((*__all__, *self.__module.__all__)))
+            raise AttributeError(f"graphc.eager has no {name!r}{f': {ROOM[name]}' if name in ROOM else near}")
 
         @wraps(fn)
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -84,4 +83,5 @@ class _Room:
 random = _Room(graphc.random)
 __getattr__ = _Room(graphc).__getattr__
 publish(globals())
-install()
+taking.install()
+numpys.install()

@@ -89,7 +89,7 @@ class Optimizer:
         self._calls: dict[Any, Call] = {}
 
     def _group(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        own = {name: value for name, value in group.items() if name != "params"}
+        own = _options(group)
         self.rules.check(own)
         members = group["params"]
         params = list(members.parameters()) if isinstance(members, Module) else list(members)
@@ -112,21 +112,56 @@ class Optimizer:
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"an eager optimizer has no attribute {name!r}{did_you_mean(name, dir(type(self)))}")
 
-    def zero_grad(self) -> None:
-        """Let every tensor collect its gradient anew."""
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Let every tensor collect its gradient anew, from None or from zeros."""
         for group in self.param_groups:
             for param in group["params"]:
                 if param.requires_grad:
-                    param.grad = None
+                    param.grad = None if set_to_none else zeros(param.type)
 
     def step(self) -> None:
         """Give every tensor that has a gradient its new value."""
         with no_grad():
             for group in self.param_groups:
-                options = {name: value for name, value in group.items() if name != "params"}
+                options = _options(group)
                 for param in group["params"]:
                     if param.grad is not None:
                         self._update(param, param.grad, options)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the steps remember, and the hyperparameters, as numbers and arrays; tensors go by their number."""
+        state: dict[int, dict[str, Any]] = {}
+        groups, count = [], 0
+        for group in self.param_groups:
+            options, params = _options(group), group["params"]
+            for k, param in enumerate(params, count):
+                if param in self._steps:
+                    slots = zip(self.rules.slot_names(options), self._slots[param], strict=True)
+                    state[k] = {"step": self._steps[param], **{name: slot.numpy() for name, slot in slots}}
+            groups.append({**options, "params": list(range(count, count + len(params)))})
+            count += len(params)
+        return {"state": state, "param_groups": groups}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave, of an optimiser of as many tensors of the same shapes.
+
+        Raises:
+            ArgumentError: another number of tensors. ShapeError: another shape; nothing has changed.
+        """
+        ours, theirs = (
+            [len(group["params"]) for group in groups] for groups in (self.param_groups, saved["param_groups"])
+        )
+        if ours != theirs:
+            raise ArgumentError(f"the groups have {ours} tensors, and those that were saved {theirs}")
+        params = [param for group in self.param_groups for param in group["params"]]
+        state = {params[k]: values for k, values in saved["state"].items()}
+        self._slots = {
+            param: [zeros(param.type).assign(values[name]) for name in values if name != "step"]
+            for param, values in state.items()
+        }
+        self._steps = {param: values["step"] for param, values in state.items()}
+        for group, given in zip(self.param_groups, saved["param_groups"], strict=True):
+            group.update(_options(given))
 
     def _update(self, param: Tensor, g: Tensor, options: Options) -> None:
         slots = self._slots.get(param)
@@ -157,3 +192,8 @@ class Optimizer:
             return (value, *[memory[name] for name in names])
 
         return traced(repr(self.rules), types, build, training=True)
+
+
+def _options(group: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyperparameters of a group."""
+    return {name: value for name, value in group.items() if name != "params"}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import ContextDecorator
+from functools import wraps
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
@@ -37,7 +39,7 @@ modes = _Modes()
 
 
 class _Set:
-    """Sets a mode at once; as a context manager, until the end of the block."""
+    """Sets a mode at once; as a context manager, until the end of the block; as a decorator, for each call."""
 
     _mode = ""
 
@@ -52,9 +54,23 @@ class _Set:
     def __exit__(self, *exc: object) -> None:
         setattr(modes, self._mode, self._before)
 
+    def __call__(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """`fn` with the mode for each call of it, and for nothing else."""
+        setattr(modes, self._mode, self._before)
+
+        @wraps(fn)
+        def called(*args: Any, **kwargs: Any) -> Any:
+            with type(self)(self._value):
+                return fn(*args, **kwargs)
+
+        return called
+
 
 class set_grad_enabled(_Set):
-    """`set_grad_enabled(False)` keeps no tape from now on, or in a `with` block; it is a mode of the thread."""
+    """`set_grad_enabled(False)` keeps no tape from now on, in a `with` block, or in what it decorates.
+
+    It is a mode of the thread.
+    """
 
     _mode = "grad"
 
@@ -72,6 +88,10 @@ class _Block(ContextDecorator):
     """Sets the grad mode for a `with` block, or for each call of the function that it decorates."""
 
     _value: bool
+
+    def __new__(cls, fn: Callable[..., Any] | None = None) -> Any:
+        """The block; or `fn`, decorated: `@no_grad` without parentheses is the same as with them."""
+        return super().__new__(cls) if fn is None else cls()(fn)
 
     def __enter__(self) -> None:
         self._before = modes.grad

@@ -60,6 +60,11 @@ class Entry(ABC):
         return "".join([part.capitalize() for part in self.label.split("_")]) + "Backward"
 
     @property
+    def next_functions(self) -> tuple[tuple[Entry | None, int], ...]:
+        """The entries that the operands came by, each with which of their results it was; None without a gradient."""
+        return tuple([(None, 0) if edge is None else edge for edge in self.parents])
+
+    @property
     @abstractmethod
     def label(self) -> str:
         """The name of the op."""

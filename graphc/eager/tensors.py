@@ -1,4 +1,4 @@
-"""The eager tensor: a value, and the edge of the tape that it came by. How ops are called on it is in `calling.py`."""
+"""The eager tensor: a value, and the edge of the tape that it came by. How ops are called on it is in `taking.py`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from graphc.eager.calls import require_values
+from graphc.eager.elsewhere import IN_PLACE, METHOD
 from graphc.eager.modes import generator, modes, set_grad_enabled
 from graphc.eager.tape import Edge, Entry, Handle, Leaf, drawn, walk
 from graphc.errors import ArgumentError, GradientError, ShapeError
@@ -38,8 +39,9 @@ class Tensor(Operators):
     """
 
     __slots__ = ("__weakref__", "_array", "_edge", "type")
-    __array_ufunc__ = None  # np.exp(t) would leave the tape unseen; an array's operators leave tensors the call
-    __graphc_op__: ClassVar[Callable[..., Any]]  # from `calling.py`, which makes tensors
+    __graphc_op__: ClassVar[Callable[..., Any]]  # from `taking.py`, which makes tensors
+    __array_ufunc__: ClassVar[Callable[..., Any]]  # from `numpys.py`
+    __array_function__: ClassVar[Callable[..., Any]]
     type: TensorType
     _array: Array
     _edge: Edge | None
@@ -111,6 +113,19 @@ class Tensor(Operators):
         return self._edge[0] if self._edge is not None and isinstance(self._edge[0], Leaf) else None
 
     # ------------------------------------------------------------------------------------------ its value
+
+    @property
+    def data(self) -> Tensor:
+        """The value, without the tape; what is assigned to it becomes the value of the leaf."""
+        return self.detach()
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        self.assign(value)
+
+    def cpu(self) -> Tensor:
+        """The tensor itself: values lie in main memory, whatever device computes."""
+        return self
 
     def numpy(self) -> Array:
         """The value: a view that can't be written to."""
@@ -279,13 +294,15 @@ class Tensor(Operators):
         )
 
     def _in_place(self, name: str, other: Any) -> Any:
-        """`t += x` makes a new tensor of this name; of a leaf with a gradient, that would be another leaf's."""
-        if self._leaf() is not None:
+        """`t += x` makes a new tensor of this name; without a tape, a leaf with a gradient is given the value."""
+        if self._leaf() is None:
+            return METHODS[name](self, other)
+        if modes.grad:
             raise ArgumentError(
-                "a leaf that requires a gradient can't be changed in place",
-                hint="w.assign(w - step) gives it another value; `w = w - step` makes a tensor that is no leaf",
+                "a leaf that requires a gradient can't be changed in place while there is a tape",
+                hint="with ge.no_grad(): w -= step; `w = w - step` makes a tensor that is no leaf",
             )
-        return METHODS[name](self, other)
+        return self.assign(METHODS[name](self, other))
 
     def __iadd__(self, other: Any) -> Any:
         return self._in_place("add", other)
@@ -300,10 +317,13 @@ class Tensor(Operators):
         return self._in_place("divide", other)
 
     def __getattr__(self, name: str) -> Any:
+        if name in METHOD:
+            raise AttributeError(f"an eager tensor has no {name!r}: {METHOD[name]}")
         if name.endswith("_") and not name.startswith("_"):
             plain = name.rstrip("_")
-            remedy = f"t.{plain}(...) makes a new one" if plain in METHODS else "ops make new ones"
-            raise AttributeError(f"no tensor changes in place, so there is no {name}; {remedy}; leaves have t.assign")
+            makes_new = f"t.{plain}(...) makes a new one" if plain in METHODS else "ops make new ones"
+            remedy = IN_PLACE.get(name, f"{makes_new}; leaves have t.assign(value)")
+            raise AttributeError(f"no tensor changes in place, so there is no {name!r}: {remedy}")
         return super().__getattr__(name)
 
 

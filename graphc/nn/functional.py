@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import new_class
 from typing import Any, ClassVar, cast
 
-from graphc.errors import ArgumentError
+from graphc.errors import ArgumentError, public
 from graphc.nn.limits import require, require_windows
 from graphc.nn.module import Module
 from graphc.op import Op
@@ -86,7 +86,7 @@ def function_layer(layer: str, function: Callable[..., Any], rank: int = 0, /, *
     signature = inspect.Signature(parameters)
     source = function.name if isinstance(function, Op) else function.__name__
     fields = {
-        "function": staticmethod(function),
+        "function": staticmethod(public(function) if inspect.isfunction(function) else function),
         "signature": signature,
         "rank": rank,
         "__signature__": signature,
