@@ -154,11 +154,14 @@ def sweep(axis: Axis, role: str) -> Sweep:
     size, kernel, count, stride, before, dilation = (int(n) for n in axis)
     if role == "g":
         return Sweep(count, count, stride, 1, size, (Taps(0, kernel, -before, dilation, 0, 1),))
-    return Sweep(size, -(-size // stride), 1, stride, count, tuple(_class(axis, first) for first in range(stride)))
+    return Sweep(size, -(-size // stride), 1, stride, count, tuple(taps_of(axis, first) for first in range(stride)))
 
 
-def _class(axis: Axis, first: int) -> Taps:
-    """The taps that meet the elements `first`, `first + stride`, ... of x; `(i + before - t * dilation) / stride`."""
+def taps_of(axis: Axis, first: int) -> Taps:
+    """The taps, whose number is known, that meet the elements `first`, `first + stride`, ... of x.
+
+    Tap `t` meets element `i` in window `(i + before - t * dilation) / stride`.
+    """
     reached = first + axis.before
     taps = [t for t in range(int(axis.kernel)) if (reached - t * axis.dilation) % axis.stride == 0]
     if not taps:

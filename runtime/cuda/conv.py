@@ -1,0 +1,242 @@
+"""Convolutions and their gradients, of any number of axes, as implicit products of matrices.
+
+Each of the three is a sum of products of two operands, of which one is read as it lies and the other, the *source*, is
+met by windows: x, where g or w is computed, and g, where x is. Its matrix, the windows side by side, is never made: an
+element's place is worked out from its row and column when it is loaded. The gradient of x with a stride falls into
+classes by remainder, since each class meets other taps (see `conv_geometry`); each is a launch.
+
+Where cuDNN is installed, it may do the same instead.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from graphc.dims import Dim, DimExpr, ceil_div, product
+from graphc.op import Op
+from graphc.ops.conv import conv_input_grad, conv_op, conv_weight_grad
+from graphc.runtime.conv_geometry import Axis, Convolution, described, taps_of
+from graphc.runtime.cuda import lanes
+from graphc.runtime.cuda.grids import unravelled
+from graphc.runtime.cuda.launches import CudaCode, Frame
+from graphc.runtime.cuda.products import Lines, Products, by_columns, by_teams, by_tiles, rounded_sum
+from graphc.runtime.cuda.scalars import MEMORY, REGISTER, loaded
+from graphc.runtime.cuda.tiles import guess, sum_type
+from graphc.runtime.strided import Strided
+
+FEW_ROWS = 8  # results that a thread can compute side by side
+FEW_RESULTS = 64  # of a group, which teams compute, if there are no more
+MANY = 4096  # columns, with a thread for each, that keep a GPU busy
+
+
+class Walk(NamedTuple):
+    """How one class of results meets the source along an axis.
+
+    Column `u` of the implicit matrix meets, in row `v`, element `start + u * across + v * down` of the source, if there
+    is one. It belongs to the result at `first + u * spread`, and row v to tap `tap + v * tap_step`.
+
+    Attributes:
+        columns, rows: how many.
+        size: elements of the source.
+    """
+
+    columns: Dim
+    rows: Dim
+    size: Dim
+    start: Dim
+    across: int
+    down: int
+    first: int = 0
+    spread: int = 1
+    tap: int = 0
+    tap_step: int = 1
+
+
+def walks(axis: Axis, role: str) -> list[Walk] | None:
+    """How the results of a role, of "xwg", meet their source along an axis, class by class.
+
+    None where the classes aren't known yet, as the number of taps isn't.
+    """
+    size, kernel, windows, stride, before, dilation = axis
+    if role == "g":
+        return [Walk(windows, kernel, size, -before, stride, dilation)]
+    if role == "w":
+        return [Walk(kernel, windows, size, -before, dilation, stride)]
+    if stride == 1:
+        return [Walk(size, kernel, windows, before, 1, -dilation)]
+    if isinstance(kernel, DimExpr):
+        return None
+    found = []
+    for first in range(stride):
+        taps = taps_of(axis, first)
+        columns = ceil_div(size - first, stride)
+        places = (taps.start, 1, taps.step, first, stride, taps.weight, taps.weight_step)
+        found.append(Walk(columns, taps.met, windows, *places))
+    return found
+
+
+def convolve(code: CudaCode) -> bool:
+    """Emit a convolution, or its gradient in x or w."""
+    core = code.kernel.core
+    assert core is not None
+    convolution = described(core)
+    role = convolution.roles[2]
+    by_axis = [walks(axis, role) for axis in convolution.axes]
+    if any(found is None for found in by_axis):
+        return False
+    arrays = {role: lanes.operand(code, k) for k, role in enumerate(convolution.roles[:2])}
+    for some in itertools.product(*[found for found in by_axis if found is not None]):
+        problem = _Problem(core.dtype, convolution, arrays, some).products()
+        _algorithm(problem)(code, problem)
+    return True
+
+
+def _algorithm(problem: Products) -> Callable[[CudaCode, Products], None]:
+    rows, columns = guess(problem.m), guess(problem.n)
+    if rows * columns <= FEW_RESULTS:
+        return by_teams
+    few = isinstance(problem.m, int) and rows <= FEW_ROWS
+    return by_columns if few and columns * guess(product(problem.batch)) >= MANY else by_tiles
+
+
+class Steps(NamedTuple):
+    """Axes of an array: their extents, and how far apart elements along each are."""
+
+    extents: tuple[Dim, ...]
+    strides: tuple[Dim, ...]
+
+    def offset(self, frame: Frame, number: str) -> str:
+        """The offset of the element with a row-major number over the axes, as an expression."""
+        extents, strides = list(self.extents[:1]), list(self.strides[:1])
+        for extent, stride in zip(self.extents[1:], self.strides[1:], strict=True):
+            if strides[-1] == extent * stride:
+                extents[-1], strides[-1] = extents[-1] * extent, stride
+            else:
+                extents.append(extent)
+                strides.append(stride)
+        return frame.offset(0, strides, unravelled(frame, number, extents))
+
+
+class _Problem(NamedTuple):
+    """One class of results."""
+
+    dtype: str
+    convolution: Convolution
+    arrays: Mapping[str, Strided]
+    walks: tuple[Walk, ...]
+
+    @property
+    def channels(self) -> tuple[Dim, Dim, Dim]:
+        """How many rows and images, or channels, the matrices have: rows, of columns, and summed over."""
+        batch, inputs, outputs = self.convolution.batch, self.convolution.inputs, self.convolution.outputs
+        return {"g": (outputs, batch, inputs), "x": (inputs, batch, outputs), "w": (outputs, inputs, batch)}[
+            self.convolution.roles[2]
+        ]
+
+    def products(self) -> Products:
+        """The results as sums of products: a row is a channel, a column a place."""
+        rows, lead, inner = self.channels
+        n = lead * product([walk.columns for walk in self.walks])
+        k = inner * product([walk.rows for walk in self.walks])
+        by_weight = self.convolution.roles[2] == "w"
+        return Products(self.dtype, (self.convolution.groups,), rows, n, k, by_weight, self.operands, self.out)
+
+    def operands(self, frame: Frame, batch: Sequence[str]) -> tuple[Lines, Lines]:
+        """The operand that is read as it lies, and the source."""
+        (group,) = batch
+        return self.plain(frame, group), self.source(frame, group)
+
+    def base(self, frame: Frame, role: str, group: str) -> str:
+        """A pointer to a group's part of an operand."""
+        convolution, array = self.convolution, self.arrays[role]
+        size = convolution.inputs if role == "x" else convolution.outputs
+        axis = 0 if role == "w" else 1
+        at = frame.offset(array.offset, (size * array.strides[axis],), (group,))
+        return frame.value(f"{MEMORY[self.dtype]}*", f"{frame.base(array)} + {at}", "base")
+
+    def plain(self, frame: Frame, group: str) -> Lines:
+        """w, or g where w is computed: a row is a channel of the result, and what is summed over lies as it may."""
+        role = "g" if self.convolution.roles[2] == "w" else "w"
+        array, (rows, _, inner) = self.arrays[role], self.channels
+        outer, *space = array.strides[:2], *array.strides[2:]
+        row, lead = (outer[1], outer[0]) if self.convolution.roles[2] != "g" else outer
+        first: Dim = 0
+        if role == "w":
+            first = sum([walk.tap * stride for walk, stride in zip(self.walks, space, strict=True)])
+            space = [walk.tap_step * stride for walk, stride in zip(self.walks, space, strict=True)]
+        steps = Steps((inner, *(walk.rows for walk in self.walks)), (lead, *space))
+        base = self.base(frame, role, group)
+        pointer = f"const {MEMORY[self.dtype]}*"
+        k = product(steps.extents)
+
+        def line() -> None:
+            at = frame.offset(first, (row,), ("i",))
+            frame.line(f"return i < {frame.size(rows)} ? {base} + {at} : nullptr;")
+
+        def at() -> None:
+            frame.line(f"if (p == nullptr || k >= {frame.size(k)}) return 0;")
+            element = loaded(self.dtype, f"p[{steps.offset(frame, 'k')}]")
+            frame.line(f"return ({sum_type(self.dtype)}){element};")
+
+        return Lines(True, pointer, line, at)
+
+    def source(self, frame: Frame, group: str) -> Lines:
+        """The columns of the implicit matrix: windows of x or g, or elements of x that meet a tap."""
+        source = "g" if self.convolution.roles[2] == "x" else "x"
+        array, (_, lead, inner) = self.arrays[source], self.channels
+        outer = array.strides[:2] if self.convolution.roles[2] != "w" else array.strides[1::-1]
+        base = self.base(frame, source, group)
+        columns, rows = [lead, *(w.columns for w in self.walks)], [inner, *(w.rows for w in self.walks)]
+        count = len(self.walks)
+        places = "".join(f" Index at{k};" for k in range(count))
+        frame.line(f"struct Column {{ const {MEMORY[self.dtype]}* start;{places} }};")
+
+        def line() -> None:
+            index = unravelled(frame, "i", columns)
+            start = f"{base} + {frame.offset(0, outer[:1], index[:1])}"
+            at = [_affine(frame, walk.start, u, walk.across) for walk, u in zip(self.walks, index[1:], strict=True)]
+            frame.line(f"return Column{{i < {frame.size(product(columns))} ? {start} : nullptr, {', '.join(at)}}};")
+
+        def at() -> None:
+            frame.line(f"if (p.start == nullptr || k >= {frame.size(product(rows))}) return 0;")
+            index = unravelled(frame, "k", rows)
+            met = []
+            for number, (walk, v) in enumerate(zip(self.walks, index[1:], strict=True)):
+                place = frame.value("Index", f"p.at{number} + {_affine(frame, 0, v, walk.down)}", "place")
+                met.append(place)
+                if not _is_inside(walk):
+                    frame.line(f"if ({place} < 0 || {place} >= {frame.size(walk.size)}) return 0;")
+            at = frame.offset(0, (outer[1], *array.strides[2:]), (index[0], *met))
+            frame.line(f"return ({sum_type(self.dtype)}){loaded(self.dtype, f'p.start[{at}]')};")
+
+        return Lines(self.convolution.roles[2] == "w", "Column", line, at)
+
+    def out(self, frame: Frame, index: Sequence[str], sum: str) -> None:
+        """What the kernel does with a result, at its group, row and column."""
+        group, i, j = index
+        role, (rows, lead, _) = self.convolution.roles[2], self.channels
+        first, *places = unravelled(frame, j, [lead, *(walk.columns for walk in self.walks)])
+        spots = [_affine(frame, walk.first, u, walk.spread) for walk, u in zip(self.walks, places, strict=True)]
+        channel = frame.value("Index", f"{group} * {frame.size(rows)} + {i}", "channel")
+        value = frame.value(REGISTER[self.dtype], rounded_sum(self.dtype, sum), "element")
+        lanes.finish_at(frame, 0, [channel, first, *spots] if role == "w" else [first, channel, *spots], value)
+
+
+def _affine(frame: Frame, start: Dim, index: str, step: int) -> str:
+    """`start + index * step`, in parentheses where it needs them."""
+    return f"({frame.offset(start, (step,), (index,))})"
+
+
+def _is_inside(walk: Walk) -> bool:
+    """Whether it is known that no window goes beyond the source."""
+    sizes = (walk.columns, walk.rows, walk.size, walk.start)
+    if any(isinstance(size, DimExpr) for size in sizes):
+        return False
+    columns, rows, size, start = map(int, sizes)
+    ends = [start + u * walk.across + v * walk.down for u in (0, columns - 1) for v in (0, rows - 1)]
+    return min(ends) >= 0 and max(ends) < size
+
+
+CORES: Mapping[Op, Callable[[CudaCode], bool]] = dict.fromkeys((conv_op, conv_input_grad, conv_weight_grad), convolve)

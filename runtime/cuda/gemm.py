@@ -1,0 +1,162 @@
+"""Products of matrices: the core `matmul`, by cuBLAS where it is the best, else by kernels of our own.
+
+cuBLAS takes floats that lie as it wants them, or are packed so; what follows is then one launch more, which reads the
+product back. That pays where k is long. Everything else is a kernel that computes what follows on the sums that it has
+in registers: of vectors by teams of threads, of matrices by tiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import pairwise
+
+from graphc.dims import Dim, lower_bound, product
+from graphc.ir import Program
+from graphc.kernel import Access, Load, Loop, Region, Store
+from graphc.op import Op
+from graphc.operands import parameter
+from graphc.ops.linalg import matmul_op
+from graphc.runtime.contraction import Contraction, contraction, layout, transposed
+from graphc.runtime.cuda import lanes
+from graphc.runtime.cuda.launches import CudaCode, Frame, Gemm
+from graphc.runtime.cuda.products import Lines, Products, by_teams, by_tiles, rounded_sum
+from graphc.runtime.cuda.scalars import HALVES, MEMORY, REGISTER, loaded, stored
+from graphc.runtime.cuda.tiles import guess, sum_type
+from graphc.runtime.strided import Strided
+from graphc.types import TensorType
+
+FLOATS = ("float32", "float64", *HALVES)
+SMALL = 128**3  # multiplications up to which a launch of cuBLAS takes longer than what it does
+LONG = 256  # k from which cuBLAS gains more than reading the product back costs
+
+
+def contract(code: CudaCode) -> bool:
+    """Emit a product of matrices."""
+    problem = contraction(code.kernel, lanes.operand(code, 0), lanes.operand(code, 1))
+    if problem.m == 1:
+        by_teams(code, _products(problem))
+    elif _is_for_library(problem):
+        _library(code, problem)
+    else:
+        by_tiles(code, _products(problem))
+    return True
+
+
+def _out(problem: Contraction, frame: Frame, index: Sequence[str], sum: str) -> None:
+    """Emit what the kernel does with an element of the product, at batch, row and column."""
+    *batch, i, j = index
+    value = frame.value(REGISTER[problem.dtype], rounded_sum(problem.dtype, sum), "element")
+    if problem.c is not None:
+        frame.line(f"{frame.at(problem.c, index)} = {stored(problem.dtype, value)};")
+    else:
+        lanes.finish_at(frame, 0, [*batch, j, i] if problem.swapped else index, value)
+
+
+# --------------------------------------------------------------------------------------------- cuBLAS
+
+
+def _is_for_library(problem: Contraction) -> bool:
+    """Whether cuBLAS computes it faster than a kernel of our own."""
+    if problem.dtype not in FLOATS or problem.k == 0:
+        return False
+    work = guess(problem.m * problem.n * problem.k * product(problem.batch))
+    return work > SMALL and (problem.c is not None or guess(problem.k) >= LONG)
+
+
+def _library(code: CudaCode, problem: Contraction) -> None:
+    """Emit a product by cuBLAS, packing what it can't take; and what follows, if that is more than its result."""
+    batch, m, n, k = problem.batch, problem.m, problem.n, problem.k
+    a, b = _in_order(code, problem.a, (*batch, m, k)), _in_order(code, problem.b, (*batch, k, n))
+    c = None if problem.c is None else _ordered(problem.c, (*batch, m, n))
+    to = lanes.in_workspace(code, [*batch, m, n], problem.dtype) if c is None else c
+    rows = _ordered(to, (*batch, m, n))
+    assert rows is not None
+    compute = code.precision if problem.dtype == "float32" else "float64" if problem.dtype == "float64" else "float32"
+    code.gemm(Gemm(a, b, rows, product(batch), m, n, k, compute))
+    code.note("cublas" + (f", operands rounded to {compute}" if compute in ("tf32", "bfloat16") else ""))
+    region = code.kernel.results[0]
+    if problem.c is None:
+        lanes.region_launches(code, region, element=transposed(to) if problem.swapped else to)
+    elif c is None:  # the matrices of the batch lie where cuBLAS can't put them
+        loops = tuple([Loop(size) for size in (*batch, m, n)])
+        store = Store(int(problem.c.number), Access(problem.c.offset, problem.c.strides))
+        lanes.region_launches(code, Region(loops, (), region.body, (store,)), element=to)
+
+
+def _in_order(code: CudaCode, x: Strided, shape: tuple[Dim, ...]) -> Strided:
+    """An operand as cuBLAS takes it: as it is, or a copy, whose rows or columns are contiguous as they were."""
+    found = _ordered(x, shape)
+    if found is not None:
+        return found
+    turned = layout(shape[-2:], x.strides[-2:]) == "columns"
+    order = (*shape[:-2], shape[-1], shape[-2]) if turned else shape
+    copy = lanes.in_workspace(code, order, x.dtype)
+    copy = transposed(copy) if turned else copy
+    element = parameter(0, TensorType(x.dtype))
+    load = Load(int(x.number), Access(x.offset, x.strides))
+    loops = tuple([Loop(size) for size in shape])
+    lanes.region_launches(code, Region(loops, (load,), Program((element,), (element,))), into=copy)
+    code.note("operands packed")
+    found = _ordered(copy, shape)
+    assert found is not None and x.place == "read"  # what lies in workspace is in order
+    return found
+
+
+def _ordered(x: Strided, shape: tuple[Dim, ...]) -> Strided | None:
+    """A batch of matrices with the one stride of the batch, and rows or columns that cuBLAS can step over."""
+    *batch, rows, columns = shape
+    axes = [(size, stride) for size, stride in zip(batch, x.strides, strict=False) if size != 1]
+    if any(outer != size * inner for (_, outer), (size, inner) in pairwise(axes)):
+        return None
+    step = axes[-1][1] if axes else 0
+    row, column = x.strides[-2:]
+    if (columns == 1 or column == 1) and (rows == 1 or _at_least(row, columns)):
+        return x._replace(strides=(step, columns if rows == 1 else row, 1))
+    if (rows == 1 or row == 1) and (columns == 1 or _at_least(column, rows)):
+        return x._replace(strides=(step, 1, rows if columns == 1 else column))
+    return None
+
+
+def _at_least(dim: Dim, limit: Dim) -> bool:
+    bound = lower_bound(dim - limit)
+    return bound is not None and bound >= 0
+
+
+# --------------------------------------------------------------------------------------------- our own
+
+
+def _products(problem: Contraction) -> Products:
+    """The product for `by_tiles`."""
+    dtype, k = problem.dtype, problem.k
+
+    def lines(frame: Frame, batch: Sequence[str], x: Strided, extent: Dim, stride: Dim, along: Dim) -> Lines:
+        start = frame.value(f"{MEMORY[dtype]}*", f"&{frame.at(x, batch)}", "start")
+
+        def line() -> None:
+            at = frame.offset(0, (stride,), ("i",))
+            frame.line(f"return i < {frame.size(extent)} ? {start} + {at} : nullptr;")
+
+        def at() -> None:
+            element = loaded(dtype, f"p[{frame.offset(0, (along,), ('k',))}]")
+            frame.line(f"return p != nullptr && k < {frame.size(k)} ? ({sum_type(dtype)}){element} : 0;")
+
+        return Lines(_is_along(along, stride), f"const {MEMORY[dtype]}*", line, at)
+
+    def operands(frame: Frame, batch: Sequence[str]) -> tuple[Lines, Lines]:
+        (row, a_k), (b_k, column) = problem.a.strides[-2:], problem.b.strides[-2:]
+        a = lines(frame, batch, problem.a, problem.m, row, a_k)
+        return a, lines(frame, batch, problem.b, problem.n, column, b_k)
+
+    sizes = (problem.batch, problem.m, problem.n, k)
+    return Products(dtype, *sizes, _is_along(*problem.b.strides[-2:]), operands, partial(_out, problem))
+
+
+def _is_along(along: Dim, across: Dim) -> bool:
+    """Whether elements are closer along k than across lines, by these strides."""
+    return across != 1 and (along == 1 or guess(along) < guess(across))
+
+
+
+
+CORES: Mapping[Op, Callable[[CudaCode], bool]] = {matmul_op: contract}
