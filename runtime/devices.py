@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
-from graphc.errors import GraphcError, InternalError
-from graphc.passes.pipeline import PIPELINE, Pass
+import numpy as np
+
+from graphc.errors import ArgumentError, GraphcError, InternalError, did_you_mean
+from graphc.passes.pipeline import PIPELINE, Pass, check_switches, switches
 from graphc.passes.plan import TECHNIQUES
 from graphc.runtime.cpu.driver import driver
 from graphc.runtime.cpu.host import lacking
@@ -17,7 +20,14 @@ from graphc.runtime.reference import ReferenceTarget, Target
 from graphc.source import Site, user_site
 
 ConvPrecision = Literal["winograd4", "exact"]
-CONV_PRECISIONS: tuple[ConvPrecision, ...] = ("winograd4", "exact")
+MatmulPrecision = Literal["float32", "tf32", "bfloat16"]
+Place = Literal["numpy", "device"]
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "conv_precision": ("winograd4", "exact"),
+    "matmul_precision": ("float32", "tf32", "bfloat16"),
+    "results": ("numpy", "device"),
+}
 
 
 class Settings(NamedTuple):
@@ -26,7 +36,9 @@ class Settings(NamedTuple):
     seed: int
     threads: int | None
     disable: frozenset[str]
-    conv_precision: ConvPrecision
+    conv_precision: ConvPrecision = "winograd4"
+    matmul_precision: MatmulPrecision = "float32"
+    results: Place = "numpy"
 
 
 class Device(NamedTuple):
@@ -52,7 +64,7 @@ class Chosen(NamedTuple):
 
 REQUIRED = tuple(p for p in PIPELINE if not p.optional)  # the oracle depends on no optimisation
 BEST = "cpu"
-RUN_SWITCHES = frozenset({"commands", "entry"})  # of how native code is called: see `CpuTarget`
+RUN_SWITCHES = frozenset({"commands", "entry", "capture"})  # of how code is called: see `CpuTarget`, `CudaTarget`
 SWITCHES = TECHNIQUES | RUN_SWITCHES  # besides those of passes
 FALLBACK = "reference"
 
@@ -64,11 +76,45 @@ def _cpu(settings: Settings) -> Target:
     return CpuTarget(settings.threads, settings.disable & SWITCHES, conv_precision=settings.conv_precision)
 
 
+def _cuda(settings: Settings) -> Target:
+    # A tenth of the time that `import graphc` would take, for those who have a GPU.
+    room = importlib.import_module("graphc.runtime.cuda.target")
+    target: Target = room.on_gpu(settings.disable & SWITCHES, settings.matmul_precision, settings.results)
+    return target
+
+
 DEVICES: dict[str, Device] = {
     "cpu": Device(_cpu, PIPELINE),
+    "cuda": Device(_cuda, PIPELINE),
     "reference": Device(lambda settings: ReferenceTarget(), REQUIRED),
     "plan": Device(lambda settings: PlanTarget(settings.seed, settings.disable), PIPELINE),
 }
+
+
+def checked(device: Any, seed: Any, threads: Any, disable: str | Sequence[str], **choices: Any) -> Settings:
+    """What a session is told, as settings.
+
+    Args:
+        choices: of `CHOICES`.
+
+    Raises:
+        ArgumentError: something can't be what it is.
+    """
+    if device not in DEVICES:
+        raise ArgumentError(
+            f"device {device!r} is not one of {', '.join(map(repr, DEVICES))}{did_you_mean(str(device), DEVICES)}"
+        )
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise ArgumentError(f"threads must be a positive int, got {threads!r}")
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 1 << 64:
+        raise ArgumentError(f"seed must be an int in [0, 2**64), got {seed!r}")
+    for name, choice in choices.items():
+        if choice not in CHOICES[name]:
+            *others, last = map(repr, CHOICES[name])
+            raise ArgumentError(f"{name} must be {', '.join(others)} or {last}, got {choice!r}")
+    disable = [disable] if isinstance(disable, str) else disable
+    check_switches(disable, switches() | SWITCHES)
+    return Settings(int(seed), threads, frozenset(disable), **choices)
 
 
 def chosen(name: str, settings: Settings) -> Chosen:

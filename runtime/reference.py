@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from graphc.errors import GraphcError
 from graphc.evaluate import bind_attrs, compute
 from graphc.ir import Node, Program, explain
 from graphc.op import Array
+from graphc.plan import Plan
 from graphc.runtime.profile import Description, Recorder
 from graphc.runtime.work import live_values, work_of_node
 from graphc.target import TargetInfo
@@ -45,6 +46,15 @@ class Executable(Protocol):
             out: an array for each output, or none at all. A target may write there, and return these arrays, where they
                 share no memory with `values`.
         """
+        ...
+
+
+@runtime_checkable
+class Planned(Protocol):
+    """An executable that follows a plan."""
+
+    def plan(self, dims: Mapping[str, int]) -> Plan:
+        """The plan for these sizes, with what is said of its code."""
         ...
 
 

@@ -34,6 +34,11 @@ def owned(results: Iterable[Any], others: Iterable[Array], out: Iterable[Array] 
     return found
 
 
+def is_own(value: Any) -> bool:
+    """Whether a variable's value has memory that runs may write to: in order, and nobody else's."""
+    return not isinstance(value, np.ndarray) or (value.base is None and value.flags.carray)
+
+
 def check_out(out: Any, wanted: Sequence[TensorType]) -> None:
     """Make sure that results of these types, whose dims are known, can be written into `out`.
 

@@ -15,26 +15,26 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from graphc.collector import paused
-from graphc.errors import ArgumentError, FeedError, FetchError, GraphError, SessionError, did_you_mean
+from graphc.errors import ArgumentError, FeedError, FetchError, GraphError, SessionError
 from graphc.ir import Graph, Node, Program, current_graph
 from graphc.occurrences import context
 from graphc.op import Array
 from graphc.ops.random import Draw
 from graphc.ops.state import Placeholder, Updates, Variable
-from graphc.passes.pipeline import PIPELINE, Pass, check_switches, run_pipeline, switches
+from graphc.passes.pipeline import PIPELINE, Pass, run_pipeline, switches
 from graphc.plan import Made, Plan
 from graphc.restore import LoadReport, compare, require_all
 from graphc.runtime import checkpoint
 from graphc.runtime.cpu.direct import MISS, Direct, Served, Shortcuts, form_of, request_of
 from graphc.runtime.cpu.target import CpuExecutable
-from graphc.runtime.devices import BEST, CONV_PRECISIONS, DEVICES, SWITCHES, ConvPrecision, Settings, chosen
+from graphc.runtime.devices import BEST, ConvPrecision, MatmulPrecision, Place, checked, chosen
 from graphc.runtime.feeds import Intake, convert_feeds, feeds_given, missing_feeds, resolve_feeds, with_misfits
-from graphc.runtime.plan import PlanExecutable, PlanTarget
+from graphc.runtime.plan import PlanTarget
 from graphc.runtime.profile import Profile, Recorder, checked_path
 from graphc.runtime.rebuilds import Rebuilds
-from graphc.runtime.reference import DrawKey, Executable
+from graphc.runtime.reference import DrawKey, Executable, Planned
 from graphc.runtime.requests import Request, builder, collect_guards, is_fetch, nodes_of, program_of, requested
-from graphc.runtime.results import check_out, copied_out, owned
+from graphc.runtime.results import check_out, copied_out, is_own, owned
 from graphc.runtime.structure import Build, flatten
 from graphc.runtime.turns import Turns, exclusive
 from graphc.runtime.variables import materialise
@@ -83,12 +83,15 @@ class Session:
 
     Args:
         graph: the graph it runs; by default that of what is fetched first.
-        device: "cpu", "reference" or "plan"; None takes the best that works here.
+        device: "cpu", "cuda", "reference" or "plan"; None takes "cpu" if it works here.
         seed: of everything random: initial values and draws.
         threads: how many threads a native target may use; NumPy's own settings rule the others.
         disable: names of passes and techniques to switch off, such as `("fuse",)`; `gc.ledger` shows what each buys.
         conv_precision: "exact", as accurate as sums of products in float32 are, or "winograd4": faster, with errors
-            that are several times as large.
+            that are several times as large. On the CPU.
+        matmul_precision: to what products of float32 round their operands on a GPU: not at all, or to "tf32" or
+            "bfloat16", which is several times as fast.
+        results: where they are: NumPy arrays, or on "device", as arrays that speak DLPack.
 
     Attributes:
         device: what it runs on: "reference", after a warning, where "cpu" can't be used.
@@ -106,29 +109,21 @@ class Session:
         threads: int | None = None,
         disable: str | Sequence[str] = (),
         conv_precision: ConvPrecision = "winograd4",
+        matmul_precision: MatmulPrecision = "float32",
+        results: Place = "numpy",
     ) -> None:
         if graph is not None and not isinstance(graph, Graph):
             raise ArgumentError(f"the graph of a session must be a Graph, got {graph!r}", hint="gc.Session(device=...)")
         name = BEST if device is None else device
-        if name not in DEVICES:
-            raise ArgumentError(
-                f"device {device!r} is not one of {', '.join(map(repr, DEVICES))}{did_you_mean(str(device), DEVICES)}"
-            )
-        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-            raise ArgumentError(f"threads must be a positive int, got {threads!r}")
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 1 << 64:
-            raise ArgumentError(f"seed must be an int in [0, 2**64), got {seed!r}")
-        if conv_precision not in CONV_PRECISIONS:
-            known = " or ".join(map(repr, CONV_PRECISIONS))
-            raise ArgumentError(f"conv_precision must be {known}, got {conv_precision!r}")
-        disable = [disable] if isinstance(disable, str) else disable
-        check_switches(disable, switches() | SWITCHES)
+        precisions = {"conv_precision": conv_precision, "matmul_precision": matmul_precision}
+        settings = checked(name, seed, threads, disable, **precisions, results=results)
         self.graph = graph
         self.threads = threads
-        self.disable = frozenset(disable)
+        self.threads = threads
+        self.disable = settings.disable
         self.conv_precision = conv_precision
-        found = chosen(name, Settings(int(seed), threads, self.disable, conv_precision))
-        self.device, self._target, self._passes, self._instead = found
+        self.device, self._target, self._passes, self._instead = chosen(name, settings)
+        self._accepts = getattr(self._target, "accepts", None)  # of targets that take what lies on a device
         self._state = State({}, {}, int(seed))
         self._plans: OrderedDict[Request, Compiled] = OrderedDict()
         self._hits = self._misses = 0
@@ -236,7 +231,7 @@ class Session:
         try:
             compiled = self._compiled(requested(resolved, given, training), resolved)
         except FeedError as missing:
-            raise with_misfits(missing, given) from None
+            raise with_misfits(missing, given, self._accepts) from None
         return compiled, given, builder(resolved, build)
 
     def profile(
@@ -333,7 +328,7 @@ class Session:
         compiled = self._compiled(request)
         _, dims = compiled.intake.take(given)
         program, _ = program_of(request)
-        if isinstance(compiled.executable, PlanExecutable | CpuExecutable):
+        if isinstance(compiled.executable, Planned):
             return replace(compiled.executable.plan(dims), written=program)
         target = PlanTarget(self.seed, self.disable)
         plan = target.compile(self._optimised(program, target.info, request.training, PIPELINE)).plan(dims)
@@ -347,15 +342,15 @@ class Session:
         """The value of a variable, given itself or its name; a copy."""
         self._check_open()
         variable = self._variable(key)
-        return self._materialised([variable]).values[variable].copy()
+        return np.array(self._materialised([variable]).values[variable])
 
     @exclusive
     def __setitem__(self, key: Any, value: Any) -> None:
         """Give a variable a value, of its shape; dtypes are converted as feeds are."""
         self._check_open()
         variable = self._variable(key)
-        arrays, _ = convert_feeds({variable: value})
-        self._commit({variable: np.array(arrays[variable], order="C", copy=True)})
+        arrays, _ = convert_feeds({variable: value}, self._accepts)
+        self._commit({variable: arrays[variable].copy(order="C")})
 
     @exclusive
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -367,7 +362,7 @@ class Session:
         self._check_open()
         variables = self._variables()
         state = self._materialised(variables.values())
-        tensors = {name: state.values[variable] for name, variable in variables.items()}
+        tensors = {name: np.asarray(state.values[variable]) for name, variable in variables.items()}
         checkpoint.write(path, checkpoint.Checkpoint(tensors, state.seed, state.counters))
 
     @exclusive
@@ -519,7 +514,7 @@ class Session:
         found = Compiled(
             self._target.compile(optimised),
             tuple([output.tensor_type for output in optimised.outputs]),
-            Intake(request.fed, defaults, nodes, collect_guards(program)),
+            Intake(request.fed, defaults, nodes, collect_guards(program), self._accepts),
             tuple([n for n in nodes if isinstance(n, Variable) and n not in given]),
             tuple([n for n in nodes if isinstance(n, Draw)]),
             tuple([variable for variable, _ in optimised.updates]),
@@ -578,7 +573,7 @@ class Session:
         values = self._state.values
         if not all(v in values and v not in compiled.intake.fed for v in compiled.updated):
             return {}
-        shared = [v for v in compiled.updated if not _is_own(values[v])]
+        shared = [v for v in compiled.updated if not is_own(values[v])]
         if shared:
             self._commit({v: np.array(values[v], order="C", copy=True) for v in shared})
             values = self._state.values
@@ -592,8 +587,3 @@ class Session:
         claimed = {leaf.name: counters.get(leaf.name, 0) for leaf in draws}
         self._state = State(values, {**counters, **{name: count + 1 for name, count in claimed.items()}}, seed)
         return {leaf: (seed, leaf.stream, claimed[leaf.name]) for leaf in draws}
-
-
-def _is_own(array: Array) -> bool:
-    """Whether an array has memory that can be written, in order."""
-    return array.base is None and array.flags.carray

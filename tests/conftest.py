@@ -8,6 +8,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from cuda_driver import on_host, without_gpu
 
 import graphc as gc
 
@@ -19,8 +20,21 @@ hypothesis.settings.register_profile("sweep", hypothesis.settings.get_profile("g
 hypothesis.settings.load_profile("graphc")
 
 
-@pytest.fixture(params=("reference", "cpu", "plan"))
-def session(request):
-    """A session on each device, in a graph of its own."""
-    with gc.Graph(), gc.Session(device=request.param) as session:
+DEVICES = ("reference", "cpu", "plan", "played", pytest.param("cuda", marks=pytest.mark.gpu))
+
+
+@pytest.fixture(params=DEVICES)
+def session(request, monkeypatch):
+    """A session on each device, in a graph of its own; "played" is the GPU target over the host's memory."""
+    if request.param == "played":
+        on_host(monkeypatch)
+    with gc.Graph(), gc.Session(device="cuda" if request.param == "played" else request.param) as session:
         yield session
+
+
+def pytest_collection_modifyitems(items):
+    """Where there is no GPU, what needs one is skipped."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    why = without_gpu() if marked else ""
+    for item in marked if why else ():
+        item.add_marker(pytest.mark.skip(reason=why))

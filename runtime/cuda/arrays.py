@@ -123,11 +123,6 @@ class DeviceFeed:
         return DeviceArray(self._driver, memory, self.shape, self.dtype)
 
 
-def own(value: Array | DeviceArray) -> bool:
-    """Whether a variable's value has memory that runs can write to, in order."""
-    return isinstance(value, DeviceArray) or (value.base is None and value.flags.carray)
-
-
 def lost(driver: Driver, error: Exception) -> DeviceError:
     """What to raise where a device fails while it is used."""
     return DeviceError(
