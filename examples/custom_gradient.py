@@ -25,19 +25,23 @@ def round_straight_through(x):
     return gc.round(x), lambda dy: dy
 
 
+LOSSES = {
+    "sum(x**3)": lambda x: gc.sum(x**3),
+    "sum(clip_gradient(x)**3)": lambda x: gc.sum(clip_gradient(x) ** 3),
+    "sum(clip_gradient(x, limit=5)**3)": lambda x: gc.sum(clip_gradient(x, limit=5.0) ** 3),
+    "sum(round_straight_through(x)**2)": lambda x: gc.sum(round_straight_through(x) ** 2),
+}
+POINT = [0.2, 1.4, -2.6]
+
+
 def main() -> dict[str, np.ndarray]:
-    """Print and return the gradients of three losses, each with and without the rule."""
+    """Print and return the gradients of losses with and without the rules."""
     x = gc.placeholder("x", shape=(3,))
-    losses = {
-        "sum(x**3)": gc.sum(x**3),
-        "sum(clip_gradient(x)**3)": gc.sum(clip_gradient(x) ** 3),
-        "sum(clip_gradient(x, limit=5)**3)": gc.sum(clip_gradient(x, limit=5.0) ** 3),
-        "sum(round_straight_through(x)**2)": gc.sum(round_straight_through(x) ** 2),
-    }
+    losses = {name: loss(x) for name, loss in LOSSES.items()}
     slopes = {name: gc.gradients(loss, [x])[0] for name, loss in losses.items()}
     curvature = gc.hessian(losses["sum(round_straight_through(x)**2)"], x)
     with gc.Session() as sess:
-        found = sess.run({**slopes, "its Hessian": curvature}, {x: [0.2, 1.4, -2.6]})
+        found = sess.run({**slopes, "its Hessian": curvature}, {x: POINT})
     for name, value in found.items():
         print(f"{name:36s} {np.array2string(value, precision=3).replace(chr(10), '')}")
     return found

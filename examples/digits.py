@@ -15,11 +15,9 @@ import graphc as gc
 from graphc.data import DataLoader, digits, progress, say
 
 
-def declare(rate: float):
-    """The graph: inputs, model, loss, accuracy and one training step. Nothing is computed here."""
-    images = gc.placeholder("images", shape=("batch", 1, 8, 8))
-    labels = gc.placeholder("labels", shape=("batch",), dtype="int64")
-    model = gc.nn.Sequential(
+def network(dropout: float = 0.3):
+    """The model: images `[batch, 1, 8, 8]` to logits `[batch, 10]`."""
+    return gc.nn.Sequential(
         gc.nn.Conv2d(1, 16, 3, padding=1),
         gc.nn.BatchNorm2d(16),
         gc.nn.ReLU(),
@@ -28,10 +26,21 @@ def declare(rate: float):
         gc.nn.ReLU(),
         gc.nn.MaxPool2d(2),
         gc.nn.Flatten(),
-        gc.nn.Dropout(0.3),
+        gc.nn.Dropout(dropout),
         gc.nn.Linear(32 * 4 * 4, 10),
     )
-    logits = model(images)
+
+
+def batches():
+    """The training images and labels, shuffled anew each time they are gone through."""
+    return DataLoader(digits("train"), batch_size=64, shuffle=True, seed=0)
+
+
+def declare(rate: float, dropout: float = 0.3):
+    """The graph: inputs, model, loss, accuracy and one training step. Nothing is computed here."""
+    images = gc.placeholder("images", shape=("batch", 1, 8, 8))
+    labels = gc.placeholder("labels", shape=("batch",), dtype="int64")
+    logits = network(dropout)(images)
     loss = gc.losses.cross_entropy(logits, labels)
     train = gc.optim.Adam(lr=rate).minimize(loss)
     return images, labels, logits, loss, gc.metrics.accuracy(logits, labels), train
@@ -40,7 +49,7 @@ def declare(rate: float):
 def main(epochs: int, out: Path) -> float:
     """Train, report, save, export and draw; returns the accuracy on the held-out images."""
     images, labels, logits, loss, accuracy, train = declare(rate=2e-3)
-    loader = DataLoader(digits("train"), batch_size=64, shuffle=True, seed=0)
+    loader = batches()
     held_out = dict(zip((images, labels), digits("test").arrays(), strict=True))
 
     with gc.Session(seed=0) as sess:

@@ -19,6 +19,20 @@ T_C = np.array([0.5, 14, 15, 28, 11, 8, 3, -4, 6, 13, 21], "float32")
 T_U = np.array([35.7, 55.9, 58.2, 81.9, 56.3, 48.9, 33.9, 21.8, 48.4, 60.4, 68.4], "float32")
 
 
+RULES = {"sgd": lambda: gc.optim.SGD(lr=1e-2), "adam": lambda: gc.optim.Adam(lr=1e-1)}
+
+
+def predict(t_u, w, b):
+    """The temperatures in Celsius that readings `t_u[n]` stand for."""
+    return w * t_u + b
+
+
+def slope_by_hand(t_u, t_c, w, b):
+    """The gradient of the mean squared error with respect to (w, b), derived on paper."""
+    error = 2 * (predict(t_u, w, b) - t_c)
+    return (error * t_u).mean(), error.mean()
+
+
 class Regression:
     """The graph of one regression, with its own variables `w` and `b`, starting at (1, 0)."""
 
@@ -28,13 +42,11 @@ class Regression:
             self.t_c = gc.placeholder("t_c", shape=("n",))
             self.w = gc.Variable(1.0, name="w")
             self.b = gc.Variable(0.0, name="b")
-            self.predicted = self.w * self.t_u + self.b
-            self.loss = gc.losses.mse_loss(self.predicted, self.t_c)
+            self.loss = gc.losses.mse_loss(predict(self.t_u, self.w, self.b), self.t_c)
 
     def by_hand(self) -> tuple[gc.Node, gc.Node]:
         """The gradient with respect to (w, b), derived on paper."""
-        error = 2 * (self.predicted - self.t_c)
-        return (error * self.t_u).mean(), error.mean()
+        return slope_by_hand(self.t_u, self.t_c, self.w, self.b)
 
     def symbolic(self) -> tuple[gc.Node, gc.Node]:
         """The same gradient, derived by graphc."""
@@ -65,8 +77,8 @@ def train(name: str, steps: int = 1000) -> tuple[list[float], float, float]:
     update = {
         "by_hand": lambda: model.descend(model.by_hand(), 1e-2),
         "symbolic": lambda: model.descend(model.symbolic(), 1e-2),
-        "sgd": lambda: gc.optim.SGD(lr=1e-2).minimize(model.loss),
-        "adam": lambda: gc.optim.Adam(lr=1e-1).minimize(model.loss),
+        "sgd": lambda: RULES["sgd"]().minimize(model.loss),
+        "adam": lambda: RULES["adam"]().minimize(model.loss),
     }[name]()
     with gc.Session() as sess:
         step = sess.compile([model.loss, update], feeds=[model.t_u, model.t_c])
