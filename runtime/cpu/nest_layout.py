@@ -18,6 +18,7 @@ from graphc.runtime.strided import itemsize
 
 BLOCK = 4096  # elements of a parallel vector loop in one unit of work
 COLUMNS = 8  # vectors whose rows are reduced side by side, at most
+FOLLOWED = 4  # of those vectors, at most, if much is computed from what a row is reduced to: that is code for each
 ACCUMULATORS = 4  # vectors of one row that are reduced side by side, at most
 FLIGHT = 2  # vectors of a loop without reductions, at most
 ENOUGH = 16  # instructions, about, that hide how long each takes: more vectors side by side are but more code
@@ -70,7 +71,8 @@ def layout_of(region: Region, host: Host, ports: Sequence[Port], element: int | 
         return Layout(axis, lanes, _dividing(extent, lanes, ACCUMULATORS), None, 1)
     most = max([len(current.reductions) for current in passes])
     flight = 1 if any(current.kept for current in passes) else max(1, COLUMNS // max(1, most))
-    flight = _dividing(extent, lanes, min(flight, side_by_side(region.values, flight)))
+    flight = min([flight, *(side_by_side(current.elements, flight) for current in passes)])
+    flight = _dividing(extent, lanes, max(min(flight, FOLLOWED), side_by_side(region.values, flight)))
     return Layout(axis, lanes, flight, None, lanes * flight)
 
 
