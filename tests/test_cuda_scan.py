@@ -16,7 +16,8 @@ from tests.cuda_host import needs_compiler
 
 SHAPES = [((3, 5), 1), ((5, 2, 3), 0), ((2, 5, 3), 1), ((7,), 0), ((1, 2), 0), ((0, 3), 0), ((2, 0), 1), ((3, 0), 0)]
 SHAPES += [((4, 1), 0), ((2, SHORT), 1)]
-TEAMS = [((2, SHORT + 1), 1), ((3, 300), 1), ((2, BY_WARPS), 1), ((2, BY_WARPS + 5), 1), ((3, 2, 2100), 2)]  # lines of warps and of blocks
+# Lines of warps, and of blocks.
+TEAMS = [((2, SHORT + 1), 1), ((3, 300), 1), ((2, BY_WARPS), 1), ((2, BY_WARPS + 5), 1), ((3, 2, 2100), 2)]
 PARTED = [((2, 2 * PARTS[256] + 4), 1), ((PARTS[256] + 13,), 0), ((PARTS[1] + 3, 3), 0), ((2 * PARTS[1], 2, 2), 0)]
 DTYPES = ("float64", "float32", "float16", "bfloat16", "int8", "uint8", "int32", "int64")
 ROUNDED = {"float64": 1e-13, "float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}

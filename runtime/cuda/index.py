@@ -1,0 +1,338 @@
+"""Gathers and scatters on a GPU; an index that is out of range sets the run's flag, and then nothing is scattered.
+
+A thread gathers one element, or as many neighbours as an access takes, where what is gathered lies contiguous.
+
+A scatter adds without atomic operations, so that its bits are the same in every run. Places that counters tell apart
+(as in `take_along_axis`) are independent: where few updates belong to each, one thread adds them in their order. Else
+the updates are sorted by their place, stably; those of one place are then neighbours, and a thread adds them up for
+each column (as in the gradient of an embedding: N. Bell and M. Garland reduce by key like this in Thrust). Many of one
+place are added in parts, which begin at multiples of a fixed number, and then the parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from graphc.dims import Dim, ceil_div, product
+from graphc.ir import Node
+from graphc.kernel import Region
+from graphc.op import Op
+from graphc.ops.indexing import gather_op, scatter_add_op
+from graphc.runtime.cuda import lanes as regions
+from graphc.runtime.cuda.cores import is_multiple
+from graphc.runtime.cuda.grids import each_point, unravelled
+from graphc.runtime.cuda.launches import CudaCode, Frame
+from graphc.runtime.cuda.pointwise import UNSIGNED
+from graphc.runtime.cuda.scalars import HALVES, MEMORY, REGISTER, loaded, stored
+from graphc.runtime.cuda.sort import Lines, Sorted, sort_records
+from graphc.runtime.regions import is_direct, viewed
+from graphc.runtime.strided import itemsize
+
+ACCESS = 16  # bytes that a thread copies at once
+FEW = 32  # updates that one thread adds in their order
+PART = 32  # updates of one place that are added one after the other
+
+
+@dataclass(frozen=True)
+class _Indices:
+    """The indices of a kernel.
+
+    Attributes:
+        axes: of the data, one for each index.
+        shape: of the indices.
+        along: for an index that only counts, the axis of the indices along which it does; each has its own.
+        operands: which of the core's operands the others are.
+    """
+
+    axes: tuple[int, ...]
+    shape: tuple[Dim, ...]
+    along: Mapping[int, int]
+    operands: Mapping[int, int]
+
+    def result_axes(self, rank: int) -> tuple[list[int], list[int]]:
+        """The axes of the data that lie before and after those of the indices in a result of `gather`."""
+        rest = [axis for axis in range(rank) if axis not in self.axes]
+        return rest[: self.axes[0]], rest[self.axes[0] :]
+
+    @property
+    def free(self) -> list[int]:
+        """The axes of the indices along which none of them only counts."""
+        return [k for k in range(len(self.shape)) if k not in self.along.values()]
+
+
+def _indices(code: CudaCode, core: Node, first: int) -> _Indices:
+    """The operands from `first` on, which are indices."""
+    axes, x = core.attrs["axes"], core.inputs[0]
+    along: dict[int, int] = {}
+    operands: dict[int, int] = {}
+    for k, axis in enumerate(axes, start=first):
+        counted = _counts_along(code.kernel.operands[k], x.shape[axis])
+        if counted is None or counted in along.values():
+            operands[axis] = k
+        else:
+            along[axis] = counted
+    return _Indices(axes, core.inputs[first].shape, along, operands)
+
+
+def _counts_along(region: Region, size: Dim) -> int | None:
+    """The axis along which an index counts all of `size` elements, if it is no more than that."""
+    if len(region.loads) != 1 or region.body.outputs != region.body.inputs or region.loads[0].read is not None:
+        return None
+    access = region.loads[0].access
+    moving = [k for k, stride in enumerate(access.strides) if stride != 0]
+    if access.offset != 0 or len(moving) != 1 or access.strides[moving[0]] != 1:
+        return None
+    return moving[0] if region.loops[moving[0]].extent == size else None
+
+
+def _places(
+    frame: Frame, indices: _Indices, shape: Sequence[Dim], point: Sequence[str]
+) -> tuple[dict[int, str], str]:
+    """Print where the indices point, on each of their axes, counted from the beginning; and whether all are in range.
+
+    Args:
+        shape: of the data.
+        point: of the indices.
+    """
+    found = {axis: point[k] for axis, k in indices.along.items()}
+    ranges = []
+    for axis, operand in indices.operands.items():
+        size = frame.number(shape[axis])
+        index = frame.value("i64", regions.element(frame, operand, point), "index")
+        found[axis] = frame.value("Index", f"(Index)({index} < 0 ? {index} + {size} : {index})", "place")
+        ranges.append(f"{index} >= -{size} && {index} < {size}")
+    return found, " && ".join(ranges) or "true"
+
+
+def _require(frame: Frame, condition: str, otherwise: str) -> None:
+    """Print that the run fails unless a condition holds."""
+    if condition != "true":
+        with frame.block(f"if (!({condition}))"):
+            frame.line(f"*{frame.failed()} = 1;")
+            frame.line(otherwise)
+
+
+# ---------------------------------------------------------------------------------------------- gather
+
+
+def _gather(code: CudaCode) -> bool:
+    core = code.kernel.core
+    assert core is not None
+    indices, shape = _indices(code, core, 1), core.inputs[0].shape
+    before, after = indices.result_axes(len(shape))
+    rank = len(indices.shape)
+    vector = _vector(code, core, after)
+    last = [ceil_div(dim, vector) for dim in core.shape[-1:]]
+    with each_point(code, [*core.shape[:-1], *last]) as (frame, index):
+        index = [*index[:-1], *(frame.value("Index", f"{i} * {vector}") if vector > 1 else i for i in index[-1:])]
+        point = index[len(before) : len(before) + rank]
+        places, in_range = _places(frame, indices, shape, point)
+        _require(frame, in_range, "return;")
+        places |= dict(zip(before, index, strict=False)) | dict(zip(after, index[len(before) + rank :], strict=True))
+        where = [places[axis] for axis in range(len(shape))]
+        if vector > 1:
+            x, y = viewed(code.kernel.operands[0]), regions.result(code, 0)
+            frame.line(f"put<{vector}>(&{frame.at(y, index)}, fetched<{vector}>(&{frame.at(x, where)}));")
+        else:
+            regions.finish_at(frame, 0, index, regions.element(frame, 0, where))
+    code.note(f"{vector} elements a thread" if vector > 1 else "an element a thread")
+    return True
+
+
+def _vector(code: CudaCode, core: Node, after: Sequence[int]) -> int:
+    """How many neighbours a thread may copy at once: they are in both arrays, and their accesses are aligned."""
+    operand = code.kernel.operands[0]
+    if not after or not operand.is_view or not is_direct(code.kernel.results[0]):
+        return 1
+    x, shape = viewed(operand), core.inputs[0].shape
+    steps = [stride for k, stride in enumerate(x.strides) if k != after[-1] and shape[k] != 1]
+    vector = ACCESS // itemsize(x.dtype) if x.strides[after[-1]] == 1 else 1
+    while not all(is_multiple(dim, vector) for dim in (x.offset, *steps, core.shape[-1])):
+        vector //= 2
+    return vector
+
+
+# ---------------------------------------------------------------------------------------------- scatter_add
+
+
+def _scatter_add(code: CudaCode) -> bool:
+    core = code.kernel.core
+    assert core is not None
+    adding = _Adding(code, core)
+    updates = product([adding.indices.shape[k] for k in adding.indices.free])
+    if isinstance(updates, int) and updates <= (1 if core.dtype in HALVES else FEW):
+        adding.check()
+        adding.copy()
+        adding.add_in_order()
+        code.note("updates of a slice by a thread")
+    else:
+        found = adding.sort(updates)
+        adding.copy()
+        adding.add_sorted(found)
+        code.note("updates sorted by place")
+    regions.finish(code, 0)
+    return True
+
+
+class _Adding:
+    """The launches of a scatter.
+
+    Attributes:
+        before, after: the axes of the data that aren't indexed.
+        type: in which updates are added: floats of 16 bits in float32, integers as unsigned ones, which wrap.
+        lead: the axes of the indices along which some only count: for each of their points there is a slice.
+        chosen: the axes of the data along which indices choose.
+    """
+
+    def __init__(self, code: CudaCode, core: Node) -> None:
+        self.code, self.core = code, core
+        self.indices = _indices(code, core, 2)
+        self.before, self.after = self.indices.result_axes(core.ndim)
+        self.y = regions.result(code, 0)
+        self.type = UNSIGNED.get(core.dtype, REGISTER[core.dtype])
+        self.lead = sorted(self.indices.along.values())
+        self.chosen = list(self.indices.operands)
+
+    def extents(self, axes: Sequence[int], of: Sequence[Dim] | None = None) -> list[Dim]:
+        """Sizes of some axes of the data, or of something else."""
+        shape = self.core.shape if of is None else of
+        return [shape[axis] for axis in axes]
+
+    def check(self) -> None:
+        """Fail if an index is out of range."""
+        with each_point(self.code, self.indices.shape) as (frame, point):
+            _, in_range = _places(frame, self.indices, self.core.shape, point)
+            _require(frame, in_range, "return;")
+
+    def copy(self) -> None:
+        """Copy what is added to."""
+        with each_point(self.code, self.core.shape) as (frame, index):
+            self._stop(frame)
+            value = stored(self.core.dtype, regions.element(frame, 0, index))
+            frame.line(f"{frame.at(self.y, index)} = {value};")
+
+    def add_in_order(self) -> None:
+        """A thread for each slice and column goes through the updates."""
+        lead, columns = self.extents(self.lead, self.indices.shape), self.extents([*self.before, *self.after])
+        with each_point(self.code, [*lead, *columns]) as (frame, index):
+            self._stop(frame)
+            slices, rest = index[: len(lead)], index[len(lead) :]
+            updates = product(self.extents(self.indices.free, self.indices.shape))
+            with frame.block(f"for (Index number = 0; number < {frame.size(updates)}; ++number)"):
+                point = self._point(frame, slices, "number")
+                places, _ = _places(frame, self.indices, self.core.shape, point)
+                at = frame.at(self.y, self._index(places, rest))
+                sum = f"({self.type}){loaded(self.core.dtype, at)} + ({self.type}){self._update(frame, point, rest)}"
+                frame.line(f"{at} = {self._stored(f'({sum})')};")
+
+    # ------------------------------------------------------------------------------------ sorted by place
+
+    def sort(self, updates: Dim) -> Sorted:
+        """Sort the updates of each slice by where they are added."""
+        lead = self.extents(self.lead, self.indices.shape)
+        chosen = self.extents(self.chosen)
+        places = product(chosen)
+        self.code.span(places)
+        bits = None if not isinstance(places, int) else 32 if places < 1 << 32 else 64
+
+        def key(frame: Frame, line: str, i: str) -> str:
+            point = self._point(frame, unravelled(frame, line, lead), i)
+            found, in_range = _places(frame, self.indices, self.core.shape, point)
+            fits = frame.value("bool", in_range, "fits")
+            frame.line(f"if (!{fits}) *{frame.failed()} = 1;")
+            number = "0"
+            for axis, extent in zip(self.chosen, chosen, strict=True):
+                number = found[axis] if number == "0" else f"({number}) * {frame.size(extent)} + {found[axis]}"
+            return f"(u64)({fits} ? {number} : 0)"
+
+        return sort_records(self.code, Lines(product(lead), updates, bits, True, key))
+
+    def add_sorted(self, found: Sorted) -> None:
+        """A thread for each column of the first update of a place adds all of that place."""
+        parts = ceil_div(found.lines.size, PART)
+        columns = self.extents([*self.before, *self.after])
+        partial = None
+        if parts != 1:
+            kept = {"u32": "int32", "u64": "int64", "float": "float32", "double": "float64"}[self.type]
+            partial = regions.in_workspace(self.code, [found.lines.count, parts, *columns], kept)
+            with each_point(self.code, [found.lines.count, parts, *columns]) as (frame, index):
+                line, part, *rest = index
+                frame.line(f"const Index first = {part} * {PART};")
+                frame.line(f"if ({part} == 0 || *{frame.failed()}) return;")
+                run = self._run(frame, found, line)
+                frame.line(f"if (key_of({run}[first - 1]) != key) return;")
+                frame.line(f"{self.type} sum = 0;")
+                self._add_run(frame, found, run, line, rest)
+                frame.line(f"{frame.at(partial, index)} = ({MEMORY[kept]})sum;")
+        with each_point(self.code, [found.lines.count, found.lines.size, *columns]) as (frame, index):
+            line, first, *rest = index
+            frame.line(f"const Index first = {first};")
+            self._stop(frame)
+            run = self._run(frame, found, line)
+            frame.line(f"if (first > 0 && key_of({run}[first - 1]) == key) return;")
+            at = frame.at(self.y, self._place_of(frame, line, "key", rest))
+            frame.line(f"{self.type} sum = ({self.type}){loaded(self.core.dtype, at)};")
+            self._add_run(frame, found, run, line, rest)
+            if partial is not None:
+                more = f"for (; at < {frame.size(found.lines.size)} && key_of({run}[at]) == key; at += {PART})"
+                with frame.block(more):
+                    frame.line(f"sum += ({self.type}){frame.at(partial, [line, f'at / {PART}', *rest])};")
+            frame.line(f"{at} = {self._stored('sum')};")
+
+    def _run(self, frame: Frame, found: Sorted, line: str) -> str:
+        """Print a pointer to the records of a line, and the key of the first."""
+        run = frame.name("run")
+        records, size = found.records(frame), frame.size(found.lines.size)
+        frame.line(f"const {found.lines.record}* const {run} = {records} + {line} * {size};")
+        frame.line(f"const u64 key = key_of({run}[first]);")
+        return run
+
+    def _add_run(self, frame: Frame, found: Sorted, run: str, line: str, rest: Sequence[str]) -> None:
+        """Print the sum of the updates from the first on that have its place, up to the end of a part."""
+        lead = unravelled(frame, line, self.extents(self.lead, self.indices.shape))
+        size = frame.size(found.lines.size)
+        frame.line(f"const Index end = least<Index>((first / {PART} + 1) * {PART}, {size});")
+        frame.line("Index at = first;")
+        with frame.block(f"for (; at < end && key_of({run}[at]) == key; ++at)"):
+            number = frame.value("Index", f"(Index)index_of({run}[at])", "number")
+            point = self._point(frame, lead, number)
+            frame.line(f"sum += ({self.type}){self._update(frame, point, rest)};")
+
+    def _place_of(self, frame: Frame, line: str, key: str, rest: Sequence[str]) -> list[str]:
+        """Print the place in the data of a key, in a slice and a column."""
+        lead = unravelled(frame, line, self.extents(self.lead, self.indices.shape))
+        places = {axis: lead[self.lead.index(k)] for axis, k in self.indices.along.items()}
+        number = frame.value("Index", f"(Index){key}", "number")
+        places |= dict(zip(self.chosen, unravelled(frame, number, self.extents(self.chosen)), strict=True))
+        return self._index(places, rest)
+
+    # ------------------------------------------------------------------------------------ points
+
+    def _point(self, frame: Frame, lead: Sequence[str], number: str) -> list[str]:
+        """Print the point of the indices, for that of the slice and the number of an update."""
+        free = unravelled(frame, number, self.extents(self.indices.free, self.indices.shape))
+        found = dict(zip(self.lead, lead, strict=True)) | dict(zip(self.indices.free, free, strict=True))
+        return [found[k] for k in range(len(self.indices.shape))]
+
+    def _index(self, places: Mapping[int, str], rest: Sequence[str]) -> list[str]:
+        """An index of the data: where indices point, and the column."""
+        found = {**places, **dict(zip([*self.before, *self.after], rest, strict=True))}
+        return [found[axis] for axis in range(self.core.ndim)]
+
+    def _update(self, frame: Frame, point: Sequence[str], rest: Sequence[str]) -> str:
+        """Print an update: of a point of the indices, and a column."""
+        cut = len(self.before)
+        return regions.element(frame, 1, [*rest[:cut], *point, *rest[cut:]])
+
+    def _stored(self, sum: str) -> str:
+        """A sum as an element of the data."""
+        return stored(self.core.dtype, f"({REGISTER[self.core.dtype]}){sum}")
+
+    def _stop(self, frame: Frame) -> None:
+        """Print that nothing is written where the run has failed."""
+        if self.indices.operands:
+            frame.line(f"if (*{frame.failed()}) return;")
+
+
+CORES: Mapping[Op, Callable[[CudaCode], bool]] = {gather_op: _gather, scatter_add_op: _scatter_add}
