@@ -70,7 +70,7 @@ def native_values(calls: Sequence[Call], roots: Sequence[Sequence[Node]]) -> tup
     """
     feeds = {leaf: value for made in calls for leaf, value in made.feeds.items()}
     executable = target(1).compile(program_of(calls, roots))
-    by_numpy = [step for step in executable.symbolic.steps if step.kernel not in executable.natives]
+    by_numpy = [step for step in executable.symbolic.steps if step.variant not in executable.natives]
     found, _ = executable.run(feeds, {}, {})
     executable.target = target(3)
     divided, _ = executable.run(feeds, {}, {})
