@@ -59,3 +59,20 @@ def test_squares_of_sizes_that_come_with_the_run(sizes: dict[str, int]) -> None:
     x, y = gc.placeholder("x", ("n", "m")), gc.placeholder("y", ("m", "n"))
     (found,) = run([gc.transpose(x) + y], {x: array, y: 2 * array.T}, **sizes)
     np.testing.assert_array_equal(found, array.T + 2 * array.T)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 37), (40, 33), (64, 64)], ids=str)
+def test_counters_of_eight_bytes_take_part_in_vectors_of_any_element(
+    shape: tuple[int, int], dtype: str, width: int
+) -> None:
+    """A mask that is computed from where an element is, in a row of maxima, and one that chooses between numbers."""
+    array = values(shape, dtype)
+    x = gc.placeholder("x", shape, dtype)
+    rows, columns = gc.arange(shape[0]).reshape(-1, 1), gc.arange(shape[1])
+    seen = np.arange(shape[0])[:, None] >= np.arange(shape[1])
+    masked = gc.where(rows >= columns, x, -9)
+    check(gc.max(masked, 1), {x: array}, np.where(seen, array, np.array(-9, dtype)).max(1), width)
+    check(gc.where(columns < 2, x, 1), {x: array}, np.where(np.arange(shape[1]) < 2, array, np.array(1, dtype)), width)
+    check(gc.where(rows >= columns, rows * columns, 0), {}, np.where(seen, np.indices(shape).prod(0), 0), width)

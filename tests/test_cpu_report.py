@@ -66,6 +66,9 @@ def test_the_report_says_which_loop_lies_in_vectors_and_what_is_scattered():
     assert "along j (reduced)" in line_with(report(gc.sum(x, axis=1)), "reduce: reduce_sum")
     strided = line_with(report(gc.exp(x[::2, ::3])), "pointwise: exp")
     assert "1 of 2 operands scattered" in strided
+    masked = line_with(report(gc.where(gc.arange(48) > 5, gc.exp(x), 0)), "exp")
+    lanes = [re.search(r"(\d+) lanes along", line)[1] for line in (masked, line_with(report(gc.exp(x)), "exp"))]
+    assert lanes[0] == lanes[1], "counters of 8 bytes make no vector of 4-byte elements shorter"
 
 
 def test_the_report_says_how_many_threads_can_help_and_what_memory_the_code_needs():

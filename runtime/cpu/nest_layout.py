@@ -52,7 +52,7 @@ def layout_of(region: Region, host: Host, ports: Sequence[Port], element: int | 
     """
     if not region.loops:
         return Layout(None, 1, 1, None, 1)
-    lanes = host.lanes(max([register_bytes(node.dtype) for node in region.values]))
+    lanes = host.lanes(max([register_bytes(node.dtype) for node in _values(region)]))
     order = range(len(region.loops))[::-1]
     if element is not None:
         wanted = range(len(region.loops))[element]
@@ -74,6 +74,16 @@ def layout_of(region: Region, host: Host, ports: Sequence[Port], element: int | 
     flight = min([flight, *(side_by_side(current.elements, flight) for current in passes)])
     flight = _dividing(extent, lanes, max(min(flight, FOLLOWED), side_by_side(region.values, flight)))
     return Layout(axis, lanes, flight, None, lanes * flight)
+
+
+def _values(region: Region) -> list[Node]:
+    """The values that decide how many lanes vectors have: not int64 made of counters alone, as masks compare them."""
+    formals = region.body.inputs[len(region.body.inputs) - len(region.loads) :]
+    counted = {formal for formal, load in zip(formals, region.loads, strict=True) if load.read is None}
+    for node in region.values:
+        if node.op.kind in ("constant", "extent") or (node.inputs and counted.issuperset(node.inputs)):
+            counted.add(node)
+    return [node for node in region.values if node not in counted or node in region.body.outputs] or [*region.values]
 
 
 def side_by_side(nodes: Iterable[Node], most: int) -> int:
