@@ -12,10 +12,11 @@ from graphc.ir import Graph, Node
 from graphc.op import Op
 from graphc.ops.state import placeholder
 from graphc.runtime.cpu import pointwise
-from graphc.runtime.cpu.builder import MEMORY_TYPE, Module, vector
+from graphc.runtime.cpu.builder import Module
 from graphc.runtime.cpu.elements import from_memory, to_memory
 from graphc.runtime.cpu.host import Host, this_host
 from graphc.runtime.cpu.jit import Code, compiled
+from graphc.runtime.cpu.values import MEMORY_TYPE, vector
 from graphc.types import np_dtype
 
 Array = np.ndarray[Any, Any]

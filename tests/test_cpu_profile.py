@@ -11,12 +11,13 @@ import pytest
 
 import graphc as gc
 from graphc.runtime.cpu import peak, profile
-from graphc.runtime.cpu.builder import I64, Module, constant
+from graphc.runtime.cpu.builder import Module
 from graphc.runtime.cpu.driver import TICKET_NS, Command, CommandList, Scratch, tickets_of
 from graphc.runtime.cpu.host import HOSTS, this_host
 from graphc.runtime.cpu.jit import compiled, load
 from graphc.runtime.cpu.phases import PARAMETERS
 from graphc.runtime.cpu.pool import shared_pool
+from graphc.runtime.cpu.values import I64, constant
 from graphc.runtime.profile import Description, Peak, Profile, Recorder, Span
 from graphc.runtime.work import Work, live_bytes, work_of, work_of_node
 

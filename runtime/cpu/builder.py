@@ -1,90 +1,32 @@
 """LLVM IR as text, in final form: loops, vectors and masks are written as they shall run, so LLVM needs no IR pass.
 
 Instructions that compute are remembered while their block dominates what follows, so that asking twice for an address
-gives one. Integers known when the code is written stay Python ints and are folded.
+gives one. Integers known when the code is written stay Python ints and are folded. Parts of an address that a loop
+doesn't change are computed before it.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial, reduce
+from itertools import groupby
 from typing import NamedTuple
 
-import ml_dtypes
-import numpy as np
-
-
-class Value(NamedTuple):
-    """An LLVM value: how it is written, and its type."""
-
-    text: str
-    type: str
-
-
-Int = int | Value  # an i64, known when the code is written or when it runs
-
-I64 = "i64"
-PTR = "ptr"
-
-# How elements of a dtype are in memory, and their bytes. A bool is a byte in memory, and an i1 in registers.
-MEMORY_TYPE = {
-    "bool": "i8", "int8": "i8", "uint8": "i8", "int16": "i16", "int32": "i32", "int64": "i64",
-    "float16": "half", "bfloat16": "bfloat", "float32": "float", "float64": "double",
-}  # fmt: skip
-
-_FLOATS = {"half": np.float16, "bfloat": ml_dtypes.bfloat16, "float": np.float32, "double": np.float64}
-
-
-def vector(element: str, lanes: int) -> str:
-    """The type of `lanes` elements; of one lane, the element's."""
-    return element if lanes == 1 else f"<{lanes} x {element}>"
-
-
-def element_of(type: str) -> str:
-    """The element type of a vector type, or the scalar type itself."""
-    return type[:-1].split(" x ", 1)[1] if type.startswith("<") else type
-
-
-def lanes_of(type: str) -> int:
-    """The number of elements of a vector type, 1 of a scalar type."""
-    return int(type[1:].split(" x ", 1)[0]) if type.startswith("<") else 1
-
-
-def with_element(type: str, element: str) -> str:
-    """A type of as many lanes, of another element."""
-    return vector(element, lanes_of(type))
-
-
-def _as_bits(type: str) -> str:
-    """The type in which masked instructions move elements: 16-bit floats would pass through a float32 one by one."""
-    return with_element(type, "i16") if element_of(type) in ("half", "bfloat") else type
-
-
-def _mangled(type: str) -> str:
-    """A type as it is spelled in the name of an overloaded intrinsic."""
-    names = {"half": "f16", "bfloat": "bf16", "float": "f32", "double": "f64", "ptr": "p0"}
-    element = element_of(type)
-    name = names.get(element, element)
-    return name if lanes_of(type) == 1 else f"v{lanes_of(type)}{name}"
-
-
-def constant(type: str, number: float | int | bool) -> Value:
-    """A number as a constant of a scalar type, or in every lane of a vector type. Floats are rounded to it."""
-    element = element_of(type)
-    text = _literal(element, number)
-    return Value(text if lanes_of(type) == 1 else f"splat ({element} {text})", type)
-
-
-def _literal(element: str, number: float | int | bool) -> str:
-    if element not in _FLOATS:
-        return str(int(number))
-    rounded = np.asarray(number).astype(_FLOATS[element])
-    if element == "half":
-        return f"0xH{int(rounded.view(np.uint16)):04X}"
-    if element == "bfloat":
-        return f"0xR{int(rounded.view(np.uint16)):04X}"
-    return f"0x{struct.unpack('<Q', struct.pack('<d', float(rounded)))[0]:016X}"
+from graphc.runtime.cpu.affine import MAX_TERMS, ZERO, Sum, bytes_of, plus
+from graphc.runtime.cpu.values import (
+    I64,
+    PTR,
+    Int,
+    Value,
+    as_bits,
+    constant,
+    element_of,
+    literal,
+    mangled,
+    vector,
+    with_element,
+)
 
 
 class Module:
@@ -120,7 +62,7 @@ class Module:
 
     def table(self, name: str, element: str, numbers: Sequence[float | int]) -> Value:
         """A constant array; its address."""
-        entries = ", ".join(f"{element} {_literal(element, number)}" for number in numbers)
+        entries = ", ".join(f"{element} {literal(element, number)}" for number in numbers)
         self._globals.append(
             f"@{name} = private unnamed_addr constant [{len(numbers)} x {element}] [{entries}], align 64"
         )
@@ -131,6 +73,13 @@ class Module:
         attributes = 'attributes #0 = { nounwind "prefer-vector-width"="512" }'
         functions = [function.text() for function in self._functions]
         return "\n".join([*self._declared.values(), *self._globals, *functions, attributes, "!0 = !{i32 1}", ""])
+
+
+class _Loop(NamedTuple):
+    """A loop that is being written: how deep it stands, and what is computed before it."""
+
+    depth: int
+    before: list[str]
 
 
 class Function:
@@ -148,7 +97,13 @@ class Function:
         self._lines: list[str] = []
         self._count = 0
         self._block = "entry"
-        self._known: list[dict[str, Value]] = [{}, {}]  # by instruction, for the entry and each enclosing block
+        self._always: dict[str, Value] = {}  # by instruction, what is known from the entry on
+        self._known: dict[str, Value] = {}  # and what is known here
+        self._blocks: list[list[str]] = [[], []]  # what has become known in the entry and in each enclosing block
+        self._depths: dict[str, int] = {}  # of values: in which of these blocks they are; 0 for parameters
+        self._loops: list[_Loop] = []  # those around the next instruction, the outermost first
+        self._sums: dict[str, Sum] = {}  # what i64 values are
+        self._places: dict[str, tuple[Value, Sum]] = {}  # what addresses are: a base, and bytes from there
 
     def parameter(self, number: int) -> Value:
         """The value of a parameter."""
@@ -170,16 +125,26 @@ class Function:
         self._count += 1
         value = Value(f"%v{self._count}", type)
         self._lines.append(f"  {value.text} = {instruction}")
+        self._depths[value.text] = len(self._blocks) - 1
         return value
 
     def pure(self, type: str, instruction: str) -> Value:
         """A value that depends on its operands alone: found again while it dominates."""
-        for known in reversed(self._known):
-            found = known.get(instruction)
-            if found is not None:
-                return found
-        value = self._known[-1][instruction] = self.emit(type, instruction)
-        return value
+        found = self._known.get(instruction) or self._always.get(instruction)
+        if found is None:
+            found = self._known[instruction] = self.emit(type, instruction)
+            self._blocks[-1].append(instruction)
+        return found
+
+    def _early(self, depth: int, type: str, instruction: str) -> Value:
+        """`pure`, of values that are not deeper than `depth`: before the loops that don't change them."""
+        found = self._known.get(instruction) or self._always.get(instruction)
+        if found is not None:
+            return found
+        for loop in self._loops:
+            if loop.depth >= depth:
+                return self._elsewhere(loop.before, loop.depth, lambda: self.pure(type, instruction))
+        return self.pure(type, instruction)
 
     def do(self, instruction: str) -> None:
         """An instruction without a value."""
@@ -187,12 +152,20 @@ class Function:
 
     def in_entry(self, make: Callable[[], Value]) -> Value:
         """What `make` emits, at the function's beginning: it may depend on parameters and such values alone."""
-        lines, known = self._lines, self._known
-        self._lines, self._known = self._entry, known[:1]
+        known, self._known = self._known, self._always
+        try:
+            return self._elsewhere(self._entry, 0, make)
+        finally:
+            self._known = known
+
+    def _elsewhere(self, lines: list[str], depth: int, make: Callable[[], Value]) -> Value:
+        """What `make` emits, at the end of other lines, which stand less deep."""
+        kept = self._lines, self._blocks, self._loops
+        self._lines, self._blocks, self._loops = lines, self._blocks[: depth + 1], []
         try:
             return make()
         finally:
-            self._lines, self._known = lines, known
+            self._lines, self._blocks, self._loops = kept
 
     def binary(self, operation: str, a: Value, b: Value) -> Value:
         """`fadd`, `fmul`, `and`, `shl`, ... of two values of one type."""
@@ -236,7 +209,7 @@ class Function:
     def intrinsic(self, name: str, *args: Value, result: str | None = None, overloads: Sequence[str] = ()) -> Value:
         """A pure intrinsic, `llvm.` left out, overloaded by its first argument's type unless `overloads` are given."""
         result = args[0].type if result is None else result
-        suffix = "".join(f".{_mangled(type)}" for type in overloads or (args[0].type,))
+        suffix = "".join(f".{mangled(type)}" for type in overloads or (args[0].type,))
         full = f"llvm.{name}{suffix}"
         self.module.declare(full, result, [arg.type for arg in args])
         return self.pure(result, f"call {result} @{full}({_arguments(args)})")
@@ -260,6 +233,11 @@ class Function:
         """An i64 as a value."""
         return number if isinstance(number, Value) else Value(str(number), I64)
 
+    def _integer(self, operation: str, a: Int, b: Int) -> Value:
+        """What is computed of two integers, before the loops that change neither."""
+        one, other = _text(a), _text(b)
+        return self._early(max(self._depth(one), self._depth(other)), I64, f"{operation} i64 {one}, {other}")
+
     def add(self, a: Int, b: Int) -> Int:
         """a + b."""
         if isinstance(a, int) and isinstance(b, int):
@@ -268,13 +246,29 @@ class Function:
             return b
         if isinstance(b, int) and b == 0:
             return a
-        return self.binary("add nsw", self.i64(a), self.i64(b))
+        return self._as_sum(self._integer("add nsw", a, b), a, b)
+
+    def _sum(self, number: Int) -> Sum:
+        """What an integer is, as far as that is known."""
+        if isinstance(number, int):
+            return Sum({}, number)
+        return self._sums.get(number.text) or Sum({number.text: 1}, 0)
+
+    def _as_sum(self, value: Value, a: Int, b: Int, times: int = 1) -> Value:
+        """Remember that a value is a + times * b."""
+        if value.text not in self._sums:
+            found = plus(self._sum(a), self._sum(b), times)
+            if len(found.terms) <= MAX_TERMS:
+                self._sums[value.text] = found
+        return value
 
     def sub(self, a: Int, b: Int) -> Int:
         """a - b."""
         if isinstance(a, int) and isinstance(b, int):
             return a - b
-        return a if isinstance(b, int) and b == 0 else self.binary("sub nsw", self.i64(a), self.i64(b))
+        if isinstance(b, int) and b == 0:
+            return a
+        return self._as_sum(self._integer("sub nsw", a, b), a, b, -1)
 
     def mul(self, a: Int, b: Int) -> Int:
         """a * b."""
@@ -283,7 +277,9 @@ class Function:
         for one, other in ((a, b), (b, a)):
             if isinstance(one, int) and one in (0, 1):
                 return other if one else 0
-        return self.binary("mul nsw", self.i64(a), self.i64(b))
+            if isinstance(one, int):
+                return self._as_sum(self._integer("mul nsw", other, one), 0, other, one)
+        return self._integer("mul nsw", a, b)
 
     def div(self, a: Int, b: Int) -> Int:
         """a / b, of what is not negative."""
@@ -301,13 +297,18 @@ class Function:
         """The smaller of two."""
         if isinstance(a, int) and isinstance(b, int):
             return min(a, b)
-        return self.intrinsic("smin", self.i64(a), self.i64(b))
+        return self._extreme("smin", a, b)
 
     def max(self, a: Int, b: Int) -> Int:
         """The greater of two."""
         if isinstance(a, int) and isinstance(b, int):
             return max(a, b)
-        return self.intrinsic("smax", self.i64(a), self.i64(b))
+        return self._extreme("smax", a, b)
+
+    def _extreme(self, name: str, a: Int, b: Int) -> Value:
+        one, other, full = _text(a), _text(b), f"llvm.{name}.i64"
+        self.module.declare(full, I64, [I64, I64])
+        return self._early(max(self._depth(one), self._depth(other)), I64, f"call i64 @{full}(i64 {one}, i64 {other})")
 
     def is_less(self, a: Int, b: Int) -> Value:
         """Whether a < b, an i1."""
@@ -317,17 +318,36 @@ class Function:
 
     def address(self, base: Value, index: Int, element: str) -> Value:
         """The address of an element of an array of scalars or vectors (`"i8"` to count in bytes)."""
-        if isinstance(index, int) and index == 0:
-            return base
-        at = self.i64(index)
-        return self.pure(PTR, f"getelementptr inbounds {element}, ptr {base.text}, i64 {at.text}")
+        root, start = self._places.get(base.text, (base, ZERO))
+        place = plus(start, self._sum(index), bytes_of(element))
+        at = self._far(root, place)
+        if place.offset:
+            at = self.pure(PTR, f"getelementptr i8, ptr {at.text}, i64 {place.offset}")
+        self._places[at.text] = root, place
+        return at
+
+    def _far(self, base: Value, place: Sum) -> Value:
+        """The address so many bytes from a base, but for what is known now: what is known first is added first."""
+        at, least = base, self._depth(base.text)
+        terms = sorted([(self._depth(text), text) for text in place.terms])
+        for depth, group in groupby(terms, lambda term: max(least, term[0])):
+            parts = [self._times(Value(text, I64), place.terms[text]) for _, text in group]
+            total = reduce(partial(self._integer, "add nsw"), parts)
+            at = self._early(depth, PTR, f"getelementptr i8, ptr {at.text}, i64 {total.text}")
+        return at
+
+    def _times(self, value: Value, factor: int) -> Value:
+        return value if factor == 1 else self._integer("mul nsw", value, factor)
+
+    def _depth(self, text: str) -> int:
+        return self._depths.get(text, 0)
 
     def load(self, type: str, at: Value, align: int, mask: Value | None = None) -> Value:
         """A scalar or vector from memory; lanes where `mask` is false are not read, and 0."""
         if mask is None:
             return self.emit(type, f"load {type}, ptr {at.text}, align {align}")
-        bits = _as_bits(type)
-        name = f"llvm.masked.load.{_mangled(bits)}.p0"
+        bits = as_bits(type)
+        name = f"llvm.masked.load.{mangled(bits)}.p0"
         self.module.declare(name, bits, [PTR, mask.type, bits])
         found = self.emit(
             bits, f"call {bits} @{name}(ptr align {align} {at.text}, {mask.type} {mask.text}, {bits} zeroinitializer)"
@@ -344,16 +364,16 @@ class Function:
             hint = ", !nontemporal !0" if stream else ""
             self.do(f"store {value.type} {value.text}, ptr {at.text}, align {align}{hint}")
             return
-        value = self.convert("bitcast", value, _as_bits(value.type))
-        name = f"llvm.masked.store.{_mangled(value.type)}.p0"
+        value = self.convert("bitcast", value, as_bits(value.type))
+        name = f"llvm.masked.store.{mangled(value.type)}.p0"
         self.module.declare(name, "void", [value.type, PTR, mask.type])
         self.do(f"call void @{name}({value.type} {value.text}, ptr align {align} {at.text}, {mask.type} {mask.text})")
 
     def gather(self, type: str, addresses: Value, align: int, mask: Value | None = None) -> Value:
         """A vector of elements, each from its own address."""
         mask = mask or constant(with_element(type, "i1"), True)
-        bits = _as_bits(type)
-        name = f"llvm.masked.gather.{_mangled(bits)}.{_mangled(addresses.type)}"
+        bits = as_bits(type)
+        name = f"llvm.masked.gather.{mangled(bits)}.{mangled(addresses.type)}"
         self.module.declare(name, bits, [addresses.type, mask.type, bits])
         found = self.emit(
             bits,
@@ -365,8 +385,8 @@ class Function:
     def scatter(self, value: Value, addresses: Value, align: int, mask: Value | None = None) -> None:
         """Store the elements of a vector, each to its own address, the first lane first."""
         mask = mask or constant(with_element(value.type, "i1"), True)
-        value = self.convert("bitcast", value, _as_bits(value.type))
-        name = f"llvm.masked.scatter.{_mangled(value.type)}.{_mangled(addresses.type)}"
+        value = self.convert("bitcast", value, as_bits(value.type))
+        name = f"llvm.masked.scatter.{mangled(value.type)}.{mangled(addresses.type)}"
         self.module.declare(name, "void", [value.type, addresses.type, mask.type])
         self.do(
             f"call void @{name}({value.type} {value.text}, {addresses.type} align {align} {addresses.text}, "
@@ -419,7 +439,7 @@ class Function:
         if lanes == 1:
             return constant(element, 0)
         return Value(
-            f"<{', '.join(f'{element} {_literal(element, k)}' for k in range(lanes))}>", vector(element, lanes)
+            f"<{', '.join(f'{element} {literal(element, k)}' for k in range(lanes))}>", vector(element, lanes)
         )
 
     def mask(self, left: Int, lanes: int) -> Value:
@@ -435,11 +455,23 @@ class Function:
 
     @contextmanager
     def _inside(self) -> Iterator[None]:
-        self._known.append({})
-        try:
+        self._blocks.append([])
+        yield
+        for instruction in self._blocks.pop():
+            del self._known[instruction]
+
+    @contextmanager
+    def _repeated(self, slot: int, phis: Sequence[Value]) -> Iterator[None]:
+        """The body of a loop, with values that change from step to step; `slot` gets what is computed before it."""
+        depth = len(self._blocks) - 1
+        loop = _Loop(depth, [])
+        self._loops.append(loop)
+        self._depths.update([(phi.text, depth + 1) for phi in phis])
+        with self._inside():
             yield
-        finally:
-            self._known.pop()
+        self._depths.update([(phi.text, depth) for phi in phis])  # after the loop they are as what follows it
+        self._loops.pop()
+        self._lines[slot] = "\n".join(loop.before)
 
     def label(self) -> str:
         """A new block's name."""
@@ -474,6 +506,8 @@ class Function:
             The carried values after the loop.
         """
         before, head, inner, after = self._block, self.label(), self.label(), self.label()
+        early = len(self._lines)
+        self.do("")  # what is computed before the loop
         self.do(f"br label %{head}")
         self.begin(head)
         self._count += 1
@@ -484,7 +518,7 @@ class Function:
         self.do(f"%c{self._count} = icmp slt i64 {i.text}, {self.i64(high).text}")
         self.do(f"br i1 %c{self._count}, label %{inner}, label %{after}")
         self.begin(inner)
-        with self._inside():
+        with self._repeated(early, [i, *phis]):
             values = body(i, list(phis)) or ()
         assert len(values) == len(phis)
         self.do(f"{following} = add nsw i64 {i.text}, {step}")
@@ -506,13 +540,15 @@ class Function:
     ) -> list[Value]:
         """`while (test(values)) values = body(values)`; the values after it."""
         before, head, inner, after = self._block, self.label(), self.label(), self.label()
+        early = len(self._lines)
+        self.do("")
         self.do(f"br label %{head}")
         self.begin(head)
         self._count += 1
         phis = [Value(f"%p{self._count}.{k}", value.type) for k, value in enumerate(carried)]
         slot = len(self._lines)
         self._lines += [""] * len(phis)
-        with self._inside():
+        with self._repeated(early, phis):
             condition = test(list(phis))
             self.do(f"br i1 {condition.text}, label %{inner}, label %{after}")
             tested = self._block
@@ -553,6 +589,10 @@ class Function:
     def ret(self, value: Value | None = None) -> None:
         """Return."""
         self.do("ret void" if value is None else f"ret {value.type} {value.text}")
+
+
+def _text(number: Int) -> str:
+    return number.text if isinstance(number, Value) else str(number)
 
 
 def _arguments(args: Sequence[Value]) -> str:

@@ -22,9 +22,10 @@ from graphc.runtime.cpu import (
     conv_winograd_weight,
     lanes,
 )
-from graphc.runtime.cpu.builder import MEMORY_TYPE, Function, Int, Value, constant
+from graphc.runtime.cpu.builder import Function
 from graphc.runtime.cpu.conv_tiles import counters
 from graphc.runtime.cpu.phases import KernelCode
+from graphc.runtime.cpu.values import MEMORY_TYPE, Int, Value, constant
 from graphc.runtime.strided import itemsize
 
 

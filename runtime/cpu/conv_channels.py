@@ -14,7 +14,7 @@ from typing import NamedTuple
 from graphc.dims import Dim, ceil_div
 from graphc.runtime.conv_geometry import Convolution, Sweep, sweep, two_dimensional
 from graphc.runtime.cpu import lanes
-from graphc.runtime.cpu.builder import I64, Function, Int, Value, vector
+from graphc.runtime.cpu.builder import Function
 from graphc.runtime.cpu.conv_source import padded
 from graphc.runtime.cpu.conv_tiles import (
     BYTES,
@@ -34,6 +34,7 @@ from graphc.runtime.cpu.conv_tiles import (
 from graphc.runtime.cpu.elements import Element, transposed
 from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.phases import KernelCode, Place
+from graphc.runtime.cpu.values import I64, Int, Value, vector
 from graphc.runtime.strided import Strided, aligned
 
 POINTS = 256  # of a block, about

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from graphc.dims import Dim, ceil_div
 from graphc.runtime.conv_geometry import Convolution, Sweep, sweep, two_dimensional
 from graphc.runtime.cpu import lanes
-from graphc.runtime.cpu.builder import I64, Function, Int, Value, constant, vector
+from graphc.runtime.cpu.builder import Function
 from graphc.runtime.cpu.conv_source import padded
 from graphc.runtime.cpu.conv_tiles import (
     BYTES,
@@ -37,6 +37,7 @@ from graphc.runtime.cpu.conv_tiles import (
 from graphc.runtime.cpu.elements import Element
 from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.phases import KernelCode
+from graphc.runtime.cpu.values import I64, Int, Value, constant, vector
 from graphc.runtime.strided import ALIGN, Strided, aligned
 
 COLUMNS = 16  # vectors of a block's columns, about
@@ -380,14 +381,15 @@ class _Direct:
         source, target, rows, *outer, run = (f.parameter(k) for k in range(3 + len(self.loops)))
 
         def row(r: Value, _: list[Value]) -> None:
-            def copy(offsets: Sequence[Int], carried: list[Value]) -> list[Value]:
+            def copy(places: Sequence[Value], carried: list[Value]) -> list[Value]:
                 (to,) = carried
-                copy_run(f, self.host, f.address(source, offsets[0], FLOAT), to, run)
+                copy_run(f, self.host, places[0], to, run)
                 return [f.address(to, run, FLOAT)]
 
             steps = [(step,) for step, _ in self.loops[:-1]]
             begin = f.address(target, f.mul(r, self.packed_row), FLOAT)
-            nested(f, list(zip(outer, steps, strict=True)), (f.mul(r, self.what.row_step),), [begin], copy)
+            first = f.address(source, f.mul(r, self.what.row_step), FLOAT)
+            nested(f, list(zip(outer, steps, strict=True)), [first], [begin], copy)
 
         f.loop(0, rows, 1, row)
         f.ret()
@@ -412,11 +414,11 @@ class _Direct:
         pieces = self.blocking.height * -(-width.points // self.host.lanes(BYTES))
         is_short = points.points % self.blocking.height == 0 and pieces <= SHORT
 
-        def at_tap(offsets: Sequence[Int], carried: list[Value]) -> list[Value]:
+        def at_tap(places: Sequence[Value], carried: list[Value]) -> list[Value]:
             (row,) = carried
 
             def at_image(n: Value, _: list[Value]) -> None:
-                start = f.address(source, f.add(offsets[0], f.mul(n, image_step)), FLOAT)
+                start = f.address(places[0], f.mul(n, image_step), FLOAT)
                 into = f.address(row, f.mul(n, self.plane), FLOAT)
                 if is_one_run:
                     copy_run(f, self.host, start, into, f.mul(sizes[4], width.points))
@@ -437,7 +439,7 @@ class _Direct:
             return [f.address(row, self.blocking.row, FLOAT)]
 
         steps = ((channel,), (apart[0] * line,), (apart[1],))
-        nested(f, list(zip(sizes[:3], steps, strict=True)), (0,), [target], at_tap)
+        nested(f, list(zip(sizes[:3], steps, strict=True)), [source], [target], at_tap)
         f.ret()
         return name
 

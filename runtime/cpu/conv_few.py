@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from graphc.dims import Dim
 from graphc.runtime.conv_geometry import Convolution, sweep
 from graphc.runtime.cpu import conv_direct, lanes
-from graphc.runtime.cpu.builder import Int, Value, constant, vector
 from graphc.runtime.cpu.conv_direct import Direct
 from graphc.runtime.cpu.conv_source import padded
 from graphc.runtime.cpu.conv_tiles import (
@@ -32,6 +31,7 @@ from graphc.runtime.cpu.conv_tiles import (
 from graphc.runtime.cpu.elements import Element
 from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.phases import KernelCode
+from graphc.runtime.cpu.values import Int, Value, constant, vector
 from graphc.runtime.strided import Strided
 
 FEW = 16  # channels of the result in a group, at most
@@ -159,12 +159,12 @@ class _Few:
             (wide.met, (what.taps_step[1], wide.step)),
         ]
 
-        def step(offsets: Sequence[Int], sums: list[Value]) -> list[Value]:
-            left, right = f.address(a, offsets[0], FLOAT), f.address(b, offsets[1], FLOAT)
+        def step(starts: Sequence[Value], sums: list[Value]) -> list[Value]:
+            left, right = starts
             return outer_product(f, self.host, tile, left, distances, right, BYTES, sums, places)
 
         distances = [k * what.row_step for k in range(rows)]
         zeros = [constant(vector(FLOAT, self.wide), 0)] * (rows * tile.vectors)
-        put_tile(f, self.host, tile, c, self.row, nested(f, loops, (0, 0), zeros, step), adds=False)
+        put_tile(f, self.host, tile, c, self.row, nested(f, loops, (a, b), zeros, step), adds=False)
         f.ret()
         return name

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from graphc.dims import Dim
-from graphc.runtime.cpu.builder import I64, Function, Int, Value, constant, lanes_of, vector
+from graphc.runtime.cpu.builder import Function
 from graphc.runtime.cpu.conv_tiles import BYTES, FLOAT
 from graphc.runtime.cpu.phases import Frame, KernelCode
+from graphc.runtime.cpu.values import I64, Int, Value, constant, lanes_of, vector
 from graphc.runtime.strided import Strided
 
 Spans = tuple[tuple[int, int], tuple[int, int]]  # first and last (exclusive) element, along height and width

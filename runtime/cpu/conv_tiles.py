@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from graphc.dims import Dim
-from graphc.runtime.cpu.builder import I64, Function, Int, Module, Value, constant, vector
+from graphc.runtime.cpu.builder import Function, Module
 from graphc.runtime.cpu.host import Host
+from graphc.runtime.cpu.values import I64, Int, Value, constant, vector
 
 FLOAT = "float"
 BYTES = 4
@@ -52,25 +53,26 @@ def cycles_of(tile: Tile, rows: int, vectors: int) -> int:
 def nested(
     f: Function,
     loops: Sequence[tuple[Int, Sequence[Int]]],
-    offsets: Sequence[Int],
+    places: Sequence[Value],
     carried: Sequence[Value],
-    body: Callable[[Sequence[Int], list[Value]], Sequence[Value]],
+    body: Callable[[Sequence[Value], list[Value]], Sequence[Value]],
 ) -> list[Value]:
     """Loops in loops, the outermost first.
 
     Args:
         loops: how often each runs, and how far a step leads in each of some arrays.
-        offsets: where they begin; `body` gets to where the loops have led.
+        places: addresses in these where they begin; `body` gets those to which the loops have led.
     """
     if not loops:
-        return list(body(offsets, list(carried)))
+        return list(body(places, list(carried)))
     (count, steps), *inner = loops
+    arrays = len(places)
 
-    def inside(i: Value, values: list[Value]) -> Sequence[Value]:
-        moved = [f.add(offset, f.mul(i, step)) for offset, step in zip(offsets, steps, strict=True)]
-        return nested(f, inner, moved, values, body)
+    def inside(_: Value, values: list[Value]) -> Sequence[Value]:
+        found = nested(f, inner, values[:arrays], values[arrays:], body)
+        return [*[f.address(at, step, FLOAT) for at, step in zip(values, steps, strict=False)], *found]
 
-    return f.loop(0, count, 1, inside, carried)
+    return f.loop(0, count, 1, inside, [*places, *carried])[arrays:]
 
 
 def outer_product(
@@ -180,13 +182,13 @@ def library(host: Host, symbol: str) -> str:
     a, b, c, *given, a_row, c_row = (f.parameter(k) for k in range(3 * LOOPS + 5))
     if known:
         lines = Lines(*map(int, known))
-        places = [divmod(k, lines.columns) for k in range(tile.rows)]
-        distances: list[Int] = [line * lines.line + column * lines.apart for line, column in places]
+        cells = [divmod(k, lines.columns) for k in range(tile.rows)]
+        distances: list[Int] = [line * lines.line + column * lines.apart for line, column in cells]
     else:
         distances = [f.mul(k, a_row) for k in range(tile.rows)]  # before the loops
 
-    def step(offsets: Sequence[Int], sums: list[Value]) -> list[Value]:
-        left, right = (f.address(at, offset, FLOAT) for at, offset in zip((a, b), offsets, strict=True))
+    def step(places: Sequence[Value], sums: list[Value]) -> list[Value]:
+        left, right = places
         if mode.endswith("far"):
             for v in range(tile.vectors):
                 f.prefetch(f.address(right, AHEAD + v * host.vector_bytes, "i8"))
@@ -194,7 +196,7 @@ def library(host: Host, symbol: str) -> str:
 
     loops = [(given[k], given[k + 1 : k + 3]) for k in range(0, 3 * LOOPS, 3)]
     zeros = [constant(vector(FLOAT, host.lanes(BYTES)), 0)] * (tile.rows * tile.vectors)
-    put_tile(f, host, tile, c, c_row, nested(f, loops, (0, 0), zeros, step), adds=mode.startswith("add"))
+    put_tile(f, host, tile, c, c_row, nested(f, loops, (a, b), zeros, step), adds=mode.startswith("add"))
     f.ret()
     return module.text()
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from graphc.runtime.conv_geometry import Convolution, sweep, two_dimensional
 from graphc.runtime.cpu import lanes
-from graphc.runtime.cpu.builder import Function, Int, Value, constant, vector
+from graphc.runtime.cpu.builder import Function
 from graphc.runtime.cpu.conv_source import channels_last, padded
 from graphc.runtime.cpu.conv_tiles import (
     BYTES,
@@ -30,6 +30,7 @@ from graphc.runtime.cpu.conv_tiles import (
     zero_fill,
 )
 from graphc.runtime.cpu.phases import KernelCode
+from graphc.runtime.cpu.values import Int, Value, constant, vector
 from graphc.runtime.strided import Strided
 
 BLOCK_BYTES = 1 << 18  # of the source, that all tiles go over before the next

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from graphc.dims import Dim, ceil_div
 from graphc.runtime.conv_geometry import Convolution, Sweep, sweep
 from graphc.runtime.cpu import conv_direct, lanes
-from graphc.runtime.cpu.builder import I64, Function, Int, Value, constant, vector
+from graphc.runtime.cpu.builder import Function
 from graphc.runtime.cpu.conv_source import padded
 from graphc.runtime.cpu.conv_tiles import (
     BYTES,
@@ -33,6 +33,7 @@ from graphc.runtime.cpu.conv_tiles import (
 from graphc.runtime.cpu.elements import Element
 from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.phases import Frame, KernelCode, Place
+from graphc.runtime.cpu.values import I64, Int, Value, constant, vector
 from graphc.runtime.cpu.winograd import (
     PLACES,
     RESULTS,

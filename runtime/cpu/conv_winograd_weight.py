@@ -14,7 +14,7 @@ from typing import NamedTuple
 from graphc.dims import Dim, ceil_div
 from graphc.runtime.conv_geometry import Convolution, Sweep, sweep
 from graphc.runtime.cpu import conv_weight, lanes
-from graphc.runtime.cpu.builder import Function, Int, Value, vector
+from graphc.runtime.cpu.builder import Function
 from graphc.runtime.cpu.conv_source import turn_rows
 from graphc.runtime.cpu.conv_tiles import (
     BYTES,
@@ -31,6 +31,7 @@ from graphc.runtime.cpu.conv_tiles import (
 from graphc.runtime.cpu.conv_winograd import is_profitable
 from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.phases import KernelCode
+from graphc.runtime.cpu.values import Int, Value, vector
 from graphc.runtime.cpu.winograd import PLACES, RESULTS, SIDE, TAPS, Lines, store_column, two_passes
 from graphc.runtime.strided import Strided, aligned
 

@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from graphc.runtime.cpu.builder import I64, PTR, Module, constant
+from graphc.runtime.cpu.builder import Module
 from graphc.runtime.cpu.driver import Command
 from graphc.runtime.cpu.jit import Code, load
 from graphc.runtime.cpu.phases import PARAMETERS
+from graphc.runtime.cpu.values import I64, PTR, constant
 
 UNIT = 1 << 16  # bytes that are copied in one unit of work
 NS_PER_BYTE = 0.1

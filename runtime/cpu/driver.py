@@ -22,10 +22,11 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from graphc.op import Array
-from graphc.runtime.cpu.builder import I64, PTR, Function, Int, Module, Value, constant
+from graphc.runtime.cpu.builder import Function, Module
 from graphc.runtime.cpu.fields import I32, Fields, both, call, do, is_zero, unless
 from graphc.runtime.cpu.host import Host, this_host
 from graphc.runtime.cpu.jit import Code, load
+from graphc.runtime.cpu.values import I64, PTR, Int, Value, constant
 from graphc.runtime.strided import ALIGN
 
 PARALLEL_NS = 10_000  # commands that cost less run on one thread

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from graphc.runtime.cpu.builder import MEMORY_TYPE, Function, Int, Value, constant, with_element
+from graphc.runtime.cpu.builder import Function
 from graphc.runtime.cpu.pointwise import HALVES, UNSIGNED
+from graphc.runtime.cpu.values import MEMORY_TYPE, Int, Value, constant, with_element
 
 
 class Element(NamedTuple):

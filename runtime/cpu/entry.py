@@ -20,10 +20,11 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from graphc.op import Array
-from graphc.runtime.cpu.builder import I64, PTR, Module, Value, constant
+from graphc.runtime.cpu.builder import Module
 from graphc.runtime.cpu.driver import CommandList, Scratch, driver
 from graphc.runtime.cpu.fields import I32, Fields, both, call, do, is_zero
 from graphc.runtime.cpu.jit import Code, load
+from graphc.runtime.cpu.values import I64, PTR, Value, constant
 
 MAX_NDIM = 8  # of what an entry takes and gives
 

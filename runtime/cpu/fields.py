@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from graphc.runtime.cpu.builder import I64, Function, Value, constant
+from graphc.runtime.cpu.builder import Function
+from graphc.runtime.cpu.values import I64, Value, constant
 
 I32 = "i32"
 

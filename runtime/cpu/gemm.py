@@ -20,12 +20,13 @@ from graphc.op import Op
 from graphc.ops.linalg import matmul_op
 from graphc.runtime.contraction import contraction, layout, transposed
 from graphc.runtime.cpu import lanes, microkernels, packing
-from graphc.runtime.cpu.builder import I64, MEMORY_TYPE, PTR, Function, Int, Value
+from graphc.runtime.cpu.builder import Function
 from graphc.runtime.cpu.elements import Element
 from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.microkernels import FLOATS, tile
 from graphc.runtime.cpu.packing import compute_dtype
 from graphc.runtime.cpu.phases import Frame, KernelCode
+from graphc.runtime.cpu.values import I64, MEMORY_TYPE, PTR, Int, Value
 from graphc.runtime.strided import Strided, itemsize
 
 PANEL_BYTES = 32 << 10  # of a panel of B in one block of k: about the first-level cache

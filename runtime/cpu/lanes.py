@@ -14,13 +14,13 @@ from graphc.kernel import Region
 from graphc.kernel_text import counter
 from graphc.passes.index_maps import row_major
 from graphc.runtime.cpu import pointwise
-from graphc.runtime.cpu.builder import Int, Value
 from graphc.runtime.cpu.elements import Element
 from graphc.runtime.cpu.nest import Nest
 from graphc.runtime.cpu.nest_layout import layout_of
 from graphc.runtime.cpu.phases import Frame, KernelCode
 from graphc.runtime.cpu.reductions import REDUCTIONS
 from graphc.runtime.cpu.row_passes import kept_bytes, passes_of
+from graphc.runtime.cpu.values import Int, Value
 from graphc.runtime.regions import (
     Port,
     is_direct,

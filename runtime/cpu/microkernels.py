@@ -16,9 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from graphc.runtime.cpu.builder import MEMORY_TYPE, Function, Int, Module, Value, constant, lanes_of, vector
+from graphc.runtime.cpu.builder import Function, Module
 from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.packing import prefetch
+from graphc.runtime.cpu.values import MEMORY_TYPE, Int, Value, constant, lanes_of, vector
 from graphc.types import np_dtype
 
 FLOATS = ("float32", "float64")

@@ -18,23 +18,14 @@ from graphc.dims import product
 from graphc.ir import Node
 from graphc.kernel import Region
 from graphc.runtime.cpu import pointwise
-from graphc.runtime.cpu.builder import (
-    MEMORY_TYPE,
-    Function,
-    Int,
-    Value,
-    constant,
-    element_of,
-    lanes_of,
-    vector,
-    with_element,
-)
+from graphc.runtime.cpu.builder import Function
 from graphc.runtime.cpu.elements import Element, from_memory, is_signed, to_memory, transposed
 from graphc.runtime.cpu.nest_layout import layout_of, side_by_side
 from graphc.runtime.cpu.phases import Frame
 from graphc.runtime.cpu.pointwise import REGISTER_TYPE
 from graphc.runtime.cpu.reductions import REDUCTIONS, Accumulator, across, horizontal, starting
 from graphc.runtime.cpu.row_passes import kept_bytes, passes_of
+from graphc.runtime.cpu.values import MEMORY_TYPE, Int, Value, constant, element_of, lanes_of, vector, with_element
 from graphc.runtime.regions import Pass, Port, loading, stored_in
 from graphc.runtime.strided import Strided, itemsize
 

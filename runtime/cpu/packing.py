@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from graphc.runtime.cpu.builder import MEMORY_TYPE, Function, Int, Module, Value, vector
+from graphc.runtime.cpu.builder import Function, Module
 from graphc.runtime.cpu.host import Host
+from graphc.runtime.cpu.values import MEMORY_TYPE, Int, Value, vector
 from graphc.types import np_dtype
 
 # Parameters of `pack.*.<dtype>`, which packs an array of this dtype.

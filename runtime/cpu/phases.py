@@ -22,8 +22,9 @@ from typing import Literal, NamedTuple
 
 from graphc.dims import Dim, DimExpr
 from graphc.kernel import Kernel
-from graphc.runtime.cpu.builder import I64, MEMORY_TYPE, PTR, Function, Int, Module, Value, constant
+from graphc.runtime.cpu.builder import Function, Module
 from graphc.runtime.cpu.host import Host
+from graphc.runtime.cpu.values import I64, MEMORY_TYPE, PTR, Int, Value, constant
 from graphc.runtime.strided import Strided, aligned
 
 PARAMETERS = (

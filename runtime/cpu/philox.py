@@ -19,9 +19,10 @@ from graphc.op import Op
 from graphc.ops.random import bernoulli_op, integers_op, normal_op, uniform_op
 from graphc.runtime.cpu import lanes as regions
 from graphc.runtime.cpu import vector_math
-from graphc.runtime.cpu.builder import I64, MEMORY_TYPE, Function, Int, Value, constant, lanes_of, vector
+from graphc.runtime.cpu.builder import Function
 from graphc.runtime.cpu.elements import to_memory
 from graphc.runtime.cpu.phases import Frame, KernelCode
+from graphc.runtime.cpu.values import I64, MEMORY_TYPE, Int, Value, constant, lanes_of, vector
 from graphc.runtime.strided import itemsize
 from graphc.types import np_dtype
 

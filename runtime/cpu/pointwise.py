@@ -18,7 +18,8 @@ from graphc.operands import cast_op, splat_value
 from graphc.ops import control
 from graphc.ops import math as ops
 from graphc.runtime.cpu import vector_math
-from graphc.runtime.cpu.builder import MEMORY_TYPE, Function, Value, constant, element_of, with_element
+from graphc.runtime.cpu.builder import Function
+from graphc.runtime.cpu.values import MEMORY_TYPE, Value, constant, element_of, with_element
 from graphc.runtime.cpu.vector_math import Math, any_lane
 
 Emit = Callable[[Function, Node, Sequence[Value]], Value]

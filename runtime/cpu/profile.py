@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from graphc.op import Array
-from graphc.runtime.cpu.builder import I64, PTR, Function, Module, Value, constant
+from graphc.runtime.cpu.builder import Function, Module
 from graphc.runtime.cpu.driver import (
     ADDRESS,
     ARGS,
@@ -34,6 +34,7 @@ from graphc.runtime.cpu.fields import Fields, call
 from graphc.runtime.cpu.host import Host, this_host
 from graphc.runtime.cpu.jit import Code, load
 from graphc.runtime.cpu.phases import PARAMETERS
+from graphc.runtime.cpu.values import I64, PTR, Value, constant
 from graphc.runtime.profile import Recorder, Span
 
 # What a timed command takes as `args`: the phase, what that takes, the log, and the command's number. Byte offsets.

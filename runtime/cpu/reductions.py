@@ -12,7 +12,8 @@ from typing import NamedTuple
 from graphc.op import Op
 from graphc.operands import reduce_sum
 from graphc.ops import reduce
-from graphc.runtime.cpu.builder import I64, Function, Value, constant, element_of, with_element
+from graphc.runtime.cpu.builder import Function
+from graphc.runtime.cpu.values import I64, Value, constant, element_of, with_element
 
 Accumulator = list[Value]
 FLOATS = ("float", "double")

@@ -7,18 +7,9 @@ from collections.abc import Callable, Sequence
 from graphc.dims import Dim
 from graphc.operands import splat_value
 from graphc.runtime.cpu import lanes as regions
-from graphc.runtime.cpu.builder import (
-    I64,
-    MEMORY_TYPE,
-    Function,
-    Int,
-    Value,
-    constant,
-    element_of,
-    lanes_of,
-    vector,
-)
+from graphc.runtime.cpu.builder import Function
 from graphc.runtime.cpu.phases import Frame, KernelCode
+from graphc.runtime.cpu.values import I64, MEMORY_TYPE, Int, Value, constant, element_of, lanes_of, vector
 from graphc.runtime.strided import Strided, itemsize
 
 Number = float | int | bool

@@ -15,7 +15,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from graphc.runtime.cpu.builder import Function, Value, constant, element_of, lanes_of, with_element
+from graphc.runtime.cpu.builder import Function
 from graphc.runtime.cpu.polynomials import (
     ATANH,
     COS,
@@ -29,6 +29,7 @@ from graphc.runtime.cpu.polynomials import (
     TANH,
     Coefficients,
 )
+from graphc.runtime.cpu.values import Value, constant, element_of, lanes_of, with_element
 
 Operand = Value | float
 

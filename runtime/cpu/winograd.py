@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from graphc.runtime.cpu.builder import Function, Value, constant, lanes_of
+from graphc.runtime.cpu.builder import Function
+from graphc.runtime.cpu.values import Value, constant, lanes_of
 from graphc.runtime.strided import ALIGN
 
 SIDE = 6  # of the part of the source that a tile meets
