@@ -29,7 +29,7 @@ from graphc.passes.rewrite import rules_of
 from graphc.plan import Plan
 from graphc.runtime.cache import cache_info
 from graphc.runtime.cpu.host import available_threads
-from graphc.runtime.devices import FALLBACK
+from graphc.runtime.devices import FALLBACK, SWITCHES
 from graphc.runtime.feeds import convert_feeds, feeds_given, resolve_feeds
 from graphc.runtime.session import Session
 from graphc.runtime.structure import flatten
@@ -59,19 +59,27 @@ class Technique(NamedTuple):
 
 SIMPLIFY = ("inline", COMMUTE, *[rule.name for rule in rules_of(rules, rules_logic, rules_shape)])
 
-# In the order in which the waterfall switches them on.
-TECHNIQUES: tuple[Technique, ...] = (
+# In the order in which the waterfall switches them on. What plans and targets can be told to do without has a line here
+# or gets one with the name of its switch.
+IN_ORDER: tuple[Technique, ...] = (
     Technique("folding", "constants are computed once", tuple([rule.name for rule in rules_of(fold)])),
     Technique("simplification", "algebra, and equal values computed once", SIMPLIFY),
     Technique("stabilisation", "log(softmax) and its like in one", ("stabilise",)),
     Technique("fusion", "several ops in one kernel", ("fuse",)),
     Technique("epilogues", "products and convolutions go on computing", ("epilogues", "prologues")),
     Technique("rows", "kernels that pass several times over a row", ("rows",)),
+    Technique("rematerialisation", "light ops computed again where they are read", ("rematerialise",)),
     Technique("schedule", "an order that needs little memory", ("schedule",)),
     Technique("in place", "results that take over the bytes of operands", ("in_place",)),
     Technique("arena", "temporaries that share bytes", ("arena",)),
+    Technique("packed copies", "what is derived from weights, kept while they stay the same", ("prepared",)),
     Technique("command list", "one call of native code for all kernels", ("commands",)),
-    Technique("entry", "runs that come again without Python", ("entry",)),
+    Technique("entry", "runs that come again without Python, or as a graph of the GPU", ("entry", "capture")),
+)
+UNNAMED = sorted(SWITCHES.difference(*[technique.disable for technique in IN_ORDER]))
+TECHNIQUES: tuple[Technique, ...] = (
+    *IN_ORDER,
+    *[Technique(switch.replace("_", " "), "a switch of plans or targets", (switch,)) for switch in UNNAMED],
     Technique("threads", "kernels that are divided among threads", serial=True),
 )
 

@@ -13,6 +13,9 @@ from graphc import eager as ge
 from graphc import ledger_report
 from graphc.eager.counting import counted
 from graphc.ledger_report import Ledger, Measured
+from graphc.passes.pipeline import ALGEBRA, STABILISE, switches
+from graphc.passes.rewrite import FP_CLASSES
+from graphc.runtime.devices import SWITCHES
 
 measuring = sys.modules["graphc.ledger"]  # gc.ledger is the function
 T_U = np.linspace(1, 8, 11, dtype="float32")
@@ -83,11 +86,17 @@ def test_what_is_saved_adds_up(found):
 
 
 def test_techniques_are_all_that_can_be_switched_off():
-    known = {*measuring.SIMPLIFY, "stabilise", "fold_constants", "fuse", "epilogues", "prologues", "rows"}
-    known |= {"schedule", "in_place", "arena", "commands", "entry"}
-    switches = {switch for technique in measuring.TECHNIQUES for switch in technique.disable}
-    assert known <= switches
-    gc.Session(device="reference", disable=tuple(switches)).close()
+    named = {switch for technique in measuring.TECHNIQUES for switch in technique.disable}
+    members = {"stabilise": STABILISE, "algebra": ALGEBRA}
+    within = {rule.name for group in named & members.keys() for rule in members[group]}
+    whole = {"simplify", *FP_CLASSES, *[group for group in members if {r.name for r in members[group]} <= named]}
+    assert sorted((switches() | SWITCHES) - named - within - whole) == []
+    gc.Session(device="reference", disable=tuple(named)).close()
+
+
+def test_no_switch_belongs_to_two_techniques():
+    named = [switch for technique in measuring.TECHNIQUES for switch in technique.disable]
+    assert len(named) == len(set(named))
 
 
 def test_kernels_and_bytes_are_those_of_the_plans(found):
