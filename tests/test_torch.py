@@ -1,4 +1,5 @@
-"""Functions held against PyTorch's: values, dtypes and gradients, at kinks, ties, zeros, infinities and nan too.
+"""Functions held against PyTorch's: values, dtypes and gradients, at kinks, ties, zeros, infinities and nan too;
+of graphs, and of eager tensors.
 
 Runs where torch is installed: `make test-torch`. Where graphc means something else on purpose, the last table says so.
 """
@@ -10,14 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from torch_testing import SIDES, ours, theirs, torch
 
 import graphc as gc
 from graphc.ops.activations import log_sigmoid
 from graphc.ops.math import xlogy
 
-torch = pytest.importorskip("torch", reason="torch isn't installed here: `make test-torch` makes an environment")
 F = torch.nn.functional
-torch.set_num_threads(1)  # the operands are tiny
 
 # torch warns once of what some of the cases are about
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{text}") for text in (r"var\(\)", "Using padding='same'")]
@@ -42,45 +42,17 @@ def in_dtype(operands: Any, dtype: str) -> list[np.ndarray[Any, Any]]:
     return [array.astype(dtype) if array.dtype == np.float64 else array for array in operands]
 
 
-def weights(shape: tuple[int, ...], dtype: str) -> np.ndarray[Any, Any]:
-    """The cotangent: positive and all different, so that no gradient cancels."""
-    return np.random.default_rng(1).uniform(0.5, 1.5, shape).astype(dtype)
-
-
-def ours(function: Callable[..., Any], operands: Any, weight: Any = weights) -> list[np.ndarray[Any, Any]]:
-    """The value, and the gradients in the float operands."""
-    with gc.Graph(), gc.Session() as session:
-        leaves = [gc.placeholder("x", array.shape, array.dtype) for array in operands]
-        y = function(*leaves)
-        floats = [leaf for leaf, array in zip(leaves, operands, strict=True) if array.dtype.kind == "f"]
-        slopes = []
-        if floats and np.dtype(y.dtype).kind == "f":
-            slopes = gc.vjp(y, floats, weight(y.shape, y.dtype), disconnected="zero")
-        return session.run([y, *slopes], dict(zip(leaves, operands, strict=True)))
-
-
-def theirs(function: Callable[..., Any], operands: Any, weight: Any = weights) -> list[np.ndarray[Any, Any]]:
-    leaves = [torch.tensor(array, requires_grad=array.dtype.kind == "f") for array in operands]
-    y = function(*leaves)
-    floats = [leaf for leaf in leaves if leaf.requires_grad]
-    slopes: Any = []
-    if floats and y.dtype.is_floating_point:
-        if y.requires_grad:
-            y.backward(torch.tensor(weight(y.shape, str(y.dtype).removeprefix("torch."))))
-        slopes = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in floats]
-    return [tensor.detach().numpy() for tensor in (y, *slopes)]
-
-
 def each(cases: dict[str, Case]) -> Callable[..., Any]:
-    """Run a test for every case of a table, in both precisions."""
+    """Run a test for every case of a table, in both precisions, of graphs and of eager tensors."""
     table = pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in cases.items()])
-    return lambda test: table(pytest.mark.parametrize("dtype", TOLERANCES)(test))
+    sides = pytest.mark.parametrize("side", SIDES)
+    return lambda test: table(pytest.mark.parametrize("dtype", TOLERANCES)(sides(test)))
 
 
-def check(case: Case, dtype: str, *, sums: bool = False) -> None:
+def check(case: Case, dtype: str, side: str, *, sums: bool = False) -> None:
     """Both agree up to rounding: of each element; of `sums`, whose terms cancel, of the largest one."""
     operands = in_dtype(case.operands, dtype)
-    got, known = ours(case.ours, operands), theirs(case.theirs, operands)
+    got, known = SIDES[side](case.ours, operands), theirs(case.theirs, operands)
     assert [a.dtype for a in got] == [a.dtype for a in known]
     tolerance = TOLERANCES.get(got[0].dtype.name, 0)
     for what, a, b in zip(("value", *[f"gradient {k}" for k in range(len(got))]), got, known, strict=False):
@@ -132,8 +104,8 @@ UNARY: dict[str, tuple[Any, Any, Any]] = {
 
 
 @each({name: Case(*functions, (x,)) for name, (*functions, x) in UNARY.items()})
-def test_functions_of_one_operand(case, dtype):
-    check(case, dtype)
+def test_functions_of_one_operand(case, dtype, side):
+    check(case, dtype, side)
 
 
 BINARY: dict[str, tuple[Any, Any, Any]] = {
@@ -151,8 +123,8 @@ BINARY: dict[str, tuple[Any, Any, Any]] = {
 
 
 @each({name: Case(*functions, pairs) for name, (*functions, pairs) in BINARY.items()})
-def test_functions_of_two_operands(case, dtype):
-    check(case, dtype)
+def test_functions_of_two_operands(case, dtype, side):
+    check(case, dtype, side)
 
 
 # --- reductions, scans, order
@@ -203,8 +175,8 @@ REDUCTIONS: dict[str, Case] = {
 
 
 @each(REDUCTIONS)
-def test_reductions_and_scans(case, dtype):
-    check(case, dtype)
+def test_reductions_and_scans(case, dtype, side):
+    check(case, dtype, side)
 
 
 ORDERED = np.array([*ROWS.tolist(), [NAN, 1, 2, NAN], [INF, 1, 2, -INF], [-INF] * 4])
@@ -237,8 +209,8 @@ ORDER: dict[str, Case] = {
 
 
 @each(ORDER)
-def test_order_and_softmax(case, dtype):
-    check(case, dtype)
+def test_order_and_softmax(case, dtype, side):
+    check(case, dtype, side)
 
 
 # --- products, shapes, indices
@@ -294,8 +266,8 @@ STRUCTURE: dict[str, Case] = {
 
 
 @each(STRUCTURE)
-def test_products_shapes_and_indices(case, dtype):
-    check(case, dtype, sums=True)
+def test_products_shapes_and_indices(case, dtype, side):
+    check(case, dtype, side, sums=True)
 
 
 # --- convolutions and pooling
@@ -368,8 +340,8 @@ WINDOWS: dict[str, Case] = {
 
 
 @each(WINDOWS)
-def test_convolutions_and_pooling(case, dtype):
-    check(case, dtype, sums=True)
+def test_convolutions_and_pooling(case, dtype, side):
+    check(case, dtype, side, sums=True)
 
 
 # --- normalisation and attention
@@ -423,8 +395,8 @@ LAYERS: dict[str, Case] = {
 
 
 @each(LAYERS)
-def test_normalisation_and_attention(case, dtype):
-    check(case, dtype)
+def test_normalisation_and_attention(case, dtype, side):
+    check(case, dtype, side)
 
 
 def test_dropout_keeps_and_scales_as_often():
@@ -529,8 +501,8 @@ LOSSES: dict[str, Case] = {
 
 
 @each(LOSSES)
-def test_losses(case, dtype):
-    check(case, dtype)
+def test_losses(case, dtype, side):
+    check(case, dtype, side)
 
 
 # --- where graphc means something else on purpose
@@ -582,8 +554,9 @@ DEVIATIONS: dict[str, Deviation] = {
 @pytest.mark.parametrize("deviation", [pytest.param(d, id=name) for name, d in DEVIATIONS.items()])
 def test_what_differs_on_purpose(deviation):
     operand = [np.array(deviation.operand, "float32")]
-    got = ours(deviation.ours, operand, weight=np.ones)[deviation.result]
-    np.testing.assert_allclose(got, deviation.here, err_msg=deviation.why)
+    for side in SIDES.values():
+        got = side(deviation.ours, operand, weight=np.ones)[deviation.result]
+        np.testing.assert_allclose(got, deviation.here, err_msg=deviation.why)
     known = theirs(deviation.theirs, operand, weight=np.ones)[deviation.result]
     np.testing.assert_allclose(known, deviation.there, err_msg="torch has changed")
 
