@@ -8,7 +8,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from cuda_driver import on_host, without_gpu
+from cuda_driver import DEVICES, on_host, without_gpu
 
 import graphc as gc
 
@@ -20,15 +20,19 @@ hypothesis.settings.register_profile("sweep", hypothesis.settings.get_profile("g
 hypothesis.settings.load_profile("graphc")
 
 
-DEVICES = ("reference", "cpu", "plan", "played", pytest.param("cuda", marks=pytest.mark.gpu))
-
-
 @pytest.fixture(params=DEVICES)
-def session(request, monkeypatch):
-    """A session on each device, in a graph of its own; "played" is the GPU target over the host's memory."""
-    if request.param == "played":
-        on_host(monkeypatch)
-    with gc.Graph(), gc.Session(device="cuda" if request.param == "played" else request.param) as session:
+def device(request, monkeypatch):
+    """The name of each device; "played" is "cuda" over the host's memory."""
+    if request.param != "played":
+        return request.param
+    on_host(monkeypatch)
+    return "cuda"
+
+
+@pytest.fixture
+def session(device):
+    """A session on each device, in a graph of its own."""
+    with gc.Graph(), gc.Session(device=device) as session:
         yield session
 
 

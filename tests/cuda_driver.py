@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,9 @@ from graphc.runtime.cuda.launches import Argument, CudaKernel, Failed, Key, Laun
 from graphc.runtime.feeds import sizes_needed
 from graphc.runtime.plan import run_step
 from graphc.types import np_dtype
+
+GPU = pytest.param("cuda", marks=pytest.mark.gpu)  # what needs one
+DEVICES = ("reference", "cpu", "plan", "played", GPU)  # see the fixture `device`
 
 POISON = 0xFF
 ALIGN = 256
@@ -85,6 +89,7 @@ class HostDriver:
         self._pinned: list[tuple[int, int]] = []
         self._functions: list[Any] = []
         self._time = 0
+        self._busy = False
         DRIVERS.add(self)
 
     def _asked(self, what: str) -> None:
@@ -95,10 +100,18 @@ class HostDriver:
     def _enqueue(self, work: Work) -> None:
         (self._queue if self._recording is None else self._recording).append(work)
 
-    def work_off(self) -> None:
-        """Do all that waits."""
-        while self._queue:
-            self._queue.pop(0)()
+    def work_off(self, until: list[int] | None = None) -> None:
+        """Do all that waits, or what comes before a mark; no interrupt of the host's reaches a device."""
+        if self._busy:
+            return
+        self._busy, trace = True, sys.gettrace()
+        sys.settrace(None)
+        try:
+            while self._queue and not until:
+                self._queue.pop(0)()
+        finally:
+            self._busy = False
+            sys.settrace(trace)
 
     def enter(self) -> None:
         self._asked("enter")
@@ -203,8 +216,7 @@ class HostDriver:
         return self._time
 
     def wait(self, mark: list[int]) -> None:
-        while not mark:
-            self._queue.pop(0)()
+        self.work_off(mark)
 
     def elapsed_ns(self, start: list[int], end: list[int]) -> int:
         return end[0] - start[0]
@@ -322,8 +334,10 @@ _numbers = itertools.count()
 played_functions: weakref.WeakKeyDictionary[CudaKernel, Callable[[Array], None]] = weakref.WeakKeyDictionary()
 
 
-def played(kernel: Kernel, precision: str = "float32") -> CudaKernel:
-    """A kernel of one launch, which `HostDriver` has NumPy run."""
+def played(kernel: Kernel, precision: str = "float32") -> CudaKernel | None:
+    """A kernel of one launch, which `HostDriver` has NumPy run; None for Python functions, which no device runs."""
+    if kernel.kind == "opaque":
+        return None
     reads = {load.read: f.dtype for r in kernel.regions for load, f in _loads(r) if load.read is not None}
     outputs = [pair for r in kernel.results for pair in zip(r.stores, r.body.outputs, strict=True)]
     writes = {store.write: output.dtype for store, output in outputs}
@@ -341,9 +355,11 @@ def played(kernel: Kernel, precision: str = "float32") -> CudaKernel:
         arrays = [_rest(address, dtype) for address, (_, _, dtype) in zip(addresses, places, strict=False)]
         dims = dict(zip(names, given[len(places) :].tolist(), strict=False))
         key = _at(addresses[len(places) + len(names)], 3, np.dtype(np.uint64)).tolist() if draws else []
+        keys = {kernel.core: tuple(key)} if draws else {}
         step = Step(kernel, tuple(range(len(reads))), tuple(range(len(writes))), _nodes(kernel))
         try:
-            run_step(step, dims, arrays[: len(reads)], arrays[len(reads) :], {kernel.core: tuple(key)} if draws else {})
+            with np.errstate(all="ignore"):
+                run_step(step, dims, arrays[: len(reads)], arrays[len(reads) :], keys)
         except Exception:
             assert fails, f"a kernel failed that can't: {kernel}"
             _at(addresses[-1], 1, np.dtype(np.int32))[0] = 1

@@ -11,6 +11,7 @@ import pickle
 
 import numpy as np
 import pytest
+from cuda_driver import DEVICES
 from error_testing import Programs, check, check_form
 
 import graphc as gc
@@ -254,7 +255,7 @@ def test_message(program):
     check(program)
 
 
-@pytest.mark.parametrize("device", ["reference", "cpu", "plan"])
+@pytest.mark.parametrize("device", DEVICES, indirect=True)
 def test_a_failing_run_names_the_line_of_the_op_on_every_device(device):
     """After all passes and fusion, in the forward and the backward graph."""
     with gc.Graph(), gc.Session(device=device) as session:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from cuda_driver import DEVICES
 from gradient_testing import grad, run, slope, variable
 
 import graphc as gc
@@ -132,7 +133,7 @@ def test_nor_can_it_poison_the_second_derivative(name):
     np.testing.assert_allclose(grad(g, w), factor * expected)
 
 
-@pytest.mark.parametrize("device", ["reference", "cpu", "plan"])
+@pytest.mark.parametrize("device", DEVICES, indirect=True)
 def test_masks_survive_every_device(device):
     w = variable(VALUES)
     (g,) = gc.gradients(gc.where(w > 0, gc.sqrt(w), 0.0), [w])

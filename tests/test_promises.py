@@ -9,6 +9,7 @@ import weakref
 
 import numpy as np
 import pytest
+from cuda_driver import DEVICES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -254,7 +255,7 @@ def torch_statistics(batches, momentum=0.1):
     return mean, var
 
 
-@pytest.mark.parametrize("device", ["cpu", "reference", "plan"])
+@pytest.mark.parametrize("device", DEVICES, indirect=True)
 def test_statistics_after_ten_steps_are_torchs(device):
     batches = np.random.default_rng(0).normal(2.0, 3.0, (10, 6, 3, 4, 5)).astype("float32")
     with gc.Graph():

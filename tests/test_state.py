@@ -247,7 +247,7 @@ def test_a_run_that_fails_anywhere_changes_nothing_and_the_next_one_works(device
 
 
 # Where interrupts are tried: everywhere but in the lock's own module, where Python itself takes care of them.
-ANYWHERE = frozenset(map(str, {*RUNTIME.glob("*.py"), *RUNTIME.glob("cpu/*.py")} - {RUNTIME / "turns.py"}))
+ANYWHERE = frozenset(map(str, {*RUNTIME.glob("*.py"), *RUNTIME.glob("c*/*.py")} - {RUNTIME / "turns.py"}))
 SESSION = frozenset({str(RUNTIME / "session.py")})
 PROVENANCE = frozenset({occurrences.__file__})
 
@@ -289,12 +289,14 @@ def interrupted(at, files, call, **options):
     return interrupt.reached
 
 
+NATIVE = ("cpu", "played")
 CALLS = {"": lambda x: x, "and a step of Python": by_numpy}
 
 
 @pytest.mark.parametrize(
     ("device", "files", "call"),
-    [("reference", ANYWHERE, ""), ("plan", SESSION, ""), *(("cpu", ANYWHERE, call) for call in CALLS)],
+    [("reference", ANYWHERE, ""), ("plan", SESSION, ""), *((name, ANYWHERE, c) for name in NATIVE for c in CALLS)],
+    indirect=["device"],
 )
 def test_an_interrupt_before_any_line_leaves_all_variables_or_none_changed(device, files, call):
     swap = Swap(device, CALLS[call])
@@ -309,7 +311,7 @@ def test_an_interrupt_before_any_line_leaves_all_variables_or_none_changed(devic
     assert at > 50
 
 
-@pytest.mark.parametrize("device", ["reference", "cpu"])
+@pytest.mark.parametrize("device", ["reference", "cpu", "played"], indirect=True)
 def test_an_interrupt_before_any_instruction_leaves_all_variables_or_none_changed(device):
     swap = Swap(device)
     swap.run()
@@ -323,7 +325,7 @@ def test_an_interrupt_before_any_instruction_leaves_all_variables_or_none_change
     assert at > 500 and changed == sorted(changed) and changed[-1]  # nothing interrupts a commit
 
 
-@pytest.mark.parametrize("device", ["reference", "plan", "cpu"])
+@pytest.mark.parametrize("device", ["reference", "plan", "cpu", "played"], indirect=True)
 def test_an_interrupted_first_run_can_be_repeated(device):
     at = 0
     while interrupted(at, SESSION, (swap := Swap(device)).run):
@@ -492,7 +494,7 @@ def collector_off():
 
 
 @pytest.mark.usefixtures("collector_off")
-@pytest.mark.parametrize("device", ["reference", "plan", "cpu"])
+@pytest.mark.parametrize("device", ["reference", "plan", "cpu", "played"], indirect=True)
 @pytest.mark.parametrize("closed", [True, False])
 def test_arrays_and_plans_are_freed_with_the_session(device, closed):
     with gc.Graph():
@@ -509,7 +511,7 @@ def test_arrays_and_plans_are_freed_with_the_session(device, closed):
     assert [ref() for ref in refs] == [None, None]
 
 
-@pytest.mark.parametrize(("device", "runs"), [("cpu", 10_000), ("plan", 300)])
+@pytest.mark.parametrize(("device", "runs"), [("cpu", 10_000), ("plan", 300), ("played", 300)], indirect=["device"])
 def test_memory_stays_the_same_from_run_to_run(device, runs):
     with gc.Graph(), gc.Session(device=device) as session:
         x = gc.placeholder("x", shape=("n",))

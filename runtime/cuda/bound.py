@@ -60,6 +60,7 @@ class Layout:
     Args:
         served: the kernels that the device runs.
         on_device: leaves whose feeds lie on the device, and are copied from there one by one.
+        fetched: whether results go to the host.
 
     Attributes:
         leaves: the buffers of what is fed or has a default, by leaf.
@@ -74,7 +75,9 @@ class Layout:
         nbytes: of the whole.
     """
 
-    def __init__(self, plan: Plan, served: Mapping[Kernel, CudaKernel], on_device: Collection[Node]) -> None:
+    def __init__(
+        self, plan: Plan, served: Mapping[Kernel, CudaKernel], on_device: Collection[Node], *, fetched: bool
+    ) -> None:
         symbolic, buffers = plan.symbolic, plan.buffers
         fed = set(symbolic.program.inputs)
         self.homes = {k: leaf for leaf, k in symbolic.given.items() if isinstance(leaf, Variable) and leaf not in fed}
@@ -95,9 +98,10 @@ class Layout:
         self.flags = {number: self.flags_at + FLAG_BYTES * at for at, number in enumerate(looking)}
         self.uploaded = self.flags_at + FLAG_BYTES * len(looking)
         place.next(FLAG_BYTES * len(looking))
-        self.slots.update({k: place.next(plan.nbytes[k]) for k in symbolic.outputs if plan.nbytes[k] <= SMALL})
+        together = [k for k in symbolic.outputs if plan.nbytes[k] <= SMALL] if fetched else []
+        self.slots.update({k: place.next(plan.nbytes[k]) for k in together})
         self.mirrored = place.end
-        large += [k for k in symbolic.outputs if plan.nbytes[k] > SMALL]
+        large += [k for k in symbolic.outputs if k not in together]
         self.slots.update({k: place.next(plan.nbytes[k]) for k in (*large, *seconds)})
         arena = place.next(plan.peak_bytes)
         self.slots.update({k: arena + plan.offsets[k] for k, buffer in enumerate(buffers) if buffer.role == "arena"})

@@ -88,7 +88,7 @@ class CudaTarget:
         self.homes: dict[Node, Home] = {}
         self.blocks = Blocks()
         self.failure: DeviceError | None = None
-        self.pending = False  # whether the device may still be busy with the last run
+        self.pending = False  # whether the device may still be busy with the last run, such as one that was interrupted
         self._kernels: dict[Kernel, CudaKernel | None] = {}
         self._modules: dict[Code, Any] = {}
 
@@ -212,7 +212,7 @@ class Bound:
         self.kernels = kernels
         self.constants = constants
         self.on_device = on_device
-        self.layout = Layout(plan, kernels, on_device)
+        self.layout = Layout(plan, kernels, on_device, fetched=target.results == "numpy")
         self._placed: tuple[int, Placed] | None = None
 
     def place(self) -> Placed:
@@ -367,7 +367,7 @@ class Run:
         layout, room, target = self.layout, self.target.room, self.target
         if target.pending:
             self.driver.synchronise()  # the device may be reading the mirror still
-            target.pending = False
+        target.pending = True
         for variable in layout.homes.values():
             target.homes[variable].bring(self.values[variable], target.feeder)
         mirror = room.mirror
@@ -460,7 +460,6 @@ class Run:
         outputs = self.plan.symbolic.outputs
         if self.target.results == "device":
             found = [self._on_device(k) for k in outputs]
-            self.target.pending = True
             if self.layout.flags or self.bound.on_device:  # whose owners may write to them from now on
                 self._settle()
             return found
