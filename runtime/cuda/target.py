@@ -21,7 +21,6 @@ from graphc.errors import DeviceError, InternalError
 from graphc.ir import Node, Program
 from graphc.kernel import Kernel
 from graphc.op import Array
-from graphc.ops.sorting import topk_op
 from graphc.passes.plan import bind_plan, plan_kernels, updated_after
 from graphc.plan import Plan, Step, SymbolicPlan
 from graphc.runtime.cpu.blocks import Blocks
@@ -29,7 +28,7 @@ from graphc.runtime.cuda.arrays import DeviceArray, DeviceFeed, lost
 from graphc.runtime.cuda.bound import Addresses, Layout, Placed, Segment, Served
 from graphc.runtime.cuda.cupy_driver import opened
 from graphc.runtime.cuda.driver import Code, Driver, Memory
-from graphc.runtime.cuda.kernels import cuda_kernel
+from graphc.runtime.cuda.kernels import INFO, cuda_kernel
 from graphc.runtime.cuda.launches import CudaKernel, Precision
 from graphc.runtime.cuda.memory import Feeder, Home, Room, Stored
 from graphc.runtime.cuda.report import made_of
@@ -38,7 +37,6 @@ from graphc.runtime.profile import Description, Recorder, Span, clock
 from graphc.runtime.reference import NOWHERE, DrawKey
 from graphc.runtime.work import live_bytes, work_of
 from graphc.shortage import shortage
-from graphc.target import TargetInfo
 from graphc.types import np_dtype
 
 Place = Literal["numpy", "device"]
@@ -65,12 +63,7 @@ class CudaTarget:
         results: where results are: NumPy arrays, or arrays on the device.
     """
 
-    info = TargetInfo(
-        name="cuda",
-        whole=frozenset({topk_op}),
-        epilogues=frozenset({"contract", "conv", "window", "index"}),
-        views=frozenset({"contract", "window", "index", "scan", "sort"}),
-    )
+    info = INFO
 
     def __init__(
         self,
@@ -95,7 +88,7 @@ class CudaTarget:
     def kernel(self, kernel: Kernel) -> CudaKernel | None:
         """The code of a kernel, made once; None where NumPy runs it."""
         if kernel not in self._kernels:
-            self._kernels[kernel] = cuda_kernel(kernel)
+            self._kernels[kernel] = cuda_kernel(kernel, precision=self.precision)
         return self._kernels[kernel]
 
     def modules(self, codes: Iterable[Code]) -> list[Any]:
