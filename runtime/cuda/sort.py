@@ -15,7 +15,8 @@ that is wanted (radix selection; T. Alabi and others, "Fast k-selection algorith
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -47,6 +48,7 @@ struct Wide {
 };
 template <bool IS_NARROW> struct Fitting { typedef Narrow Type; };
 template <> struct Fitting<false> { typedef Wide Type; };
+typedef Fitting<sizeof(Index) == 4>::Type Fitted;
 template <class R> __device__ R record(u64 key, u64 index);
 template <> __device__ __forceinline__ Narrow record<Narrow>(u64 key, u64 index) { return key << 32 | index; }
 template <> __device__ __forceinline__ Wide record<Wide>(u64 key, u64 index) { return Wide{key, index}; }
@@ -223,7 +225,7 @@ class Lines:
     def record(self) -> str:
         """The type of records: one word, if key and index fit it; where sizes come with the run, `Index` tells."""
         if self.bits is None or (self.bits <= 32 and not isinstance(self.size, int)):
-            return "Fitting<sizeof(Index) == 4>::Type"
+            return "Fitted"
         return "Narrow" if self.nbytes == 8 else "Wide"
 
     @property
@@ -285,28 +287,44 @@ def _sort_tiles(code: CudaCode, lines: Lines, take: Take, few: Dim | None = None
     code.span(lines.count * tiles * TILE + TILE)
     records, threads = beside * room, min(WIDTH, max(32, beside * room // 2))
     frame = code.launch(ceil_div(lines.count, beside) * tiles, threads)
+    total, slots = frame.size(lines.count), f"{beside} * size" if beside > 1 else "size"
     frame.line(f"__shared__ {lines.record} records[{records}];")
-    first = f"(Index)blockIdx.x * {beside}" if is_short else f"(Index)blockIdx.x / {frame.size(tiles)}"
-    frame.line(f"const Index first = {first};")
-    frame.line(f"const Index low = {'0' if is_short else f'(Index)blockIdx.x % {frame.size(tiles)} * {TILE}'};")
-    frame.line(f"const int count = (int)least<Index>({frame.size(lines.size)} - low, {room});")
+    line, tile = _divided(frame, "blockIdx.x", tiles)
+    first = frame.value("Index", f"{line} * {beside}", "first") if beside > 1 else line
+    low = frame.value("Index", f"{tile} * {TILE}", "low") if tile != "0" else "0"
+    size = frame.size(lines.size)
+    frame.line(f"const int count = {size if low == '0' else f'(int)least<Index>({size} - {low}, {room})'};")
     frame.line("int size = 1;")
     frame.line("while (size < count) size *= 2;")
-    each_slot = f"for (int slot = threadIdx.x; slot < {beside} * size; slot += {threads})"
-    place = (f"slot % {beside}", f"slot / {beside}") if not lines.along else ("slot / size", "slot % size")
-    with frame.block(each_slot):
-        frame.line(f"const int beside = {place[0]}, at = {place[1]};")
+
+    @contextmanager
+    def each_record() -> Iterator[tuple[str, str, str]]:
+        """For each place of the tile, the line, the place in it, and that in shared memory."""
+        with frame.block(f"for (int slot = threadIdx.x; slot < {slots}; slot += {threads})"):
+            of, at = ("slot / size", "slot % size") if lines.along else (f"slot % {beside}", f"slot / {beside}")
+            of, at = (frame.value("int", of, "of"), frame.value("int", at, "at")) if beside > 1 else ("0", "slot")
+            whole = frame.value("Index", f"{first} + {of}", "line") if beside > 1 else first
+            yield whole, at, f"records[{of} * size + {at}]" if beside > 1 else f"records[{at}]"
+
+    with each_record() as (line, at, place):
         frame.line(f"{lines.record} x = last_record<{lines.record}>();")
-        with frame.block(f"if (at < count && first + beside < {frame.size(lines.count)})"):
-            key = lines.key(frame, "(first + beside)", "(low + at)")
-            frame.line(f"x = record<{lines.record}>({key}, (u64)(low + at));")
-        frame.line("records[beside * size + at] = x;")
-    frame.line(f"sort_shared(records, size, {beside} * size);")
+        with frame.block(f"if ({at} < count && {line} < {total})"):
+            i = frame.value("Index", f"{low} + {at}" if low != "0" else at, "i")
+            frame.line(f"x = record<{lines.record}>({lines.key(frame, line, i)}, (u64){i});")
+        frame.line(f"{place} = x;")
+    frame.line(f"sort_shared(records, size, {slots});")
     wanted = "count" if few is None else f"least<Index>(count, {frame.size(few)})"
-    with frame.block(each_slot):
-        frame.line(f"const int beside = {place[0]}, at = {place[1]};")
-        with frame.block(f"if (at < {wanted} && first + beside < {frame.size(lines.count)})"):
-            take(frame, "(first + beside)", "(low + at)", "records[beside * size + at]")
+    with each_record() as (line, at, place), frame.block(f"if ({at} < {wanted} && {line} < {total})"):
+        i = frame.value("Index", f"{low} + {at}" if low != "0" else at, "i")
+        take(frame, line, i, place)
+
+
+def _divided(frame: Frame, number: str, by: Dim) -> tuple[str, str]:
+    """Print quotient and remainder of a block's number and how many blocks a line has."""
+    if by == 1:
+        return frame.value("Index", f"(Index){number}", "line"), "0"
+    size = frame.size(by)
+    return frame.value("Index", f"(Index){number} / {size}", "line"), frame.value("Index", f"(Index){number} % {size}")
 
 
 class Sorted(NamedTuple):
@@ -318,8 +336,8 @@ class Sorted(NamedTuple):
 
     def records(self, frame: Frame) -> str:
         """Print a pointer to the first of all, and give its name."""
-        names = [_records_at(frame, self.lines, place) for place in (self.even, self.odd)]
-        if self.even == self.odd:
+        names = [_records_at(frame, self.lines, place) for place in dict.fromkeys((self.even, self.odd))]
+        if len(names) == 1:
             return names[0]
         passes, name = frame.name("passes"), frame.name("sorted")
         frame.line(f"int {passes} = 0;")
@@ -364,10 +382,11 @@ def _merge(code: CudaCode, found: Sorted) -> None:
     blocks = [_blocks_of_pass(tiles, number) for number in range(passes)]
     frame = code.launch(lines.count * blocks[0], TILE // MERGED)
     size, across, width = frame.size(lines.size), frame.size(blocks[0]), frame.parameter(TILE, "width")
-    frame.line(f"const Index line = (Index)blockIdx.x / {across}, low = (Index)blockIdx.x % {across} * {TILE};")
-    frame.line(f"if (low >= {size}) return;")
-    places = [f"{_records_at(frame, lines, place)} + line * {size}" for place in (found.even, found.odd)]
-    frame.line(f"merge_tile<{lines.record}>({', '.join(places)}, {size}, low, (Index){width});")
+    line = frame.value("Index", f"(Index)blockIdx.x / {across}", "line")
+    low = frame.value("Index", f"(Index)blockIdx.x % {across} * {TILE}", "low")
+    frame.line(f"if ({low} >= {size}) return;")
+    places = [f"{_records_at(frame, lines, place)} + {line} * {size}" for place in (found.even, found.odd)]
+    frame.line(f"merge_tile<{lines.record}>({', '.join(places)}, {size}, {low}, (Index){width});")
     even, odd = Pointer("workspace", found.even), Pointer("workspace", found.odd)
     for number in range(1, passes):
         instead: dict[Argument, Argument] = {Size(blocks[0]): Size(blocks[number]), Size(TILE): Size(TILE << number)}
@@ -394,8 +413,8 @@ def _choose(code: CudaCode, lines: Lines, few: int, take: Take) -> None:
     def of_line(frame: Frame, line: str, low: str) -> str:
         name = frame.name("get")
         with frame.block(f"auto {name} = [&](Index i) -> {lines.record}", end="};"):
-            key = lines.key(frame, line, f"({low} + i)")
-            frame.line(f"return record<{lines.record}>({key}, (u64)({low} + i));")
+            at = frame.value("Index", f"{low} + i" if low != "0" else "i", "at")
+            frame.line(f"return record<{lines.record}>({lines.key(frame, line, at)}, (u64){at});")
         return name
 
     if parts == 1:
@@ -433,18 +452,18 @@ def _choose_among(
     room = 1 << (few - 1).bit_length()
     frame = code.launch(lines.count * parts, THREADS)
     frame.line(f"__shared__ {lines.record} chosen[{room}];")
-    frame.line(f"const Index line = (Index)blockIdx.x / {frame.size(parts)};")
-    frame.line(f"const Index low = (Index)blockIdx.x % {frame.size(parts)} * {PART};")
-    count = frame.size(size) if parts == 1 else f"least<Index>({frame.size(size)} - low, {PART})"
-    frame.line(f"const Index count = {count};")
+    line, part = _divided(frame, "blockIdx.x", parts)
+    low = frame.value("Index", f"{part} * {PART}", "low") if parts != 1 else "0"
+    extent = frame.size(size)
+    count = frame.value("Index", extent if parts == 1 else f"least<Index>({extent} - {low}, {PART})", "count")
     with frame.block(f"for (int slot = threadIdx.x; slot < {room}; slot += {THREADS})"):
         frame.line(f"chosen[slot] = last_record<{lines.record}>();")
-    get = source(frame, "line", "low")
-    frame.line(f"choose<{lines.record}, {lines.levels}>({get}, count, (int)least<Index>({few}, count), chosen);")
+    get = source(frame, line, low)
+    frame.line(f"choose<{lines.record}, {lines.levels}>({get}, {count}, (int)least<Index>({few}, {count}), chosen);")
     if parts == 1:
         frame.line(f"sort_shared(chosen, {room}, {room});")
     with frame.block(f"for (int slot = threadIdx.x; slot < {few}; slot += {THREADS})"):
-        take(frame, "line", "slot", "chosen[slot]")
+        take(frame, line, "slot", "chosen[slot]")
 
 
 # ---------------------------------------------------------------------------------------------- cores

@@ -1,0 +1,93 @@
+"""A small program for each way in which kernels of the GPU's cores are computed, and their printed text.
+
+`python -m tests.cuda_kinds` writes the texts that tests compare with anew; what has changed is then seen in a diff.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import graphc as gc
+from graphc.ops import pooling
+from graphc.ops.scan import recurrence_op
+from graphc.runtime.cuda.launches import Argument, CudaKernel, Key, Launch, Pointer, Size
+from tests.cuda_cores import kernels_of
+
+GOLDENS = Path(__file__).parent / "goldens" / "cuda"
+FUNCTION = re.compile(r'^extern "C" __global__ .*?^}$', re.MULTILINE | re.DOTALL)
+WINDOWS = dict(kernel=(3, 3), stride=(2, 2), padding=((1, 1), (0, 1)), dilation=(1, 1), ceil_mode=False)
+
+
+def leaf(name: str, *shape: int | str, dtype: str = "float32") -> Any:
+    """A placeholder."""
+    return gc.placeholder(name, shape, dtype)
+
+
+def scattered(count: int) -> Any:
+    """Updates of rows of a table."""
+    return gc.scatter_add(leaf("x", 50, 12), leaf("i", count, dtype="int64"), leaf("u", count, 12), 0)
+
+
+KINDS: Mapping[str, Callable[[], Any]] = {
+    "uniform": lambda: gc.random.uniform((3, "n"), -1.0, 2.0),
+    "normal_float32": lambda: gc.random.normal((1000,), 1.0, 0.5),
+    "normal_float64": lambda: gc.random.normal((1000,), dtype="float64"),
+    "bernoulli": lambda: gc.random.bernoulli(0.3, ("n",)),
+    "integers": lambda: gc.random.integers(-3, 1000, (1000,), "int32"),
+    "cumsum_threads": lambda: gc.cumsum(leaf("x", 5, 7, 300, dtype="float16"), 0, exclusive=True),
+    "cumsum_warps": lambda: gc.cumsum(leaf("x", 9, 300), 1, reverse=True),
+    "cumsum_parts": lambda: gc.cumsum(leaf("x", "n", dtype="int64"), 0),
+    "recurrence_blocks": lambda: recurrence_op(leaf("a", 900, 5000), leaf("b", 900, 5000), axis=1, initial=1.0),
+    "recurrence_columns": lambda: recurrence_op(leaf("a", 3, 40), leaf("b", 3, 40), axis=0, reverse=True),
+    "argsort_short": lambda: gc.argsort(leaf("x", 40, 60), 0, descending=True),
+    "argsort_merged": lambda: gc.argsort(leaf("x", 4, 10000, dtype="float64"), 1),
+    "argsort_symbolic": lambda: gc.argsort(leaf("x", "n", "m", dtype="bfloat16"), 1),
+    "topk_short": lambda: gc.topk(leaf("x", 5, 100), 3)[0],
+    "topk_chosen": lambda: gc.topk(leaf("x", 5, 50000), 40)[1],
+    "max_pool": lambda: pooling.max_pool_op(leaf("x", 2, 3, 9, 37), **WINDOWS) * 2,
+    "max_pool_indices": lambda: pooling.max_pool_indices(leaf("x", "b", 3, "h", "w"), **WINDOWS),
+    "max_pool_gradient": lambda: pooling.max_pool_input_grad(leaf("g", 2, 3, 5, 18), leaf("x", 2, 3, 9, 37), **WINDOWS),
+    "avg_pool": lambda: pooling.avg_pool_op(leaf("x", 2, 3, 9, 37), **WINDOWS, count_include_pad=False),
+    "avg_pool_gradient": lambda: pooling.avg_pool_input_grad(
+        leaf("g", 2, 3, 5, 18), spatial=(9, 37), **WINDOWS, count_include_pad=True
+    ),
+    "gather_rows": lambda: gc.take(leaf("x", 50, 64), leaf("i", 7, 3, dtype="int64"), 0),
+    "gather_elements": lambda: gc.take_along_axis(leaf("x", 5, 40), leaf("i", 5, "k", dtype="int32"), 1) * 2,
+    "scatter_in_order": lambda: scattered(20),
+    "scatter_sorted": lambda: scattered(700),
+}
+
+
+def kernel_of(kind: str) -> CudaKernel:
+    """The one kernel of a kind's program."""
+    (kernel,) = kernels_of(KINDS[kind]())
+    return kernel
+
+
+def printed(kernel: CudaKernel) -> str:
+    """The commands of a kernel and its functions, without what they share with other kernels."""
+    commands = "".join([f"// {_launched(launch)}\n" for launch in kernel.launches])
+    notes = "".join([f"// {note}\n" for note in kernel.notes])
+    return f"{notes}{commands}// workspace {kernel.workspace}\n\n" + "\n\n".join(FUNCTION.findall(kernel.source)) + "\n"
+
+
+def _launched(launch: Launch) -> str:
+    arguments = ", ".join(map(_argument, launch.arguments))
+    return f"{launch.symbol}<<<{launch.blocks}, {launch.threads}>>>({arguments})"
+
+
+def _argument(argument: Argument) -> str:
+    if isinstance(argument, Pointer):
+        return f"{argument.place} {argument.number}"
+    if isinstance(argument, Size):
+        return str(argument.dim)
+    return "key" if isinstance(argument, Key) else "failed"
+
+
+if __name__ == "__main__":
+    GOLDENS.mkdir(parents=True, exist_ok=True)
+    for kind in KINDS:
+        (GOLDENS / f"{kind}.cu").write_text(printed(kernel_of(kind)))

@@ -1,0 +1,97 @@
+// bitonic tiles
+// updates sorted by place
+// kernel0<<<1, 512>>>(read 2, failed, workspace 0)
+// kernel1<<<3, 256>>>(failed, read 0, write 0)
+// kernel2<<<2, 256>>>(failed, workspace 0, read 1, workspace 5632)
+// kernel3<<<33, 256>>>(failed, workspace 0, write 0, read 1, workspace 5632)
+// workspace 6720
+
+extern "C" __global__ void __launch_bounds__(512) kernel0(const i64* r2, int* failed, i64* t2) {
+    __shared__ Narrow records[1024];
+    const Index line_1 = (Index)blockIdx.x;
+    const int count = 700;
+    int size = 1;
+    while (size < count) size *= 2;
+    for (int slot = threadIdx.x; slot < size; slot += 512) {
+        Narrow x = last_record<Narrow>();
+        if (slot < count && line_1 < 1) {
+            const Index i_2 = slot;
+            const i64 x_3 = r2[i_2];
+            const i64 index_4 = x_3;
+            const Index place_5 = (Index)(index_4 < 0 ? index_4 + 50LL : index_4);
+            const bool fits_6 = index_4 >= -50LL && index_4 < 50LL;
+            if (!fits_6) *failed = 1;
+            x = record<Narrow>((u64)(fits_6 ? place_5 : 0), (u64)i_2);
+        }
+        records[slot] = x;
+    }
+    sort_shared(records, size, size);
+    for (int slot = threadIdx.x; slot < size; slot += 512) {
+        if (slot < count && line_1 < 1) {
+            const Index i_7 = slot;
+            Narrow* const at_8 = reinterpret_cast<Narrow*>(t2);
+            at_8[line_1 * 700 + i_7] = records[slot];
+        }
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(256) kernel1(int* failed, const float* r0, float* w0) {
+    const Index number_1 = (Index)blockIdx.x * 256 + threadIdx.x;
+    if (number_1 < 600) {
+        const Index i_2 = number_1 % 12;
+        const Index rest_3 = number_1 / 12;
+        if (*failed) return;
+        const float x_4 = r0[rest_3 * 12 + i_2];
+        w0[rest_3 * 12 + i_2] = x_4;
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(256) kernel2(int* failed, i64* t1, const float* r1, float* t3) {
+    const Index number_1 = (Index)blockIdx.x * 256 + threadIdx.x;
+    if (number_1 < 264) {
+        const Index i_2 = number_1 % 12;
+        const Index rest_3 = number_1 / 12;
+        const Index first = rest_3 * 32;
+        if (rest_3 == 0 || *failed) return;
+        Narrow* const at_5 = reinterpret_cast<Narrow*>(t1);
+        const Narrow* const run_4 = at_5 + 0 * 700;
+        const u64 key = key_of(run_4[first]);
+        if (key_of(run_4[first - 1]) != key) return;
+        float sum = 0;
+        const Index end = least<Index>((first / 32 + 1) * 32, 700);
+        Index at = first;
+        for (; at < end && key_of(run_4[at]) == key; ++at) {
+            const Index number_6 = (Index)index_of(run_4[at]);
+            const float x_7 = r1[number_6 * 12 + i_2];
+            sum += (float)x_7;
+        }
+        t3[rest_3 * 12 + i_2] = (float)sum;
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(256) kernel3(int* failed, i64* t1, float* w0, const float* r1, float* t4) {
+    const Index number_1 = (Index)blockIdx.x * 256 + threadIdx.x;
+    if (number_1 < 8400) {
+        const Index i_2 = number_1 % 12;
+        const Index rest_3 = number_1 / 12;
+        const Index first = rest_3;
+        if (*failed) return;
+        Narrow* const at_5 = reinterpret_cast<Narrow*>(t1);
+        const Narrow* const run_4 = at_5 + 0 * 700;
+        const u64 key = key_of(run_4[first]);
+        if (first > 0 && key_of(run_4[first - 1]) == key) return;
+        const Index number_6 = (Index)key;
+        float sum = (float)w0[number_6 * 12 + i_2];
+        const Index end = least<Index>((first / 32 + 1) * 32, 700);
+        Index at = first;
+        for (; at < end && key_of(run_4[at]) == key; ++at) {
+            const Index number_7 = (Index)index_of(run_4[at]);
+            const float x_8 = r1[number_7 * 12 + i_2];
+            sum += (float)x_8;
+        }
+        for (; at < 700 && key_of(run_4[at]) == key; at += 32) {
+            sum += (float)t4[(at / 32) * 12 + i_2];
+        }
+        w0[number_6 * 12 + i_2] = (float)sum;
+    }
+}
