@@ -7,14 +7,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cpu_cores import WIDTHS, assemble, host_of, run
+from cpu_cores import INFO, WIDTHS, assemble, host_of, native, run
+from plan_testing import prepared
 
 import graphc as gc
 from graphc.dims import Dim, evaluate, symbol
 from graphc.ir import Node
 from graphc.ops.conv import conv_input_grad, conv_op, conv_weight_grad
 from graphc.ops.windows import window_counts
+from graphc.passes.plan import plan_kernels
+from graphc.runtime.conv_geometry import described
+from graphc.runtime.cpu import conv_winograd_channels
 from graphc.runtime.cpu.conv import CORES, EXACT_CORES
+from graphc.runtime.cpu.host import HOSTS
+from graphc.runtime.cpu.phases import KernelCode
+from graphc.runtime.cpu.winograd import FOUR, TWO, Transform
 from graphc.types import np_dtype
 
 # (x, w, stride, padding, dilation, groups)
@@ -248,6 +255,39 @@ def test_steady_weights_give_the_same_as_others(op: Any, name: str) -> None:
     assert np.array_equal(whole, divided)
     exact = [run([case.node], case.feeds, cores=EXACT_CORES)[0] for case in (moving, steady)]
     np.testing.assert_allclose(*exact, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("by_panels", [False, True], ids=["blocks", "panels"])
+@pytest.mark.parametrize("transform", [FOUR, TWO], ids=["4x4", "2x2"])
+@pytest.mark.parametrize("name", [*TRANSFORMED, "tiny"])
+def test_tiles_of_both_sizes_give_the_same(
+    name: str, transform: Transform, by_panels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conv_winograd_channels, "UNITS", 1 << 20 if by_panels else 0)
+    monkeypatch.setattr(conv_winograd_channels, "LARGE", 1 << 40)
+    tiny = ((3, 16, 3, 2), (18, 16, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+    case = Case(conv_op, {**TRANSFORMED, "tiny": tiny}[name], batch=symbol("n"), steady=True)
+
+    def core(code: KernelCode) -> bool:
+        assert code.kernel.core is not None
+        conv_winograd_channels.winograd(transform, code, described(code.kernel.core))
+        return True
+
+    x = case.feeds[case.places[0]]
+    rest = gc.placeholder("rest", case.node.shape)
+    feeds = {case.places[0]: x, rest: np.random.default_rng(3).standard_normal(case.wanted.shape)}
+    case.wanted = np.maximum(case.wanted * 2, 0) + feeds[rest]
+    for width in WIDTHS:
+        outputs, host = [gc.relu(case.node * 2.0) + rest], host_of(width)
+        whole, divided = (run(outputs, feeds, parts=k, cores={conv_op: core}, host=host, n=len(x))[0] for k in (1, 3))
+        assert np.array_equal(whole, divided)
+        case.check(whole)
+
+
+def test_small_images_with_many_weights_take_small_tiles() -> None:
+    case = Case(conv_op, ((1, 256, 14, 14), (256, 256, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1), steady=True)
+    (step,) = plan_kernels(prepared([case.node], info=INFO), INFO).steps
+    assert native(step.kernel, HOSTS["avx512"], steady=step.steady).notes[0].startswith("winograd 2x2")
 
 
 def test_steady_weights_may_be_computed_on_the_way() -> None:

@@ -7,6 +7,7 @@ does: dtypes but float32, three spatial axes and more, symbolic sizes but the ba
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from graphc.dims import product
@@ -19,6 +20,7 @@ from graphc.runtime.cpu import (
     conv_few,
     conv_weight,
     conv_winograd,
+    conv_winograd_channels,
     conv_winograd_weight,
     lanes,
 )
@@ -26,6 +28,7 @@ from graphc.runtime.cpu.builder import Function
 from graphc.runtime.cpu.conv_tiles import counters
 from graphc.runtime.cpu.phases import KernelCode
 from graphc.runtime.cpu.values import MEMORY_TYPE, Int, Value, constant
+from graphc.runtime.cpu.winograd import FOUR, TWO
 from graphc.runtime.strided import itemsize
 
 
@@ -39,6 +42,14 @@ class Algorithm(NamedTuple):
 
 # For float32, the fastest first. The transforms round more than the others, which only order their sums differently.
 _TRANSFORMS = (
+    *(
+        Algorithm(
+            f"winograd {side}x{side}, channels in lanes",
+            partial(conv_winograd_channels.is_served, transform),
+            partial(conv_winograd_channels.winograd, transform),
+        )
+        for side, transform in ((4, FOUR), (2, TWO))
+    ),
     Algorithm("winograd 4x4", conv_winograd.is_served, conv_winograd.winograd),
     Algorithm("winograd 4x4", conv_winograd_weight.is_served, conv_winograd_weight.winograd_weight),
 )

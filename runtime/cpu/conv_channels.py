@@ -29,9 +29,10 @@ from graphc.runtime.cpu.conv_tiles import (
     even_part,
     product_tile,
     rows_of_tiles,
+    turner,
     zero_fill,
 )
-from graphc.runtime.cpu.elements import Element, transposed
+from graphc.runtime.cpu.elements import Element
 from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.phases import KernelCode, Place
 from graphc.runtime.cpu.values import I64, Int, Value, vector
@@ -227,7 +228,8 @@ class _Channels:
                 zero_fill(f, self.host, sums, f.mul(count, self.panel))
             args = [n_count, p_count, frame.size(self.source.strides[0])]
             f.call(self.sums(), "void", source, weights, sums, *map(f.i64, args))
-            f.call(self.turn(), "void", sums, turned, f.i64(count))
+            turn = turner(self.code.module, self.host, self.panel, self.row)
+            f.call(turn, "void", sums, turned, f.i64(count))
             first = f.mul(panel, self.panel)
             o = f.add(f.mul(group, shape.rows), first)
             o_count = f.min(self.panel, f.sub(shape.rows, first))
@@ -300,27 +302,5 @@ class _Channels:
             f.loop(0, images, 1, lambda n, _: at_image(n))
 
         f.loop(0, shape.channels, shape.depth, some)
-        f.ret()
-        return name
-
-    def turn(self) -> str:
-        """The function that makes points contiguous: from where, to where, and how many."""
-        name, module = "turn", self.code.module
-        if module.has(name):
-            return name
-        pointers = [("ptr noalias", "source"), ("ptr noalias", "target")]
-        f = module.function(name, [*pointers, (I64, "count")], internal=True)
-        source, target, count = (f.parameter(k) for k in range(3))
-        align = self.host.vector_bytes
-
-        def square(i: Value, _: list[Value]) -> None:
-            for v in range(0, self.panel, self.wide):
-                begin = f.address(source, f.add(f.mul(i, self.panel), v), FLOAT)
-                into = f.address(target, f.add(i, v * self.row), FLOAT)
-                rows = [f.load(self.type, f.address(begin, k * self.panel, FLOAT), align) for k in range(self.wide)]
-                for k, value in enumerate(transposed(f, rows)):
-                    f.store(value, f.address(into, k * self.row, FLOAT), align)
-
-        f.loop(0, count, self.wide, square)
         f.ret()
         return name

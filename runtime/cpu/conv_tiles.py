@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from graphc.dims import Dim
 from graphc.runtime.cpu.builder import Function, Module
+from graphc.runtime.cpu.elements import transposed
 from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.values import I64, Int, Value, constant, vector
 
@@ -199,6 +200,32 @@ def library(host: Host, symbol: str) -> str:
     put_tile(f, host, tile, c, c_row, nested(f, loops, (a, b), zeros, step), adds=mode.startswith("add"))
     f.ret()
     return module.text()
+
+
+def turner(module: Module, host: Host, columns: int, row: int) -> str:
+    """A function of a module that turns a matrix: from where, to where, and how many rows it has, rounded up to lanes.
+
+    Args:
+        columns: of the matrix, a multiple of the lanes, and the distance of its rows.
+        row: distance of the columns, when they are rows.
+    """
+    name, wide, align = "turn", host.lanes(BYTES), host.vector_bytes
+    if module.has(name):
+        return name
+    f = module.function(name, [("ptr noalias", "source"), ("ptr noalias", "target"), (I64, "count")], internal=True)
+    source, target, count = (f.parameter(k) for k in range(3))
+    type = vector(FLOAT, wide)
+
+    def square(i: Value, _: list[Value]) -> None:
+        for v in range(0, columns, wide):
+            begin, into = f.address(source, f.add(f.mul(i, columns), v), FLOAT), f.address(target, v * row, FLOAT)
+            rows = [f.load(type, f.address(begin, k * columns, FLOAT), align) for k in range(wide)]
+            for k, value in enumerate(transposed(f, rows)):
+                f.store(value, f.address(into, f.add(k * row, i), FLOAT), align)
+
+    f.loop(0, count, wide, square)
+    f.ret()
+    return name
 
 
 def even_part(total: Dim, most: int) -> int:

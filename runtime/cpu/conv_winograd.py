@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from graphc.dims import Dim, ceil_div
-from graphc.runtime.conv_geometry import Convolution, Sweep, sweep
+from graphc.dims import Dim
+from graphc.runtime.conv_geometry import Convolution, sweep
 from graphc.runtime.cpu import conv_direct, lanes
 from graphc.runtime.cpu.builder import Function
 from graphc.runtime.cpu.conv_source import padded
@@ -23,24 +23,23 @@ from graphc.runtime.cpu.conv_tiles import (
     Run,
     Tile,
     choose_tile,
-    chosen_lanes,
-    counters,
     even_part,
     product_tile,
     rows_of_tiles,
     zero_fill,
 )
+from graphc.runtime.cpu.conv_winograd_tiles import Grid, Tiles
 from graphc.runtime.cpu.elements import Element
 from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.phases import Frame, KernelCode, Place
 from graphc.runtime.cpu.values import I64, Int, Value, constant, vector
 from graphc.runtime.cpu.winograd import (
+    FOUR,
     PLACES,
     RESULTS,
     SIDE,
     TAPS,
     Lines,
-    every_fourth,
     interleaved,
     store_column,
     two_passes,
@@ -61,24 +60,16 @@ class Shape(NamedTuple):
 
     Attributes:
         rows, channels: of the result and of the source.
-        height, width: the sweeps of the axes.
-        down, across: tiles of an image.
-        images, lines: of a block: whole images, or lines of tiles of one.
+        grid: the tiles, and blocks of them.
         row: distance of the rows of matrices whose columns are the tiles of a block.
         tile: of a product.
         chunk: rows whose products are kept at a time.
         by_rows: whether units of work are chunks of rows; else, blocks of tiles.
     """
 
-    batch: Dim
     rows: int
     channels: int
-    height: Sweep
-    width: Sweep
-    down: int
-    across: int
-    images: int
-    lines: int
+    grid: Grid
     row: int
     tile: Tile
     chunk: int
@@ -114,8 +105,8 @@ def winograd(code: KernelCode, convolution: Convolution) -> None:
     """Emit a convolution, or its gradient in x, that `is_served`."""
     source, weight = lanes.operand(code, 0), lanes.operand(code, 1)
     shape = _shape(convolution, code.host)
-    height, width = shape.height.size, shape.width.size
-    source = padded(code, source, shape.batch, shape.channels, (height, width), ((0, height), (0, width)))
+    height, width = shape.grid.height.size, shape.grid.width.size
+    source = padded(code, source, convolution.batch, shape.channels, (height, width), ((0, height), (0, width)))
     _Winograd(code, shape, source, weight, convolution.roles[2] == "x", convolution.products // 100 + 1).emit()
 
 
@@ -126,23 +117,16 @@ def _shape(convolution: Convolution, host: Host) -> Shape:
     if role == "x":
         rows, channels = channels, rows
     height, width = (sweep(axis, role) for axis in convolution.axes)
-    down, across = -(-height.results // RESULTS), -(-width.results // RESULTS)
     batch = convolution.batch
-    tiles = (batch if isinstance(batch, int) else BATCH) * down * across
-    by_rows = tiles < rows
-    most = wide * (4 if by_rows else max(1, min(4, CACHED // (PLACES * channels * wide))))
-    if down * across <= most:
-        images, lines = even_part(batch, most // (down * across)), down
-    else:
-        images, lines = 1, even_part(down, max(1, most // across))
-    vectors = -(-images * lines * across // wide)
+    grid = Grid(FOUR, batch, height, width, 1, 1)
+    by_rows = (batch if isinstance(batch, int) else BATCH) * grid.down * grid.across < rows
+    grid = grid.divided(wide * (4 if by_rows else max(1, min(4, CACHED // (PLACES * channels * wide)))))
+    vectors = -(-grid.most // wide)
     chunk = max(2 * wide // 4, min(CHUNK, CACHED // (PLACES * channels))) if by_rows else CHUNK
     tile = choose_tile(host, even_part(rows, chunk), vectors)
     vectors = -(-vectors // tile.vectors) * tile.vectors
     chunk = -(-even_part(rows, chunk) // tile.rows) * tile.rows
-    return Shape(
-        batch, rows, channels, height, width, down, across, images, lines, vectors * wide, tile, chunk, by_rows
-    )
+    return Shape(rows, channels, grid, vectors * wide, tile, chunk, by_rows)
 
 
 class _Winograd:
@@ -156,23 +140,21 @@ class _Winograd:
         self, code: KernelCode, shape: Shape, source: Strided, weight: Strided, turned: bool, cost: Dim
     ) -> None:
         self.code, self.host, self.shape, self.cost = code, code.host, shape, cost
-        self.source, self.weight, self.turned = source, weight, turned
+        self.weight, self.turned = weight, turned
         self.wide = code.host.lanes(BYTES)
         self.type = vector(FLOAT, self.wide)
-        self.image_blocks = ceil_div(shape.batch, shape.images)
-        self.line_blocks = -(-shape.down // shape.lines)
         weights = shape.chunk if shape.by_rows else shape.rows
         self.weight_place = -(-weights * shape.channels // self.wide) * self.wide + self.wide
         self.tile_place = shape.channels * shape.row + self.wide
         self.sum_place = shape.chunk * shape.row + self.wide
-        self.stage_row = shape.row * RESULTS + self.wide
+        self.tiles = Tiles(code, shape.grid, source, shape.row, self.tile_place)
 
     def emit(self) -> None:
         """All phases: what is transformed once, and then the products."""
         shape = self.shape
-        blocks = self.image_blocks * self.line_blocks
+        blocks = shape.grid.blocks
         weights, tiles = PLACES * self.weight_place, PLACES * self.tile_place
-        self.parts = [2 * SIDE * self.stage_row, self.shape.width.size + 2 * self.wide]  # what `tiles` needs
+        self.parts = list(self.tiles.parts)
         if shape.by_rows:
             self.once = Place("workspace", self.code.workspace(blocks * tiles * BYTES))
             self.tiles_phase(blocks)
@@ -221,27 +203,22 @@ class _Winograd:
         shape = self.shape
         frame = self.begin(blocks * shape.channels, blocks * shape.channels * shape.row * 8)
         f = frame.f
-        zero_fill(f, self.host, self.scratch(1), self.zeros)
+        self.tiles.enter(frame, [self.scratch(0), self.scratch(1)])
 
         def unit(number: Value, _: list[Value]) -> None:
             block, channel = f.div(number, shape.channels), f.rem(number, shape.channels)
             target = f.add(f.mul(block, PLACES * self.tile_place), f.mul(channel, shape.row))
-            self.transform_tiles(block, channel, self.at_once(target))
+            self.tiles.transform(block, channel, self.at_once(target))
 
         f.loop(frame.low, frame.high, 1, unit)
         frame.done()
-
-    @property
-    def zeros(self) -> int:
-        """Elements of a row of zeros that stands for the rows outside of the source."""
-        return -(-self.shape.width.size // self.wide) * self.wide
 
     def products_phase(self, units: Dim) -> None:
         """Multiply, and transform what comes out."""
         shape = self.shape
         frame = self.begin(units, self.cost)
         f = frame.f
-        blocks = f.mul(frame.size(self.image_blocks), self.line_blocks)
+        blocks = frame.size(shape.grid.blocks)
 
         def chunk_of_rows(number: Value, _: list[Value]) -> None:
             first = f.mul(number, shape.chunk)
@@ -255,7 +232,7 @@ class _Winograd:
 
         def block_of_tiles(number: Value, _: list[Value]) -> None:
             def channel(c: Value, _: list[Value]) -> None:
-                self.transform_tiles(number, c, f.address(self.scratch(2), f.mul(c, shape.row), FLOAT))
+                self.tiles.transform(number, c, f.address(self.scratch(2), f.mul(c, shape.row), FLOAT))
 
             def chunk(first: Value, _: list[Value]) -> None:
                 weights = self.at_once(f.mul(first, shape.channels))
@@ -265,16 +242,16 @@ class _Winograd:
             f.loop(0, shape.rows, shape.chunk, chunk)
 
         if not shape.by_rows:
-            zero_fill(f, self.host, self.scratch(1), self.zeros)
+            self.tiles.enter(frame, [self.scratch(0), self.scratch(1)])
         f.loop(frame.low, frame.high, 1, chunk_of_rows if shape.by_rows else block_of_tiles)
         frame.done()
 
     def products(self, block: Int, first: Int, weights: Value, tiles: Value) -> None:
         """The results of some rows in a block of tiles."""
-        f, shape, wide = self.f, self.shape, self.wide
-        n, n_count, line, lines = self.block(block)
+        f, shape, grid, wide = self.f, self.shape, self.shape.grid, self.wide
+        n, n_count, line, lines = grid.block(self.frame, block)
         rows = f.min(shape.chunk, f.sub(shape.rows, first))
-        vectors = self.vectors(n_count, lines)
+        vectors = f.div(f.add(grid.tiles_of(f, n_count, lines), wide - 1), wide)
 
         def place(p: Value, _: list[Value]) -> None:
             a = f.address(weights, f.mul(p, self.weight_place), FLOAT)
@@ -304,15 +281,15 @@ class _Winograd:
             sums = f.address(self.scratch(3), f.mul(r, shape.row), FLOAT)
             f.call(self.results(), "void", sums, self.scratch(4), f.i64(vectors))
             o, top = f.add(first, r), f.mul(line, RESULTS)
-            bottom = f.min(f.add(top, f.mul(lines, RESULTS)), shape.height.results)
-            bounds = [(n, f.add(n, n_count)), (o, f.add(o, 1)), (top, bottom), (0, shape.width.results)]
+            bottom = f.min(f.add(top, f.mul(lines, RESULTS)), grid.height.results)
+            bounds = [(n, f.add(n, n_count)), (o, f.add(o, 1)), (top, bottom), (0, grid.width.results)]
 
             def element(index: Sequence[Int]) -> Value:
                 image, _, h, w = index
                 down = f.sub(h, top)
-                tile_line = f.add(f.mul(f.sub(image, n), shape.lines), f.div(down, RESULTS))
+                tile_line = f.add(f.mul(f.sub(image, n), grid.lines), f.div(down, RESULTS))
                 offset = f.add(
-                    f.mul(f.rem(down, RESULTS), RESULTS * shape.row), f.mul(tile_line, RESULTS * shape.across)
+                    f.mul(f.rem(down, RESULTS), RESULTS * shape.row), f.mul(tile_line, RESULTS * grid.across)
                 )
                 return f.address(self.scratch(4), f.add(offset, w), FLOAT)
 
@@ -325,32 +302,9 @@ class _Winograd:
 
     # ------------------------------------------------------------------------------------ addresses
 
-    def block(self, block: Int) -> tuple[Int, Int, Int, Int]:
-        """The first image of a block and how many, the first line of tiles and how many."""
-        f, shape = self.f, self.shape
-        images, lines = counters(f, block, [0, self.line_blocks])
-        n, line = f.mul(images, shape.images), f.mul(lines, shape.lines)
-        n_count = f.min(shape.images, f.sub(self.frame.size(shape.batch), n))
-        return n, n_count, line, f.min(shape.lines, f.sub(shape.down, line))
-
-    def vectors(self, images: Int, lines: Int) -> Int:
-        """How many vectors the tiles of a block fill."""
-        f, shape = self.f, self.shape
-        tiles = f.mul(f.add(f.mul(f.sub(images, 1), shape.lines), lines), shape.across)
-        return f.div(f.add(tiles, self.wide - 1), self.wide)
-
     def weights_at(self, row: Int) -> Value:
         """The weights of a row."""
         return self.frame.at(self.weight, (0, row) if self.turned else (row, 0))
-
-    def transform_tiles(self, block: Int, channel: Int, target: Value) -> None:
-        """Transform the tiles of one channel of a block."""
-        f, frame = self.f, self.frame
-        n, n_count, line, lines = self.block(block)
-        source = frame.at(self.source, (n, channel))
-        steps = [frame.size(self.source.strides[0]), frame.size(self.source.strides[2])]
-        args = [n_count, line, lines, self.vectors(n_count, lines), *steps]
-        f.call(self.tiles(), "void", source, target, self.scratch(0), self.scratch(1), *map(f.i64, args))
 
     # ------------------------------------------------------------------------------------ functions
 
@@ -399,72 +353,6 @@ class _Winograd:
             f.loop(0, shape.channels, wide, lambda c, _: f.loop(0, count, 1, lambda r, _: some(r, c)))
         f.ret()
         return "weights"
-
-    def tiles(self) -> str:
-        """The function that transforms the tiles of a channel of a block.
-
-        Its parameters: the channel in the first image, where the transformed tiles go, memory for rows of elements, a
-        row of zeros; how many images, the first line of tiles and how many, how many vectors of tiles, and the
-        distances of images and of rows in the source.
-
-        The rows are copied so that each tile has its first four elements, and, in a second copy, its last two, where
-        every fourth element of one vector after the other belongs to one column of all tiles.
-        """
-        begun = self.function("tiles", 4, 6)
-        if begun is None:
-            return "tiles"
-        f, (source, target, stage, zeros, images, first, count, vectors, image_step, line_step) = begun
-        shape, wide, lines = self.shape, self.wide, Lines(f)
-        top, left = shape.height.reach[0], shape.width.reach[0]
-
-        def line(n: Value, t: Value) -> None:
-            tile_line = f.add(f.mul(n, shape.lines), t)
-
-            def row(r: Value, _: list[Value]) -> None:
-                h = f.i64(f.add(f.add(f.mul(f.add(first, t), RESULTS), r), top))
-                inside = f.compare("icmp ult", h, f.i64(shape.height.size))
-                here = f.address(source, f.add(f.mul(n, image_step), f.mul(h, line_step)), FLOAT)
-                begin = f.select(inside, here, zeros)
-                into = f.add(f.mul(r, self.stage_row), f.mul(tile_line, RESULTS * shape.across))
-                for k in (0, 1):
-                    to = f.address(stage, f.add(into, k * SIDE * self.stage_row), FLOAT)
-                    self.copy_existing(f, begin, left + k * RESULTS, to)
-
-            f.loop(0, SIDE, 1, row)
-
-        def some(v: Value, _: list[Value]) -> None:
-            into = f.address(target, f.mul(v, wide), FLOAT)
-
-            def load(r: Value) -> list[Value]:
-                start = f.add(f.mul(r, self.stage_row), f.mul(v, RESULTS * wide))
-                copies = [f.address(stage, f.add(start, k * SIDE * self.stage_row), FLOAT) for k in (0, 1)]
-                four, two = (
-                    [f.load(self.type, f.address(at, j * wide, FLOAT), BYTES) for j in range(RESULTS)] for at in copies
-                )
-                return [*every_fourth(f, four, 0), *every_fourth(f, four, 2), *every_fourth(f, two, 0)]
-
-            def store(j: Value, values: Sequence[Value]) -> None:
-                store_column(f, f.address(into, f.mul(j, self.tile_place), FLOAT), values, self.tile_place)
-
-            two_passes(f, self.type, lines.source, (SIDE, SIDE), load, store)
-
-        f.loop(0, images, 1, lambda n, _: f.loop(0, count, 1, lambda t, _: line(n, t)))
-        f.loop(0, vectors, 1, some)
-        f.ret()
-        return "tiles"
-
-    def copy_existing(self, f: Function, row: Value, start: int, target: Value) -> None:
-        """Copy a line's part of a row, from element `start` on: zeros where the source has none."""
-        count = self.shape.across * RESULTS
-        wide = min(self.wide, 1 << (count - 1).bit_length())
-        type = vector(FLOAT, wide)
-        for x in range(0, count, wide):
-            exists = [0 <= start + x + k < self.shape.width.size for k in range(wide)]
-            value = constant(type, 0)
-            if any(exists):
-                mask = None if all(exists) else chosen_lanes(exists)
-                value = f.load(type, f.address(row, start + x, FLOAT), BYTES, mask)
-            f.store(value, f.address(target, x, FLOAT), BYTES)
 
     def results(self) -> str:
         """The function that transforms the products of one row: from where, to where, and how many vectors of tiles.

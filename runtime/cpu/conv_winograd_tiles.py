@@ -1,0 +1,181 @@
+"""The tiles of a convolution's source, transformed: for each place a matrix of channels by tiles, in float32.
+
+Tiles lie in the lanes of vectors. Those of a *block*, of a few whole images or a few lines of tiles of one, are the
+columns of its matrices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from graphc.dims import Dim, ceil_div
+from graphc.runtime.conv_geometry import Sweep
+from graphc.runtime.cpu.builder import Function
+from graphc.runtime.cpu.conv_tiles import BYTES, FLOAT, chosen_lanes, counters, even_part, zero_fill
+from graphc.runtime.cpu.phases import Frame, KernelCode
+from graphc.runtime.cpu.values import I64, Int, Value, constant, vector
+from graphc.runtime.cpu.winograd import Transform, spread_apart, store_column, two_passes
+from graphc.runtime.strided import Strided
+
+
+class Grid(NamedTuple):
+    """The tiles of all images, and how they are divided into blocks.
+
+    Attributes:
+        height, width: the sweeps of the axes.
+        images, lines: of a block: whole images, or lines of tiles of one.
+    """
+
+    transform: Transform
+    batch: Dim
+    height: Sweep
+    width: Sweep
+    images: int
+    lines: int
+
+    @property
+    def down(self) -> int:
+        """Lines of tiles in an image."""
+        return -(-self.height.results // self.transform.results)
+
+    @property
+    def across(self) -> int:
+        """Tiles of a line."""
+        return -(-self.width.results // self.transform.results)
+
+    @property
+    def line_blocks(self) -> int:
+        """Blocks that an image is divided into, if blocks are lines of tiles."""
+        return -(-self.down // self.lines)
+
+    @property
+    def blocks(self) -> Dim:
+        """How many blocks there are."""
+        return ceil_div(self.batch, self.images) * self.line_blocks
+
+    @property
+    def most(self) -> int:
+        """Tiles of a block, at most."""
+        return self.images * self.lines * self.across
+
+    def divided(self, most: int) -> Grid:
+        """The same tiles in even blocks of at most so many, but at least one line."""
+        if self.down * self.across <= most:
+            return self._replace(images=even_part(self.batch, most // (self.down * self.across)), lines=self.down)
+        return self._replace(images=1, lines=even_part(self.down, max(1, most // self.across)))
+
+    def block(self, frame: Frame, block: Int) -> tuple[Int, Int, Int, Int]:
+        """The first image of a block and how many, the first line of tiles and how many."""
+        f = frame.f
+        images, lines = counters(f, block, [0, self.line_blocks])
+        n, line = f.mul(images, self.images), f.mul(lines, self.lines)
+        n_count = f.min(self.images, f.sub(frame.size(self.batch), n))
+        return n, n_count, line, f.min(self.lines, f.sub(self.down, line))
+
+    def tiles_of(self, f: Function, images: Int, lines: Int) -> Int:
+        """The tiles of a block of so many images and lines."""
+        return f.mul(f.add(f.mul(f.sub(images, 1), self.lines), lines), self.across)
+
+
+class Tiles:
+    """Code that transforms the tiles of a source, in phases of a kernel.
+
+    Args:
+        row: distance of the rows of the matrices, channels, a multiple of a vector's lanes.
+        place: distance of the matrices.
+    """
+
+    def __init__(self, code: KernelCode, grid: Grid, source: Strided, row: int, place: int) -> None:
+        self.code, self.host, self.grid, self.source = code, code.host, grid, source
+        self.wide = code.host.lanes(BYTES)
+        self.type = vector(FLOAT, self.wide)
+        self.place = place
+        self.stage_row = row * grid.transform.results + self.wide
+        self.zeros = -(-grid.width.size // self.wide) * self.wide  # a row that stands for those outside of the source
+        self.parts = [2 * grid.transform.side * self.stage_row, self.zeros + 2 * self.wide]  # of scratch
+
+    def enter(self, frame: Frame, parts: Sequence[Value]) -> None:
+        """Go on in a phase, whose scratch has room for `parts`."""
+        self.frame, self.memory = frame, parts
+        zero_fill(frame.f, self.host, parts[1], self.zeros)
+
+    def transform(self, block: Int, channel: Int, target: Value) -> None:
+        """Transform the tiles of one channel of a block."""
+        frame, f, grid = self.frame, self.frame.f, self.grid
+        n, n_count, line, lines = grid.block(frame, block)
+        vectors = f.div(f.add(grid.tiles_of(f, n_count, lines), self.wide - 1), self.wide)
+        source = frame.at(self.source, (n, channel))
+        steps = [frame.size(self.source.strides[0]), frame.size(self.source.strides[2])]
+        args = [n_count, line, lines, vectors, *steps]
+        f.call(self.function(), "void", source, target, *self.memory, *map(f.i64, args))
+
+    def function(self) -> str:
+        """The function that transforms the tiles of a channel of a block.
+
+        Its parameters: the channel in the first image, where the transformed tiles go, memory for rows of elements, a
+        row of zeros; how many images, the first line of tiles and how many, how many vectors of tiles, and the
+        distances of images and of rows in the source.
+
+        The rows are copied so that each tile has as many elements as results, the first ones, and, in a second copy,
+        the last two: one element of all tiles lies in a few vectors, equally far apart.
+        """
+        name, module, grid, wide = "tiles", self.code.module, self.grid, self.wide
+        if module.has(name):
+            return name
+        pointers, numbers = ("source", "target", "stage", "zeros"), 6
+        parameters = [*(("ptr noalias", each) for each in pointers), *((I64, f"count{k}") for k in range(numbers))]
+        f = module.function(name, parameters, internal=True)
+        given = [f.parameter(k) for k in range(len(parameters))]
+        source, target, stage, zeros, images, first, count, vectors, image_step, line_step = given
+        side, results = grid.transform.side, grid.transform.results
+        top, left = grid.height.reach[0], grid.width.reach[0]
+
+        def line(n: Value, t: Value) -> None:
+            tile_line = f.add(f.mul(n, grid.lines), t)
+
+            def row(r: Value, _: list[Value]) -> None:
+                h = f.i64(f.add(f.add(f.mul(f.add(first, t), results), r), top))
+                inside = f.compare("icmp ult", h, f.i64(grid.height.size))
+                here = f.address(source, f.add(f.mul(n, image_step), f.mul(h, line_step)), FLOAT)
+                begin = f.select(inside, here, zeros)
+                into = f.add(f.mul(r, self.stage_row), f.mul(tile_line, results * grid.across))
+                for k in (0, 1):
+                    to = f.address(stage, f.add(into, k * side * self.stage_row), FLOAT)
+                    self.copy_existing(f, begin, left + k * results, to)
+
+            f.loop(0, side, 1, row)
+
+        def some(v: Value, _: list[Value]) -> None:
+            into = f.address(target, f.mul(v, wide), FLOAT)
+
+            def load(r: Value) -> list[Value]:
+                start = f.add(f.mul(r, self.stage_row), f.mul(v, results * wide))
+                copies = [f.address(stage, f.add(start, k * side * self.stage_row), FLOAT) for k in (0, 1)]
+                whole, last = (
+                    [f.load(self.type, f.address(at, j * wide, FLOAT), BYTES) for j in range(results)] for at in copies
+                )
+                return [*spread_apart(f, whole, results), *spread_apart(f, last, side - results)]
+
+            def store(j: Value, values: Sequence[Value]) -> None:
+                store_column(f, f.address(into, f.mul(j, self.place), FLOAT), values, self.place)
+
+            two_passes(f, self.type, grid.transform.lines(f).source, (side, side), load, store)
+
+        f.loop(0, images, 1, lambda n, _: f.loop(0, count, 1, lambda t, _: line(n, t)))
+        f.loop(0, vectors, 1, some)
+        f.ret()
+        return name
+
+    def copy_existing(self, f: Function, row: Value, start: int, target: Value) -> None:
+        """Copy a line's part of a row, from element `start` on: zeros where the source has none."""
+        count = self.grid.across * self.grid.transform.results
+        wide = min(self.wide, 1 << (count - 1).bit_length())
+        type = vector(FLOAT, wide)
+        for x in range(0, count, wide):
+            exists = [0 <= start + x + k < self.grid.width.size for k in range(wide)]
+            value = constant(type, 0)
+            if any(exists):
+                mask = None if all(exists) else chosen_lanes(exists)
+                value = f.load(type, f.address(row, start + x, FLOAT), BYTES, mask)
+            f.store(value, f.address(target, x, FLOAT), BYTES)
