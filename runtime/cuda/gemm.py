@@ -68,20 +68,22 @@ def _library(code: CudaCode, problem: Contraction) -> None:
     """Emit a product by cuBLAS, packing what it can't take; and what follows, if that is more than its result."""
     batch, m, n, k = problem.batch, problem.m, problem.n, problem.k
     a, b = _in_order(code, problem.a, (*batch, m, k)), _in_order(code, problem.b, (*batch, k, n))
-    c = None if problem.c is None else _ordered(problem.c, (*batch, m, n))
-    to = lanes.in_workspace(code, [*batch, m, n], problem.dtype) if c is None else c
-    rows = _ordered(to, (*batch, m, n))
-    assert rows is not None
+    direct = None if problem.c is None else _ordered(problem.c, (*batch, m, n))
+    between = lanes.in_workspace(code, [*batch, m, n], problem.dtype) if direct is None else None
+    c = direct if between is None else _ordered(between, (*batch, m, n))
+    assert c is not None
     compute = code.precision if problem.dtype == "float32" else "float64" if problem.dtype == "float64" else "float32"
-    code.gemm(Gemm(a, b, rows, product(batch), m, n, k, compute))
+    code.gemm(Gemm(a, b, c, product(batch), m, n, k, compute))
     code.note("cublas" + (f", operands rounded to {compute}" if compute in ("tf32", "bfloat16") else ""))
+    if between is None:
+        return
     region = code.kernel.results[0]
     if problem.c is None:
-        lanes.region_launches(code, region, element=transposed(to) if problem.swapped else to)
-    elif c is None:  # the matrices of the batch lie where cuBLAS can't put them
+        lanes.region_launches(code, region, element=transposed(between) if problem.swapped else between)
+    else:  # the matrices of the batch lie where cuBLAS can't put them
         loops = tuple([Loop(size) for size in (*batch, m, n)])
         store = Store(int(problem.c.number), Access(problem.c.offset, problem.c.strides))
-        lanes.region_launches(code, Region(loops, (), region.body, (store,)), element=to)
+        lanes.region_launches(code, Region(loops, (), region.body, (store,)), element=between)
 
 
 def _in_order(code: CudaCode, x: Strided, shape: tuple[Dim, ...]) -> Strided:

@@ -7,22 +7,39 @@ from collections.abc import Callable, Mapping
 from graphc.ir import Node
 from graphc.kernel import Kernel, Region
 from graphc.op import Op
-from graphc.runtime.cuda import pointwise
+from graphc.ops.nn import attention_op
+from graphc.ops.pooling import max_pool_input_grad
+from graphc.ops.sorting import topk_op
+from graphc.runtime.cuda import attention, conv, gemm, index, philox, pointwise, scan, sort, window
 from graphc.runtime.cuda.lanes import region_launches
-from graphc.runtime.cuda.launches import CudaCode, CudaKernel
+from graphc.runtime.cuda.launches import CudaCode, CudaKernel, Precision
 from graphc.runtime.cuda.reductions import REDUCTIONS
+from graphc.target import TargetInfo
 
 Core = Callable[[CudaCode], bool]  # emits the commands of a kernel with a core; False: it isn't served
 
-TABLES: tuple[Mapping[Op, Core], ...] = ()  # of the rooms: the cores that each emits
-CORES: Mapping[Op, Core] = {op: core for table in TABLES for op, core in table.items()}
+ROOMS = (attention, conv, gemm, index, philox, scan, sort, window)  # each has a table of the cores that it emits
+CORES: Mapping[Op, Core] = {op: core for room in ROOMS for op, core in room.CORES.items()}
+
+INFO = TargetInfo(
+    name="cuda",
+    whole=frozenset({attention_op, max_pool_input_grad, topk_op}),
+    epilogues=frozenset({"contract", "conv", "window", "index", "composite"}),
+    views=frozenset({"contract", "conv", "window", "index", "scan", "sort", "composite"}),
+)
 
 
-def cuda_kernel(kernel: Kernel, cores: Mapping[Op, Core] = CORES) -> CudaKernel | None:
-    """The code of a kernel, or None if it must be run by NumPy."""
+def cuda_kernel(
+    kernel: Kernel, cores: Mapping[Op, Core] = CORES, precision: Precision = "float32"
+) -> CudaKernel | None:
+    """The code of a kernel, or None if it must be run by NumPy.
+
+    Args:
+        precision: to which products may round what they multiply.
+    """
     if not all(map(_is_served, kernel.regions)):
         return None
-    code = CudaCode(kernel)
+    code = CudaCode(kernel, precision)
     if kernel.core is None:
         for region in kernel.results:
             region_launches(code, region)

@@ -370,9 +370,9 @@ def kind_of(dtype: str, precision: Precision) -> str:
     return PRECISIONS.get(precision, "") if dtype == "float32" else ""
 
 
-def chosen(code: CudaCode, dtype: str, m: Dim, n: Dim, batch: Dim) -> Tile:
+def chosen(dtype: str, precision: Precision, m: Dim, n: Dim, batch: Dim) -> Tile:
     """The tile that suits the sizes best: larger ones read less, smaller ones are more and hang over less."""
-    kind = kind_of(dtype, code.precision)
+    kind = kind_of(dtype, precision)
     rows, columns, count = map(guess, (m, n, batch))
 
     def time(found: tuple[Tile, float]) -> float:
