@@ -53,7 +53,7 @@ _MASK32 = 0xFFFFFFFF
 _MASK64 = 0xFFFFFFFFFFFFFFFF
 GOLDEN64 = 0x9E3779B97F4A7C15
 _PART = 1 << 16  # elements of a large draw that are made at once
-_THREADED = 16  # parts from which threads are worth starting
+_THREADED = 4  # parts from which threads are worth starting
 _CHUNK = 1 << 14  # blocks made at once: the working set of the rounds stays in the cache
 
 _NARROW = tuple(map(np.dtype, (np.float16, ml_dtypes.bfloat16, np.float32)))
@@ -157,7 +157,7 @@ def uniform(
         values = (bottom + unit(seed, stream, counter, count, first) * span).astype(kind)
         return np.asarray(np.minimum(values, largest))
 
-    return _in_parts(part, start, math.prod(shape), kind).reshape(shape)
+    return _in_parts(part, start, shape, kind)
 
 
 def normal(
@@ -199,20 +199,22 @@ def normal(
         found: npt.NDArray[Any] = (mean + std * z).astype(kind)
         return found
 
-    return _in_parts(part, start, math.prod(shape), kind).reshape(shape)
+    return _in_parts(part, start, shape, kind)
 
 
 def _in_parts(
-    make: Callable[[int, int], npt.NDArray[Any]], start: int, count: int, dtype: np.dtype[Any]
+    make: Callable[[int, int], npt.NDArray[Any]], start: int, shape: Shape, dtype: np.dtype[Any]
 ) -> npt.NDArray[Any]:
     """What `make(first, count)` gives for elements in parts that stay in the cache, large draws on several threads."""
+    count = math.prod(shape)
     if count <= _PART:
-        return make(start, count)
-    out = np.empty(count, dtype)
+        return make(start, count).reshape(shape)
+    found = np.empty(shape, dtype)
+    flat = found.reshape(-1)
 
     def fill(at: int) -> None:
         size = min(_PART, count - at)
-        out[at : at + size] = make(start + at, size)
+        flat[at : at + size] = make(start + at, size)
 
     parts = range(0, count, _PART)
     if len(parts) < _THREADED:
@@ -220,7 +222,7 @@ def _in_parts(
     else:
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
             deque(threads.map(fill, parts), maxlen=0)
-    return out
+    return found
 
 
 def bernoulli(

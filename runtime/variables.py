@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections import ChainMap
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -20,17 +23,18 @@ NO_NUMBERS = "OUSMmc"  # NumPy's kinds of dtypes that are objects, text, times a
 def materialise(wanted: Iterable[Node], known: Mapping[Node, Array], seed: int) -> dict[Node, Array]:
     """First values of the variables in `wanted` that `known` lacks, and of those that they are computed from."""
     made: dict[Node, Array] = {}
+    there = ChainMap(made, dict(known))
     stack = [v for v in wanted if v not in known]
     while stack:
         variable = stack[-1]
         if variable in made:
             stack.pop()
             continue
-        needed = [v for v in _sources(variable) if v not in known and v not in made]
+        needed = [v for v in _sources(variable) if v not in there]
         if needed:
             stack += needed
         else:
-            made[variable] = initial_value(variable, {**known, **made}, seed)
+            made[variable] = initial_value(variable, there, seed)
             stack.pop()
     return made
 
@@ -59,21 +63,32 @@ def initial_value(variable: Node, known: Mapping[Node, Array], seed: int) -> Arr
         for k, n in enumerate(draws):
             assert n.op.ref is not None
             env[n] = n.op.ref((seed, philox.mix(stream, k), 0), **n.attrs)
-        value = evaluate([initial], env)[0]
+        value = _alone(evaluate([initial], env).pop())
     else:
         sizes = tuple([int(dim) for dim in type.shape])
         try:
-            value = np.asarray(initial(seed, variable.name, sizes, type.dtype))
+            value = _alone(initial(seed, variable.name, sizes, type.dtype))
         except Exception as error:
             error.add_note(f"in the initialiser: {variable.made_at}")
             raise
-    return _checked(np.asarray(value), variable, type)
+    return _checked(value, variable, type)
+
+
+TEMPORARY = (lambda value: sys.getrefcount(value))(np.empty(0))  # references to what is just passed on
+
+
+def _alone(value: Any) -> Array:
+    """An array whose memory nobody else has: the value itself, if nothing refers to it, or a copy."""
+    unused = sys.getrefcount(value) <= TEMPORARY
+    if unused and value.__class__ is np.ndarray and value.base is None and value.flags.carray:
+        return value
+    return np.array(value, order="C", copy=True)
 
 
 def _checked(value: Array, variable: Variable, type: TensorType) -> Array:
     fits = value.shape == type.shape and value.dtype.kind not in NO_NUMBERS
     with np.errstate(all="ignore"):
-        cast = value.astype(np_dtype(type.dtype)) if fits else value
+        cast = value.astype(np_dtype(type.dtype), copy=False) if fits else value
     if not fits or not (is_float(type.dtype) or np.array_equal(cast, value)):
         raise StateError(
             f"the initialiser of {variable.name!r} returned {value.dtype}{list(value.shape)}, expected {type}",

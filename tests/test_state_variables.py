@@ -66,6 +66,27 @@ def test_what_an_initialiser_returned_is_not_what_is_kept(session):
     assert session.run(w).tolist() == [1, 2]
 
 
+def test_variables_that_start_from_one_value_dont_share_it(session):
+    first = gc.Variable(gc.nn.init.normal(), shape=(4,), name="first")
+    second, third = gc.Variable(first, name="second"), gc.Variable(first, name="third")
+    start = session.run([first, second, third])
+    session.run(second.assign(second + 1))
+    session.run(second.assign(second * 2))
+    found = session.run([first, second, third])
+    assert (found[0] == start[0]).all()
+    assert (found[1] == (start[0] + 1) * 2).all()
+    assert (found[2] == start[0]).all()
+
+
+def test_parts_of_what_an_initialiser_keeps_are_not_what_is_kept(session):
+    kept = np.zeros((2, 3), np.float32)
+    w = gc.Variable(lambda seed, name, shape, dtype: kept[:, ::2], shape=(2, 2), name="w")
+    session.run(w.assign(w + 1))
+    session.run(w.assign(w + 1))
+    assert (kept == 0).all()
+    assert (session[w] == 2).all()
+
+
 def test_a_first_value_is_not_shared_between_sessions(session):
     initial = np.array([1, 2], "float32")
     w = gc.Variable(initial, name="w")

@@ -110,6 +110,9 @@ class zeros(constant):
 
     value: float = field(default=0.0, init=False, repr=False)
 
+    def __call__(self, seed: int, name: str, shape: Shape, dtype: str) -> Array:
+        return np.zeros(shape, np_dtype(dtype))  # of memory that nothing touches before it is used
+
 
 @dataclass(frozen=True)
 class ones(constant):

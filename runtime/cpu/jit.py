@@ -4,6 +4,8 @@ LLVM compiles modules of different contexts at the same time, but llvmlite lets 
 calls that take long are made past its lock, on the functions that the lock wraps; where a version of llvmlite wraps
 them in another way, they are made with the lock, and compiling is serial.
 
+`GRAPHC_VERIFY=1` lets LLVM check each module before it compiles it.
+
 Modules may call functions of a *library*, which is made of modules of its own, one for each function. Their names have
 a dot, as no name of the C library does.
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import itertools
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -284,10 +287,11 @@ def _emitted(assembly: str, machine: Any) -> bytes:
         if error:
             raise InternalError(f"LLVM can't read generated code: {error}")
     with llvm.module.ModuleRef(pointer, context) as module:
-        try:
-            module.verify()
-        except RuntimeError as wrong:
-            raise InternalError(f"LLVM refuses generated code: {wrong}") from wrong
+        if _is_asked_to_verify():
+            try:
+                module.verify()
+            except RuntimeError as wrong:
+                raise InternalError(f"LLVM refuses generated code: {wrong}") from wrong
         with ffi.OutputString() as error:
             buffer = _unlocked(ffi.lib.LLVMPY_TargetMachineEmitToMemory)(machine, module, 1, error)
             if not buffer:
@@ -296,6 +300,10 @@ def _emitted(assembly: str, machine: Any) -> bytes:
             return ctypes.string_at(ffi.lib.LLVMPY_GetBufferStart(buffer), ffi.lib.LLVMPY_GetBufferSize(buffer))
         finally:
             ffi.lib.LLVMPY_DisposeMemoryBuffer(buffer)
+
+
+def _is_asked_to_verify() -> bool:
+    return os.environ.get("GRAPHC_VERIFY", "") not in ("", "0")
 
 
 def _unlocked(function: Any) -> Any:
