@@ -13,7 +13,8 @@ from typing import Any
 import graphc as gc
 from graphc.ops import pooling
 from graphc.ops.scan import recurrence_op
-from graphc.runtime.cuda.launches import Argument, CudaKernel, Key, Launch, Pointer, Size
+from graphc.runtime.cuda.kernels import INFO as TARGET
+from graphc.runtime.cuda.launches import Argument, CudaKernel, Gemm, Key, Launch, Pointer, Precision, Size
 from tests.cuda_cores import kernels_of
 
 GOLDENS = Path(__file__).parent / "goldens" / "cuda"
@@ -29,6 +30,43 @@ def leaf(name: str, *shape: int | str, dtype: str = "float32") -> Any:
 def scattered(count: int) -> Any:
     """Updates of rows of a table."""
     return gc.scatter_add(leaf("x", 50, 12), leaf("i", count, dtype="int64"), leaf("u", count, 12), 0)
+
+
+def convolution(role: str, **options: Any) -> Any:
+    """A convolution, or its gradient in x or w."""
+    shape = options.pop("shape", (2, 24, 20, 20))
+    groups = options.get("groups", 1)
+    x, w = leaf("x", *shape), leaf("w", 24, shape[1] // groups, 3, 3)
+    y = gc.conv2d(x, w, padding=1, **options)
+    return y if role == "y" else gc.gradients(y, [{"x": x, "w": w}[role]], leaf("g", *y.shape))[0]
+
+
+def attended(width: int, dtype: str = "float32", **options: Any) -> Any:
+    """Attention of 3 heads, under a mask."""
+    q, k, v = (leaf(name, 2, "n", 3 * width, dtype=dtype) for name in "qkv")
+    heads = [gc.transpose(gc.reshape(x, (2, x.shape[1], 3, width)), (0, 2, 1, 3)) for x in (q, k, v)]
+    return gc.scaled_dot_product_attention(*heads, **options)
+
+
+# Of products, the precision, too.
+PRODUCTS: Mapping[str, tuple[Precision, Callable[[], Any]]] = {
+    "gemm_tiles": ("float32", lambda: gc.relu(leaf("x", "m", 70) @ leaf("y", 70, 33) + leaf("z", 33))),
+    "gemm_parts": ("float32", lambda: leaf("x", 9, 5000, dtype="int8") @ leaf("y", 5000, 20, dtype="int8")),
+    "gemm_tf32": ("tf32", lambda: gc.relu(leaf("x", 2000, 70) @ leaf("y", 70, 2000))),
+    "gemm_halves": ("float32", lambda: leaf("x", 30, 70, dtype="float16") @ leaf("y", 70, 20, dtype="float16") + 1),
+    "gemm_library": ("tf32", lambda: gc.matrix_transpose(leaf("x", "b", 300, 400) @ leaf("y", "b", 400, 500))),
+    "gemm_row": ("float32", lambda: leaf("x", 70) @ leaf("y", 70, 40)),
+    "gemm_column": ("float32", lambda: leaf("x", 40, "k") @ leaf("y", "k")),
+    "convolution": ("float32", lambda: gc.relu(convolution("y", stride=2))),
+    "convolution_bfloat16": ("bfloat16", lambda: convolution("y")),
+    "convolution_data": ("float32", lambda: convolution("x", stride=2)),
+    "convolution_weight": ("float32", lambda: convolution("w", stride=2)),
+    "convolution_depthwise": ("float32", lambda: convolution("y", groups=24)),
+    "convolution_depthwise_weight": ("float32", lambda: convolution("w", groups=24)),
+    "attention": ("float32", lambda: attended(20, is_causal=True)),
+    "attention_halves": ("float32", lambda: attended(64, "bfloat16", attn_mask=leaf("m", "n", "n", dtype="bool"))),
+    "attention_alone": ("float32", lambda: attended(16, "float64")),
+}
 
 
 KINDS: Mapping[str, Callable[[], Any]] = {
@@ -58,18 +96,21 @@ KINDS: Mapping[str, Callable[[], Any]] = {
     "gather_elements": lambda: gc.take_along_axis(leaf("x", 5, 40), leaf("i", 5, "k", dtype="int32"), 1) * 2,
     "scatter_in_order": lambda: scattered(20),
     "scatter_sorted": lambda: scattered(700),
+    **{kind: make for kind, (_, make) in PRODUCTS.items()},
 }
 
 
 def kernel_of(kind: str) -> CudaKernel:
-    """The one kernel of a kind's program."""
-    (kernel,) = kernels_of(KINDS[kind]())
-    return kernel
+    """The kernel of a kind's program, the last if there are several."""
+    if kind in PRODUCTS:
+        return kernels_of(KINDS[kind](), precision=PRODUCTS[kind][0], info=TARGET)[-1]
+    return kernels_of(KINDS[kind]())[-1]
 
 
 def printed(kernel: CudaKernel) -> str:
     """The commands of a kernel and its functions, without what they share with other kernels."""
-    commands = "".join([f"// {_launched(launch)}\n" for launch in kernel.launches])
+    products = [command for command in kernel.commands if isinstance(command, Gemm)]
+    commands = "".join([f"// {line}\n" for line in (*map(_multiplied, products), *map(_launched, kernel.launches))])
     notes = "".join([f"// {note}\n" for note in kernel.notes])
     return f"{notes}{commands}// workspace {kernel.workspace}\n\n" + "\n\n".join(FUNCTION.findall(kernel.source)) + "\n"
 
@@ -77,6 +118,11 @@ def printed(kernel: CudaKernel) -> str:
 def _launched(launch: Launch) -> str:
     arguments = ", ".join(map(_argument, launch.arguments))
     return f"{launch.symbol}<<<{launch.blocks}, {launch.threads}>>>({arguments})"
+
+
+def _multiplied(gemm: Gemm) -> str:
+    matrices = ", ".join(f"{x.place} {x.number} + {x.offset} by {x.strides}" for x in (gemm.a, gemm.b, gemm.c))
+    return f"cublas {gemm.compute}: {gemm.batch} of {gemm.m} x {gemm.n} x {gemm.k}: {matrices}"
 
 
 def _argument(argument: Argument) -> str:

@@ -180,7 +180,8 @@ class _Problem(NamedTuple):
             element = loaded(self.dtype, f"p[{steps.offset(frame, 'k')}]")
             frame.line(f"return ({sum_type(self.dtype)}){element};")
 
-        return Lines(True, pointer, line, at)
+        near = min([guess(stride) for size, stride in zip(*steps, strict=True) if size != 1], default=1)
+        return Lines(near < guess(row), pointer, line, at)
 
     def source(self, frame: Frame, group: str) -> Lines:
         """The columns of the implicit matrix: windows of x or g, or elements of x that meet a tap."""
@@ -219,14 +220,14 @@ class _Problem(NamedTuple):
         role, (rows, lead, _) = self.convolution.roles[2], self.channels
         first, *places = unravelled(frame, j, [lead, *(walk.columns for walk in self.walks)])
         spots = [_affine(frame, walk.first, u, walk.spread) for walk, u in zip(self.walks, places, strict=True)]
-        channel = frame.value("Index", f"{group} * {frame.size(rows)} + {i}", "channel")
+        channel = frame.value("Index", frame.offset(0, (rows, 1), (group, i)), "channel")
         value = frame.value(REGISTER[self.dtype], rounded_sum(self.dtype, sum), "element")
         lanes.finish_at(frame, 0, [channel, first, *spots] if role == "w" else [first, channel, *spots], value)
 
 
 def _affine(frame: Frame, start: Dim, index: str, step: int) -> str:
-    """`start + index * step`, in parentheses where it needs them."""
-    return f"({frame.offset(start, (step,), (index,))})"
+    """`start + index * step`."""
+    return frame.offset(start, (step,), (index,))
 
 
 def _is_inside(walk: Walk) -> bool:

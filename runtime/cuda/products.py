@@ -172,8 +172,8 @@ def _launch(
     boxes = [parts, *problem.batch]
     frame = code.launch(product(boxes) * tile.blocks(m, n), tile.threads)
     down, across = (frame.size(ceil_div(size, step)) for size, step in ((m, tile.rows), (n, tile.columns)))
-    within = frame.value("Index", f"blockIdx.x % ({down} * {across})", "tile")
-    number, *batch = unravelled(frame, frame.value("Index", f"blockIdx.x / ({down} * {across})", "box"), boxes)
+    within = frame.value("Index", f"(Index)blockIdx.x % ({down} * {across})", "tile")
+    number, *batch = unravelled(frame, f"(Index)blockIdx.x / ({down} * {across})", boxes)
     first = frame.value("Index", f"{within} / ({GROUP} * {across}) * {GROUP}", "group")
     height = frame.value("Index", f"least<Index>({down} - {first}, {GROUP})", "height")
     inside = frame.value("Index", f"{within} % ({GROUP} * {across})", "inside")

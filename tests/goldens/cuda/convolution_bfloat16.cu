@@ -1,0 +1,54 @@
+// tiles of 16x64x32 on tensor cores (Pair_bf16)
+// kernel0<<<26, 128>>>(read 1, read 0, write 0)
+// workspace 0
+
+extern "C" __global__ void __launch_bounds__(128) kernel0(const float* r1, const float* r0, float* w0) {
+    const Index tile_1 = (Index)blockIdx.x % (2 * 13);
+    const Index group_2 = tile_1 / (8 * 13) * 8;
+    const Index height_3 = least<Index>(2 - group_2, 8);
+    const Index inside_4 = tile_1 % (8 * 13);
+    const Index i0_5 = (group_2 + inside_4 % height_3) * 16;
+    const Index j0_6 = inside_4 / height_3 * 64;
+    const float* base_7 = r1 + 0;
+    const float* base_8 = r0 + 0;
+    struct Column { const float* start; Index at0; Index at1; };
+    const auto a_line = [&](Index i) -> const float* {
+        return i < 24 ? base_7 + i * 216 : nullptr;
+    };
+    const auto a_at = [&](const auto& p, Index k) -> float {
+        if (p == nullptr || k >= 216) return 0;
+        return (float)p[k];
+    };
+    const auto b_line = [&](Index i) -> Column {
+        const Index i_9 = i % 20;
+        const Index rest_10 = i / 20;
+        const Index i_11 = rest_10 % 20;
+        const Index rest_12 = rest_10 / 20;
+        return Column{i < 800 ? base_8 + rest_12 * 9600 : nullptr, -1 + i_11, -1 + i_9};
+    };
+    const auto b_at = [&](const auto& p, Index k) -> float {
+        if (p.start == nullptr || k >= 216) return 0;
+        const Index i_13 = k % 3;
+        const Index rest_14 = k / 3;
+        const Index i_15 = rest_14 % 3;
+        const Index rest_16 = rest_14 / 3;
+        const Index place_17 = p.at0 + i_15;
+        if (place_17 < 0 || place_17 >= 20) return 0;
+        const Index place_18 = p.at1 + i_13;
+        if (place_18 < 0 || place_18 >= 20) return 0;
+        return (float)p.start[rest_16 * 400 + place_17 * 20 + place_18];
+    };
+    const auto a = lines<true>(a_line, a_at);
+    const auto b = lines<false>(b_line, b_at);
+    const auto out = [&](Index i, Index j, float sum) {
+        if (i >= 24 || j >= 800) return;
+        const Index i_19 = j % 20;
+        const Index rest_20 = j / 20;
+        const Index i_21 = rest_20 % 20;
+        const Index rest_22 = rest_20 / 20;
+        const Index channel_23 = i;
+        const float element_24 = (float)(sum);
+        w0[rest_22 * 9600 + channel_23 * 400 + i_21 * 20 + i_19] = element_24;
+    };
+    product<Cores<Pair_bf16, 16, 64, 1, 2>, 16>(a, b, i0_5, j0_6, 0, 216, out);
+}

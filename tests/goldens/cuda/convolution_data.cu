@@ -1,0 +1,206 @@
+// tiles of 16x64x16
+// kernel0<<<8, 64>>>(read 1, read 0, write 0)
+// kernel1<<<8, 64>>>(read 1, read 0, write 0)
+// kernel2<<<8, 64>>>(read 1, read 0, write 0)
+// kernel3<<<8, 64>>>(read 1, read 0, write 0)
+// workspace 0
+
+extern "C" __global__ void __launch_bounds__(64) kernel0(const float* r1, const float* r0, float* w0) {
+    const Index tile_1 = (Index)blockIdx.x % (2 * 4);
+    const Index group_2 = tile_1 / (8 * 4) * 8;
+    const Index height_3 = least<Index>(2 - group_2, 8);
+    const Index inside_4 = tile_1 % (8 * 4);
+    const Index i0_5 = (group_2 + inside_4 % height_3) * 16;
+    const Index j0_6 = inside_4 / height_3 * 64;
+    const float* base_7 = r1 + 0;
+    const float* base_8 = r0 + 0;
+    struct Column { const float* start; Index at0; Index at1; };
+    const auto a_line = [&](Index i) -> const float* {
+        return i < 24 ? base_7 + 4 + i * 9 : nullptr;
+    };
+    const auto a_at = [&](const auto& p, Index k) -> float {
+        if (p == nullptr || k >= 24) return 0;
+        return (float)p[k * 216];
+    };
+    const auto b_line = [&](Index i) -> Column {
+        const Index i_9 = i % 10;
+        const Index rest_10 = i / 10;
+        const Index i_11 = rest_10 % 10;
+        const Index rest_12 = rest_10 / 10;
+        return Column{i < 200 ? base_8 + rest_12 * 2400 : nullptr, i_11, i_9};
+    };
+    const auto b_at = [&](const auto& p, Index k) -> float {
+        if (p.start == nullptr || k >= 24) return 0;
+        const Index place_13 = p.at0 + 0;
+        const Index place_14 = p.at1 + 0;
+        return (float)p.start[k * 100 + place_13 * 10 + place_14];
+    };
+    const auto a = lines<false>(a_line, a_at);
+    const auto b = lines<false>(b_line, b_at);
+    const auto out = [&](Index i, Index j, float sum) {
+        if (i >= 24 || j >= 200) return;
+        const Index i_15 = j % 10;
+        const Index rest_16 = j / 10;
+        const Index i_17 = rest_16 % 10;
+        const Index rest_18 = rest_16 / 10;
+        const Index channel_19 = i;
+        const float element_20 = (float)(sum);
+        w0[rest_18 * 9600 + channel_19 * 400 + (i_17 * 2) * 20 + (i_15 * 2)] = element_20;
+    };
+    product<Plain<float, 16, 64, 4, 4>, 16>(a, b, i0_5, j0_6, 0, 24, out);
+}
+
+extern "C" __global__ void __launch_bounds__(64) kernel1(const float* r1, const float* r0, float* w0) {
+    const Index tile_1 = (Index)blockIdx.x % (2 * 4);
+    const Index group_2 = tile_1 / (8 * 4) * 8;
+    const Index height_3 = least<Index>(2 - group_2, 8);
+    const Index inside_4 = tile_1 % (8 * 4);
+    const Index i0_5 = (group_2 + inside_4 % height_3) * 16;
+    const Index j0_6 = inside_4 / height_3 * 64;
+    const float* base_7 = r1 + 0;
+    const float* base_8 = r0 + 0;
+    struct Column { const float* start; Index at0; Index at1; };
+    const auto a_line = [&](Index i) -> const float* {
+        return i < 24 ? base_7 + 3 + i * 9 : nullptr;
+    };
+    const auto a_at = [&](const auto& p, Index k) -> float {
+        if (p == nullptr || k >= 48) return 0;
+        const Index i_9 = k % 2;
+        const Index rest_10 = k / 2;
+        return (float)p[rest_10 * 216 + i_9 * 2];
+    };
+    const auto b_line = [&](Index i) -> Column {
+        const Index i_11 = i % 10;
+        const Index rest_12 = i / 10;
+        const Index i_13 = rest_12 % 10;
+        const Index rest_14 = rest_12 / 10;
+        return Column{i < 200 ? base_8 + rest_14 * 2400 : nullptr, i_13, 1 + i_11};
+    };
+    const auto b_at = [&](const auto& p, Index k) -> float {
+        if (p.start == nullptr || k >= 48) return 0;
+        const Index i_15 = k % 2;
+        const Index rest_16 = k / 2;
+        const Index place_17 = p.at0 + 0;
+        const Index place_18 = p.at1 + i_15 * (-1);
+        if (place_18 < 0 || place_18 >= 10) return 0;
+        return (float)p.start[rest_16 * 100 + place_17 * 10 + place_18];
+    };
+    const auto a = lines<true>(a_line, a_at);
+    const auto b = lines<false>(b_line, b_at);
+    const auto out = [&](Index i, Index j, float sum) {
+        if (i >= 24 || j >= 200) return;
+        const Index i_19 = j % 10;
+        const Index rest_20 = j / 10;
+        const Index i_21 = rest_20 % 10;
+        const Index rest_22 = rest_20 / 10;
+        const Index channel_23 = i;
+        const float element_24 = (float)(sum);
+        w0[rest_22 * 9600 + channel_23 * 400 + (i_21 * 2) * 20 + (1 + i_19 * 2)] = element_24;
+    };
+    product<Plain<float, 16, 64, 4, 4>, 16>(a, b, i0_5, j0_6, 0, 48, out);
+}
+
+extern "C" __global__ void __launch_bounds__(64) kernel2(const float* r1, const float* r0, float* w0) {
+    const Index tile_1 = (Index)blockIdx.x % (2 * 4);
+    const Index group_2 = tile_1 / (8 * 4) * 8;
+    const Index height_3 = least<Index>(2 - group_2, 8);
+    const Index inside_4 = tile_1 % (8 * 4);
+    const Index i0_5 = (group_2 + inside_4 % height_3) * 16;
+    const Index j0_6 = inside_4 / height_3 * 64;
+    const float* base_7 = r1 + 0;
+    const float* base_8 = r0 + 0;
+    struct Column { const float* start; Index at0; Index at1; };
+    const auto a_line = [&](Index i) -> const float* {
+        return i < 24 ? base_7 + 1 + i * 9 : nullptr;
+    };
+    const auto a_at = [&](const auto& p, Index k) -> float {
+        if (p == nullptr || k >= 48) return 0;
+        const Index i_9 = k % 2;
+        const Index rest_10 = k / 2;
+        return (float)p[rest_10 * 216 + i_9 * 6];
+    };
+    const auto b_line = [&](Index i) -> Column {
+        const Index i_11 = i % 10;
+        const Index rest_12 = i / 10;
+        const Index i_13 = rest_12 % 10;
+        const Index rest_14 = rest_12 / 10;
+        return Column{i < 200 ? base_8 + rest_14 * 2400 : nullptr, 1 + i_13, i_11};
+    };
+    const auto b_at = [&](const auto& p, Index k) -> float {
+        if (p.start == nullptr || k >= 48) return 0;
+        const Index i_15 = k % 2;
+        const Index rest_16 = k / 2;
+        const Index place_17 = p.at0 + i_15 * (-1);
+        if (place_17 < 0 || place_17 >= 10) return 0;
+        const Index place_18 = p.at1 + 0;
+        return (float)p.start[rest_16 * 100 + place_17 * 10 + place_18];
+    };
+    const auto a = lines<true>(a_line, a_at);
+    const auto b = lines<false>(b_line, b_at);
+    const auto out = [&](Index i, Index j, float sum) {
+        if (i >= 24 || j >= 200) return;
+        const Index i_19 = j % 10;
+        const Index rest_20 = j / 10;
+        const Index i_21 = rest_20 % 10;
+        const Index rest_22 = rest_20 / 10;
+        const Index channel_23 = i;
+        const float element_24 = (float)(sum);
+        w0[rest_22 * 9600 + channel_23 * 400 + (1 + i_21 * 2) * 20 + (i_19 * 2)] = element_24;
+    };
+    product<Plain<float, 16, 64, 4, 4>, 16>(a, b, i0_5, j0_6, 0, 48, out);
+}
+
+extern "C" __global__ void __launch_bounds__(64) kernel3(const float* r1, const float* r0, float* w0) {
+    const Index tile_1 = (Index)blockIdx.x % (2 * 4);
+    const Index group_2 = tile_1 / (8 * 4) * 8;
+    const Index height_3 = least<Index>(2 - group_2, 8);
+    const Index inside_4 = tile_1 % (8 * 4);
+    const Index i0_5 = (group_2 + inside_4 % height_3) * 16;
+    const Index j0_6 = inside_4 / height_3 * 64;
+    const float* base_7 = r1 + 0;
+    const float* base_8 = r0 + 0;
+    struct Column { const float* start; Index at0; Index at1; };
+    const auto a_line = [&](Index i) -> const float* {
+        return i < 24 ? base_7 + i * 9 : nullptr;
+    };
+    const auto a_at = [&](const auto& p, Index k) -> float {
+        if (p == nullptr || k >= 96) return 0;
+        const Index i_9 = k % 2;
+        const Index rest_10 = k / 2;
+        const Index i_11 = rest_10 % 2;
+        const Index rest_12 = rest_10 / 2;
+        return (float)p[rest_12 * 216 + i_11 * 6 + i_9 * 2];
+    };
+    const auto b_line = [&](Index i) -> Column {
+        const Index i_13 = i % 10;
+        const Index rest_14 = i / 10;
+        const Index i_15 = rest_14 % 10;
+        const Index rest_16 = rest_14 / 10;
+        return Column{i < 200 ? base_8 + rest_16 * 2400 : nullptr, 1 + i_15, 1 + i_13};
+    };
+    const auto b_at = [&](const auto& p, Index k) -> float {
+        if (p.start == nullptr || k >= 96) return 0;
+        const Index i_17 = k % 2;
+        const Index rest_18 = k / 2;
+        const Index i_19 = rest_18 % 2;
+        const Index rest_20 = rest_18 / 2;
+        const Index place_21 = p.at0 + i_19 * (-1);
+        if (place_21 < 0 || place_21 >= 10) return 0;
+        const Index place_22 = p.at1 + i_17 * (-1);
+        if (place_22 < 0 || place_22 >= 10) return 0;
+        return (float)p.start[rest_20 * 100 + place_21 * 10 + place_22];
+    };
+    const auto a = lines<true>(a_line, a_at);
+    const auto b = lines<false>(b_line, b_at);
+    const auto out = [&](Index i, Index j, float sum) {
+        if (i >= 24 || j >= 200) return;
+        const Index i_23 = j % 10;
+        const Index rest_24 = j / 10;
+        const Index i_25 = rest_24 % 10;
+        const Index rest_26 = rest_24 / 10;
+        const Index channel_27 = i;
+        const float element_28 = (float)(sum);
+        w0[rest_26 * 9600 + channel_27 * 400 + (1 + i_25 * 2) * 20 + (1 + i_23 * 2)] = element_28;
+    };
+    product<Plain<float, 16, 64, 4, 4>, 16>(a, b, i0_5, j0_6, 0, 96, out);
+}
