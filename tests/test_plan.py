@@ -15,10 +15,15 @@ from random_graphs import Numbers, expected, random_case
 import graphc as gc
 from graphc.dims import symbol
 from graphc.errors import InternalError, ShapeError
+from graphc.fallible import fallible
 from graphc.ir import Node, Program
 from graphc.kernel import Access, Region
+from graphc.ops.indexing import embedding_op
+from graphc.ops.pooling import max_pool_input_grad
+from graphc.ops.sorting import topk_op
 from graphc.ops.state import Variable
 from graphc.passes.decompose import decompose
+from graphc.passes.gradients import gradients
 from graphc.passes.index_maps import row_major
 from graphc.passes.modes import resolve_mode
 from graphc.passes.plan import TECHNIQUES, bind_plan, in_place_pairs, plan_kernels, plan_program
@@ -234,6 +239,25 @@ def test_indices_that_were_checked_cannot_fail_again() -> None:
     gradient = gc.scatter_add(gc.zeros((50, 8)), index, gc.cumsum(rows * other, 0), 0)
     plan = planned(updates={other: other - gc.sum(rows, axis=0), table: table - gradient})
     assert [update_of(plan, k).takes is not None for k in range(2)] == [True, True]
+
+
+def test_composites_that_a_target_takes_whole_fail_where_their_bodies_do() -> None:
+    def failing(*outputs: Node) -> list[str]:
+        """The cores of the steps that can fail."""
+        whole = frozenset({topk_op, max_pool_input_grad, embedding_op})
+        info = replace(TARGET, whole=whole)
+        steps = plan_kernels(prepared(outputs, info=info), info).steps
+        cores = [step.kernel.core for step, fails in zip(steps, fallible(steps), strict=True) if fails]
+        return [core.op.name for core in cores if core is not None]
+
+    x, image = gc.placeholder("x", (4, 50)), gc.placeholder("image", (2, 3, 8, 8))
+    index = gc.placeholder("index", (4,), "int64")
+    chosen, order = gc.topk(x, 3)
+    assert failing(order, *gradients(gc.sum(chosen * chosen), [x])) == []
+    assert failing(*gradients(gc.sum(gc.max_pool2d(image, 2) ** 2), [image])) == []
+    assert failing(gc.embedding(index, x)) == ["embedding"]
+    assert failing(gc.take(x, order[:, 0], 1)) == []
+    assert failing(gc.take(x, order[:, 0], 0)) == ["gather"]
 
 
 def test_a_run_that_fails_leaves_every_array_as_it_was() -> None:
