@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -77,13 +80,52 @@ def test_the_tape_names_the_function():
     assert x[0].grad_fn.name == "GetitemBackward"
 
 
-def test_a_float_argument_that_changes_compiles_nothing_new():
+def test_a_float_argument_that_changes_compiles_no_more_than_a_few_programs(monkeypatch):
+    monkeypatch.setitem(KNOWN, True, {})
+    monkeypatch.setattr(ge.modes.modes, "known", KNOWN[True])
+    monkeypatch.setattr(taking, "floats_of", defaultdict(set))
     x = leaf()
-    x.clip(-0.5, 0.5)
-    before = len(CALLS)
-    found = [x.clip(-bound, bound).tolist() for bound in (0.25, 0.75, 1.5)]
-    assert found == [np.clip(x.numpy(), -bound, bound).tolist() for bound in (0.25, 0.75, 1.5)]
-    assert len(CALLS) == before
+    bounds = np.linspace(0.25, 2.25, 65)
+    for allowed in (2 * taking.MAX_FLOATS + 4, 0):  # of the function and what it consists of; and nothing later
+        before = set(CALLS)
+        for bound in map(float, bounds):
+            assert x.clip(-bound, bound).tolist() == np.clip(x.numpy(), np.float32(-bound), np.float32(bound)).tolist()
+        assert len(set(CALLS) - before) <= allowed
+        bounds = bounds + 1 / 64
+
+
+def test_steady_float_arguments_are_part_of_a_program():
+    norm, dropout = ge.module(gc.nn.BatchNorm1d(3)), ge.module(gc.nn.Dropout(0.25))
+    for layer, launches in ((norm, 2), (dropout, 0)):  # the other one of the norm adds 1 to the count of batches
+        layer(leaf())
+        with ge.set_training(False):
+            layer(leaf())
+            assert counted(partial(layer, leaf())).launches == launches
+    before = norm.running_mean.tolist()
+    norm(leaf())
+    assert norm.running_mean.tolist() != before
+
+
+def test_evaluation_draws_nothing():
+    dropout, x = ge.module(gc.nn.Dropout(0.5)), leaf()
+    ge.manual_seed(1)
+    expected = dropout(x).tolist()
+    ge.manual_seed(1)
+    with ge.set_training(False):
+        assert dropout(x).tolist() == x.tolist()
+    assert dropout(x).tolist() == expected
+
+
+def test_a_mask_is_drawn_for_each_call_and_shared_with_the_gradient():
+    dropout, x = ge.module(gc.nn.Dropout(0.5)), ge.tensor(np.ones(64, "float32"), requires_grad=True)
+    masks = []
+    for _ in range(3):
+        x.grad = None
+        y = dropout(x)
+        y.sum().backward()
+        assert set(y.tolist()) == {0, 2} and x.grad.tolist() == y.tolist()
+        masks.append(str(y.tolist()))
+    assert len(set(masks)) == 3
 
 
 def test_an_index_of_numbers_that_changes_compiles_nothing_new():

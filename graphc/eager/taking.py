@@ -7,29 +7,32 @@ every call, a draw has to, and Python may ask for a value) the function runs in 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from types import EllipsisType, NoneType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from graphc.composites import Composite
 from graphc.eager.calling import apply, apply_one, apply_two
-from graphc.eager.calls import call_of, formals_of, is_single, results_of, traced
+from graphc.eager.calls import Call, call_of, formals_of, is_single, results_of, traced
 from graphc.eager.modes import generator, modes
 from graphc.eager.tensors import Tensor, lifted, valued
 from graphc.errors import TAKERS, WRONG_ARGUMENT, GraphcError
-from graphc.ir import Node, substitute, toposort
+from graphc.ir import Node, Program, substitute, toposort
 from graphc.op import Op
 from graphc.operands import ACCEPTS
 from graphc.operators import METHODS
 from graphc.ops.math import power_op
+from graphc.passes.modes import resolve_mode
 from graphc.types import TensorType, np_dtype, promote
 
 NUMBERS = (int, float)  # the classes of Python numbers, without bool
 SCALARS = {dtype: (np_dtype(dtype), TensorType(dtype)) for dtype in ACCEPTS["float"]}
 MAX_CALLS = 4096  # that are remembered in each mode
+MAX_FLOATS = 8  # different ones that a function's programs may have
 MAX_WORDS = 8  # of a tuple in a key; a list of numbers is data
 ROOMS = ("graphc.ops.", "graphc.operands", "graphc.losses", "graphc.metrics")  # of functions that make tensors only
 PLAIN = frozenset({int, bool, str, NoneType, EllipsisType})  # classes whose values are part of a program
@@ -127,17 +130,39 @@ def _program(op: Op, operands: Sequence[Any], attrs: Mapping[str, Any]) -> tuple
 
 def _traced_anew(op: Op, args: Sequence[Any], operands: Sequence[Tensor], attrs: Mapping[str, Any]) -> Any:
     """Call an op that is traced each time. Equal programs are compiled once, so what they draw is an operand."""
-    types, build, training = _program(op, args, attrs)
+    types, build, _ = _program(op, args, attrs)
     formals = formals_of(types)
-    returned = build(formals)
-    results = results_of(returned)
-    leaves = [node for node in toposort(results) if node.op.kind == "random"]
-    inputs = formals_of([*types, *[leaf.tensor_type for leaf in leaves]])
-    results = substitute(results, dict(zip(leaves, inputs[len(formals) :], strict=True)))
-    found = _remembered(
-        (inputs, results), lambda: call_of(op.name, inputs, results, training, single=is_single(returned))
-    )
-    return apply(found, [*operands, *[valued(generator.draw(leaf), leaf.tensor_type) for leaf in leaves]])
+    made = _Traced(formals, build(formals))
+    return apply(_remembered(made.key, lambda: made.call(op.name)), [*operands, *drawn(made.leaves)])
+
+
+class _Traced:
+    """What a call of parameters returned, in one mode.
+
+    Attributes:
+        leaves: random leaves that it needs in this mode; they become further parameters.
+        key: equal for equal programs.
+    """
+
+    def __init__(self, formals: Sequence[Node], returned: Any) -> None:
+        results = results_of(returned)
+        program = resolve_mode(Program((), results), training=modes.training)
+        roots = (*program.outputs, *[new for _, new in program.updates])
+        self.leaves = [node for node in toposort(roots) if node.op.kind == "random"]
+        self._inputs = formals_of([node.type for node in (*formals, *self.leaves)])
+        given = dict(zip((*formals, *self.leaves), self._inputs, strict=True))
+        self._results = substitute(results, given)
+        self._single = is_single(returned)
+        self.key = (self._inputs, substitute(roots, given), tuple([leaf for leaf, _ in program.updates]))
+
+    def call(self, name: str) -> Call:
+        """The program, compiled."""
+        return call_of(name, self._inputs, self._results, modes.training, single=self._single)
+
+
+def drawn(leaves: Iterable[Node]) -> list[Tensor]:
+    """A new value of each random leaf."""
+    return [valued(generator.draw(leaf), leaf.tensor_type) for leaf in leaves]
 
 
 def _remembered(key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
@@ -168,7 +193,17 @@ class _InPython:
     alone, moves = False, True
 
 
+class _Drawing(NamedTuple):
+    """Remembered of a call whose last operands are drawn each time."""
+
+    call: Call
+    leaves: Sequence[Node]
+    alone: bool = False
+    moves: bool = False
+
+
 IN_PYTHON = _InPython()
+floats_of: defaultdict[Fn, set[tuple[float, ...]]] = defaultdict(set)  # that a function was given with programs of it
 
 
 def taken(public: Fn, fn: Fn, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -180,15 +215,18 @@ def taken(public: Fn, fn: Fn, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
     if not _makes_tensors(fn):
         return fn(*args, **kwargs)
     operands: list[Tensor] = []
+    floats: list[float] = []
     key: list[Any] = [public]
-    _spell(args, key, operands)
+    _spell(args, key, operands, floats)
     if kwargs:
         key += kwargs
-        _spell(kwargs.values(), key, operands)
-    if None in key:
+        _spell(kwargs.values(), key, operands, floats)
+    if None in key or (floats and not _steady(public, tuple(floats))):
         return fn(*args, **kwargs)
     found = _remembered(tuple(key), lambda: _whole(fn, args, kwargs, [operand.type for operand in operands]))
-    return fn(*args, **kwargs) if found is IN_PYTHON else apply(found, operands)
+    if found is IN_PYTHON:
+        return fn(*args, **kwargs)
+    return apply(found.call, operands + drawn(found.leaves)) if found.__class__ is _Drawing else apply(found, operands)
 
 
 @cache
@@ -197,7 +235,18 @@ def _makes_tensors(fn: Fn) -> bool:
     return fn.__module__.startswith(ROOMS)
 
 
-def _spell(args: Iterable[Any], key: list[Any], operands: list[Tensor]) -> None:
+def _steady(public: Fn, floats: tuple[float, ...]) -> bool:
+    """Whether floats may be part of a program: not those of a function that is given others again and again."""
+    given = floats_of[public]
+    if floats in given:
+        return True
+    if len(given) < MAX_FLOATS:
+        given.add(floats)
+        return True
+    return False
+
+
+def _spell(args: Iterable[Any], key: list[Any], operands: list[Tensor], floats: list[float]) -> None:
     """Write arguments into a key: the types of tensors, the classes and values of others; None for what can't be."""
     for arg in args:
         kind = arg.__class__
@@ -206,12 +255,15 @@ def _spell(args: Iterable[Any], key: list[Any], operands: list[Tensor]) -> None:
             key.append(arg.type)
         elif kind in PLAIN:
             key += (kind, arg) if arg is not None else (kind,)
+        elif kind is float:
+            floats.append(arg)
+            key += (kind, repr(arg))  # which tells zeros apart
         elif kind is slice:
             key.append(kind)
-            _spell((arg.start, arg.stop, arg.step), key, operands)
+            _spell((arg.start, arg.stop, arg.step), key, operands, floats)
         elif (kind is tuple and len(arg) <= MAX_WORDS) or (kind is list and all(x.__class__ is Tensor for x in arg)):
             key += (kind, len(arg))
-            _spell(arg, key, operands)
+            _spell(arg, key, operands, floats)
         elif kind is np.ndarray and arg.dtype.kind in "biuf":
             operands.append(lifted(arg))
             key.append(operands[-1].type)
@@ -226,9 +278,11 @@ def _whole(fn: Fn, args: Sequence[Any], kwargs: Mapping[str, Any], types: Sequen
     try:
         returned = fn(*[_formal(arg, rest) for arg in args], **{name: _formal(kwargs[name], rest) for name in kwargs})
         tensors = returned if isinstance(returned, tuple) else (returned,)
-        if not all(isinstance(y, Node) for y in tensors) or any(node.op.kind == "random" for node in toposort(tensors)):
+        if not all(isinstance(y, Node) for y in tensors):
             return IN_PYTHON
-        return call_of(fn.__name__, formals, results_of(returned), modes.training, single=is_single(returned))
+        made = _Traced(formals, returned)
+        call = made.call(fn.__name__)
+        return _Drawing(call, made.leaves) if made.leaves else call
     except (GraphcError, *WRONG_ARGUMENT):
         return IN_PYTHON  # where an error is told as everywhere
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from graphc.errors import ArgumentError, ShapeError
+from graphc.errors import ArgumentError, ShapeError, public
 from graphc.nn import init
 from graphc.nn.limits import require, require_windows
 from graphc.nn.module import Module
@@ -127,7 +127,7 @@ class _Conv(_Filters):
 class Conv1d(_Conv):
     """A convolution along one axis: x[batch, C, length]; arguments as for `Conv2d`."""
 
-    rank, function = 1, staticmethod(conv1d)
+    rank, function = 1, staticmethod(public(conv1d))
 
 
 class Conv2d(_Conv):
@@ -144,13 +144,13 @@ class Conv2d(_Conv):
             "zeros".
     """
 
-    rank, function = 2, staticmethod(conv2d)
+    rank, function = 2, staticmethod(public(conv2d))
 
 
 class Conv3d(_Conv):
     """A convolution of volumes: x[batch, C, depth, height, width]; arguments as for `Conv2d`."""
 
-    rank, function = 3, staticmethod(conv3d)
+    rank, function = 3, staticmethod(public(conv3d))
 
 
 class _ConvTranspose(_Filters):
@@ -185,7 +185,7 @@ class _ConvTranspose(_Filters):
 class ConvTranspose1d(_ConvTranspose):
     """A transposed convolution along one axis: x[batch, C, length]; arguments as for `ConvTranspose2d`."""
 
-    rank, function = 1, staticmethod(conv_transpose1d)
+    rank, function = 1, staticmethod(public(conv_transpose1d))
 
 
 class ConvTranspose2d(_ConvTranspose):
@@ -196,13 +196,13 @@ class ConvTranspose2d(_ConvTranspose):
         in_channels, out_channels, kernel_size, stride, padding, groups, bias, dilation: those of the convolution.
     """
 
-    rank, function = 2, staticmethod(conv_transpose2d)
+    rank, function = 2, staticmethod(public(conv_transpose2d))
 
 
 class ConvTranspose3d(_ConvTranspose):
     """A transposed convolution of volumes: x[batch, C, d, h, w]; arguments as for `ConvTranspose2d`."""
 
-    rank, function = 3, staticmethod(conv_transpose3d)
+    rank, function = 3, staticmethod(public(conv_transpose3d))
 
 
 # --------------------------------------------------------------------------------------------- normalisations
@@ -256,7 +256,8 @@ class _BatchNorm(_Normalisation):
         count, momentum = self.num_batches_tracked, self.momentum
         if count is not None and momentum is None:
             momentum = 1 / cast(count + 1, self.running_mean.dtype)
-        y = batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, momentum=momentum, eps=self.eps)
+        tensors = (x, self.running_mean, self.running_var, self.weight, self.bias)
+        y = public(batch_norm)(*tensors, momentum=momentum, eps=self.eps)
         return y if count is None else tracked(y, count, count + 1)
 
     def extra_repr(self) -> str:

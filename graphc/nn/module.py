@@ -148,9 +148,10 @@ class Module(metaclass=_Constructed):
             _thread.calls.pop()
 
     def _require_graph(self, called: Module, args: tuple[Any, ...]) -> None:
-        graph = self._graph()
-        for node in args:
-            if isinstance(node, Node) and node.graph is not None and node.graph is not graph:
+        nodes = [arg for arg in args if isinstance(arg, Node)]
+        graph = self._graph() if nodes else None
+        for node in nodes:
+            if graph is not None and node.graph is not None and node.graph is not graph:
                 raise GraphError(
                     f"{type(called).__name__} is called with {node.display_name!r} of graph {node.graph.name!r}, "
                     f"but its parameters belong to graph {graph.name!r}",
