@@ -22,6 +22,7 @@ from graphc.runtime.cuda.layout import layout_of, loops_of
 from graphc.runtime.cuda.points import Known, settled
 from graphc.runtime.cuda.reductions import accumulator_bytes, has_positions, join_of
 from graphc.runtime.cuda.scalars import MEMORY, REGISTER, loaded, stored
+from graphc.runtime.cuda.transposes import Tiles, crossing
 from graphc.runtime.regions import Pass, Port, loading, over_fewer_loops, passes_of, stored_in
 from graphc.runtime.strided import Strided
 
@@ -36,6 +37,10 @@ def region_launches(
         into: where the one output of a region without stores goes.
     """
     nest = _Nest(code, *over_fewer_loops(region, element, into))
+    crossed = crossing(nest.region, nest.loads, nest.stores)
+    if crossed is not None:
+        Tiles(code, nest.region, nest.loads, crossed).print(nest.stores)
+        return
     code.note(nest.described())
     if nest.layout.part:
         nest.in_parts()

@@ -39,7 +39,7 @@ def element(frame: Frame, k: int, index: Sequence[str]) -> str:
     region = frame.code.kernel.operands[k]
     known: Known = {}
     for formal, load in zip(region.body.inputs, region.loads, strict=True):
-        known[formal] = _loaded(frame, loading(load, formal.dtype), index)
+        known[formal] = loaded_at(frame, loading(load, formal.dtype), index)
     settled(frame, region.values, known)
     return known[region.body.outputs[0]]
 
@@ -57,13 +57,14 @@ def finish_at(frame: Frame, k: int, index: Sequence[str], value: str) -> None:
     core, *formals = region.body.inputs
     known: Known = {core: value}
     for formal, load in zip(formals, region.loads, strict=True):
-        known[formal] = _loaded(frame, loading(load, formal.dtype), index)
+        known[formal] = loaded_at(frame, loading(load, formal.dtype), index)
     settled(frame, region.values, known)
     for output, array in zip(region.body.outputs, stored_in(region), strict=True):
         frame.line(f"{frame.at(array, index)} = {stored(array.dtype, known[output])};")
 
 
-def _loaded(frame: Frame, port: Port, index: Sequence[str]) -> str:
+def loaded_at(frame: Frame, port: Port, index: Sequence[str]) -> str:
+    """The expression of what a region loads at an index, in registers."""
     array = port.array
     if port.counter:
         return frame.value("i64", frame.counted(array.offset, array.strides, index))
