@@ -15,6 +15,7 @@ from graphc.plan import Step
 from graphc.runtime.cpu.host import this_host
 from graphc.runtime.cpu.kernels import native_kernel
 from graphc.runtime.cpu.target import CpuTarget
+from graphc.target import TargetInfo
 
 # What NumPy runs on the native target: the op, and the dtypes of its results.
 BY_NUMPY: dict[str, frozenset[str]] = {"cumsum": frozenset({"bool"})}
@@ -56,11 +57,13 @@ def _without_code(step: Step) -> Node:
     return step.nodes[-1] if core is None else core
 
 
-def program_of(calls: Sequence[Call], roots: Sequence[Sequence[Node]]) -> Program:
-    """What is computed from the leaves of several calls, ready for the target."""
+def program_of(
+    calls: Sequence[Call], roots: Sequence[Sequence[Node]], info: TargetInfo = CpuTarget.info
+) -> Program:
+    """What is computed from the leaves of several calls, ready for a target."""
     leaves = tuple([leaf for made in calls for leaf in made.feeds])
     program = Program(leaves, tuple([root for some in roots for root in some]), ())
-    return run_pipeline(program, CpuTarget.info, training=False)
+    return run_pipeline(program, info, training=False)
 
 
 def native_values(calls: Sequence[Call], roots: Sequence[Sequence[Node]]) -> tuple[Iterator[Array], frozenset[str]]:

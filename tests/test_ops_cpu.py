@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import ml_dtypes
 import numpy as np
@@ -13,7 +13,7 @@ from test_ops import TESTED, differentiable, each_op, retypings
 
 from graphc.errors import DTypeError
 from graphc.ir import Graph, Node
-from graphc.op import Op
+from graphc.op import Array, Op
 from graphc.passes.gradients import gradients
 from graphc.runtime.cpu import driver
 from graphc.types import is_float, np_dtype
@@ -61,9 +61,15 @@ def tolerance(dtype: str, made: Call, ulps: float) -> float:
     return ulps * float(ml_dtypes.finfo(np_dtype(computed)).eps)
 
 
-def check(name: str, calls: Sequence[Call], roots: Sequence[Sequence[Node]], ulps: float) -> frozenset[str]:
+def check(
+    name: str,
+    calls: Sequence[Call],
+    roots: Sequence[Sequence[Node]],
+    ulps: float,
+    run: Callable[..., tuple[Iterator[Array], frozenset[str]]] = native_values,
+) -> frozenset[str]:
     """Compare roots of calls with their values by the reference; the dtypes that NumPy ran."""
-    found, by_numpy = native_values(calls, roots)
+    found, by_numpy = run(calls, roots)
     for made, some in zip(calls, roots, strict=True):
         for root, expected in zip(some, made.evaluate(some), strict=True):
             value = next(found)

@@ -159,6 +159,7 @@ template <int V, typename T> __device__ __forceinline__ void put(T* at, int coun
 JOINS = r"""
 template <typename T> struct Wrapping { typedef u32 Type; };  // in which sums and products wrap
 template <> struct Wrapping<i64> { typedef u64 Type; };
+template <> struct Wrapping<u64> { typedef u64 Type; };
 template <> struct Wrapping<float> { typedef float Type; };
 template <> struct Wrapping<double> { typedef double Type; };
 // How reductions join what they have: `start` is that of nothing; of two, `a` holds what comes earlier.
