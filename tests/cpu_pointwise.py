@@ -29,9 +29,9 @@ def call_of(op: Op, dtypes: tuple[str, ...], **attrs: Any) -> Node:
     return node
 
 
-def loop(node: Node, lanes: int) -> str:
+def loop(node: Node, lanes: int, host: Host) -> str:
     """The assembly of `void loop(operands..., result, n)`, for n elements, a multiple of the lanes."""
-    module = Module()
+    module = Module(avx512=host.vector_bytes == 64)
     arity = len(node.inputs)
     names = [("ptr noalias", f"x{k}") for k in range(arity + 1)]
     f = module.function("loop", [*names, ("i64", "n")])
@@ -53,7 +53,7 @@ def loop(node: Node, lanes: int) -> str:
 @cache
 def _code(op: Op, dtypes: tuple[str, ...], attrs: tuple[tuple[str, Any], ...], lanes: int, host: Host) -> Any:
     node = call_of(op, dtypes, **dict(attrs))
-    code = Code([compiled(loop(node, lanes), host)], ["loop"])
+    code = Code([compiled(loop(node, lanes, host), host)], ["loop"])
     signature = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * (len(dtypes) + 1), ctypes.c_int64)
     return code, signature(code.address("loop")), node.dtype
 

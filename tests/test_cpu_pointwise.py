@@ -163,7 +163,7 @@ def test_lanes_and_instruction_sets_change_no_bit(op: Op, dtype: str) -> None:
 
 @pytest.mark.parametrize(("op", "dtype"), CASES)
 def test_neon_code_assembles(op: Op, dtype: str) -> None:
-    assert compiled(loop(call_of(op, dtypes_of(op, dtype)), 4), HOSTS["neon"])
+    assert compiled(loop(call_of(op, dtypes_of(op, dtype)), 4, HOSTS["neon"]), HOSTS["neon"])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -222,3 +222,13 @@ def test_the_primitive_pointwise_ops_are_all_there() -> None:
 def test_dearer_ops_cost_more() -> None:
     plain, dear = call_of(ops.add, ("float32",) * 2), call_of(ops.power_op, ("float32",) * 2)
     assert 0 < cost(plain) < cost(dear) < cost(call_of(ops.power_op, ("float64",) * 2))
+
+
+@pytest.mark.skipif(this_host().vector_bytes < 64, reason="has no AVX-512")
+@pytest.mark.parametrize("op", [ops.exp, ops.log, ops.log2, ops.log10], ids=lambda op: op.name)
+def test_instructions_of_avx512_give_the_bits_of_those_that_they_replace(op: Op) -> None:
+    """On floats from all over the range: both signs, subnormals, infinities, nan."""
+    single = (np.arange(1 << 18, dtype=np.uint64) * 16411 % (1 << 32)).astype(np.uint32).view(np.float32)
+    spread = np.random.default_rng(0).integers(0, 1 << 64, 1 << 16, np.uint64, endpoint=False)
+    for x, lanes in ((single, 16), (spread.view(np.float64), 8)):
+        assert same_bits(run(op, x, lanes=lanes), run(op, x, lanes=lanes // 4))

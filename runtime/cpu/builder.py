@@ -30,9 +30,14 @@ from graphc.runtime.cpu.values import (
 
 
 class Module:
-    """Functions, what they declare, and constant tables; `text()` is what LLVM parses."""
+    """Functions, what they declare, and constant tables; `text()` is what LLVM parses.
 
-    def __init__(self) -> None:
+    Args:
+        avx512: whether the code may use instructions of AVX-512.
+    """
+
+    def __init__(self, avx512: bool = False) -> None:
+        self.avx512 = avx512
         self._declared: dict[str, str] = {}
         self._globals: list[str] = []
         self._functions: list[Function] = []

@@ -112,7 +112,7 @@ class KernelCode:
         self.steady = steady
         self.compiled_in = compiled_in
         self.host = host
-        self.module = Module()
+        self.module = Module(avx512=host.vector_bytes == 64)
         self.reads = 1 + max(
             (load.read for r in kernel.regions for load in r.loads if load.read is not None), default=-1
         )

@@ -15,6 +15,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from graphc.runtime.cpu import avx512
 from graphc.runtime.cpu.builder import Function
 from graphc.runtime.cpu.polynomials import (
     ATANH,
@@ -95,18 +96,27 @@ class Format:
             return int(np.float64(number).view(np.int64))
         return int(np.float32(number).view(np.int32))
 
+    def of(self, bits: int) -> float:
+        """The number of the format that has this representation."""
+        return float(np.int64(bits).view(np.float64) if self.fraction == 52 else np.int32(bits).view(np.float32))
+
 
 FORMATS = {"float": Format("i32", 23, 8, 16), "double": Format("i64", 52, 11, 42)}
 
 
 class Math:
-    """Arithmetic on floats of one type; numbers stand for constants."""
+    """Arithmetic on floats of one type; numbers stand for constants.
+
+    Attributes:
+        avx512: whether the type has the instructions of `avx512.py`.
+    """
 
     def __init__(self, f: Function, type: str) -> None:
         self.f = f
         self.type = type
         self.format = FORMATS[element_of(type)]
         self.integers = with_element(type, self.format.integer)
+        self.avx512 = avx512.served(f, type)
 
     def value(self, a: Operand) -> Value:
         """An operand as a value."""
@@ -201,10 +211,21 @@ def _reduced(m: Math, x: Value, offset: int, parts: int = 2) -> tuple[Value, Val
     """
     base = m.format.rounder + offset
     summed = m.fma(x, m.format.rounded(1 / LN2), base)
-    n = m.sub(summed, base)
+    return m.bits(summed), _less_halvings(m, x, m.sub(summed, base), parts)
+
+
+def _nearest(m: Math, x: Value) -> tuple[Value, Value]:
+    """x = n·ln 2 + r as `_reduced` has it, but n as a float."""
+    base = m.format.rounder + 2 * m.format.bias
+    n = m.sub(m.fma(x, m.format.rounded(1 / LN2), base), base)
+    return n, _less_halvings(m, x, n, 2)
+
+
+def _less_halvings(m: Math, x: Value, n: Value, parts: int) -> Value:
+    """x - n·ln 2."""
     for part in m.format.split(LN2, parts, m.format.head):
         x = m.fma(n, -part, x)
-    return m.bits(summed), x
+    return x
 
 
 def exp(f: Function, x: Value) -> Value:
@@ -214,6 +235,9 @@ def exp(f: Function, x: Value) -> Value:
     """
     m = Math(f, x.type)
     low, high = EXP_RANGE[element_of(x.type)]
+    if m.avx512:
+        n, r = _nearest(m, m.at_least(m.at_most(x, high), low))
+        return avx512.scaled(f, m.horner(r, (1.0, 1.0, *EXP[element_of(x.type)])), n)
     vanishes = m.less(x, low)
     x = m.select(vanishes, 0.0, m.at_most(x, high))
     bias = m.format.bias
@@ -233,11 +257,13 @@ def exp2(f: Function, x: Value) -> Value:
     m = Math(f, x.type)
     low, high = EXP2_RANGE[element_of(x.type)]
     vanishes = m.less(x, low)
-    x = m.select(vanishes, 0.0, m.at_most(x, high))
+    x = m.at_least(m.at_most(x, high), low) if m.avx512 else m.select(vanishes, 0.0, m.at_most(x, high))
     base, natural = m.format.rounder + 2 * m.format.bias, m.format.rounded(LN2)
     summed = m.add(x, base)
     part = m.sub(x, m.sub(summed, base))
     r = m.fma(part, natural, m.mul(part, m.format.rounded(LN2 - Fraction(natural))))
+    if m.avx512:
+        return avx512.scaled(f, m.horner(r, (1.0, 1.0, *EXP[element_of(x.type)])), m.sub(summed, base))
     half = m.bits(m.fma(x, 0.5, m.format.rounder + m.format.bias))
     return m.select(vanishes, 0.0, _in_halves(m, r, m.bits(summed), half))
 
@@ -275,6 +301,11 @@ def _decomposed(m: Math, x: Value, shift: Operand) -> tuple[Value, Value, Value]
 
 def _parts(m: Math, x: Value) -> tuple[Value, Value]:
     """e and g as `_decomposed` gives them, of any x > 0: what is subnormal is scaled first."""
+    if m.avx512:
+        mantissa, e = avx512.mantissa(m.f, x), avx512.exponent(m.f, x)
+        below = m.format.of(m.format.bits(math.sqrt(0.5)) + (1 << m.format.fraction) - 1)  # what is next below √2
+        beyond = m.less(below, mantissa)
+        return m.select(beyond, m.add(e, 1.0), e), m.sub(m.select(beyond, m.mul(mantissa, 0.5), mantissa), 1.0)
     scale, shift = m.format.fraction + 1, m.format.whole + m.format.bias
     subnormal = m.less(x, m.format.tiny)
     normal = m.select(subnormal, m.mul(x, 2.0**scale), x)
@@ -283,6 +314,9 @@ def _parts(m: Math, x: Value) -> tuple[Value, Value]:
 
 def _at_ends(m: Math, x: Value, result: Value, zero: float = 0.0) -> Value:
     """A logarithm at the ends of its domain: `zero` (-inf), below it (nan), at infinity; nan for nan."""
+    if m.avx512 and zero == 0.0:
+        nans = dict.fromkeys(("quiet_nan", "signalling_nan", "negative", "minus_inf"), avx512.NAN)
+        return avx512.fixed_up(m.f, result, x, zero=avx512.MINUS_INFINITY, inf=avx512.INFINITY, **nans)
     result = m.select(m.less(zero, x), result, math.nan)
     result = m.select(m.equal(x, zero), -math.inf, result)
     return m.select(m.equal(x, math.inf), math.inf, result)
