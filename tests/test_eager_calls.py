@@ -183,6 +183,19 @@ def test_every_method_is_a_method_of_the_class():
     assert (~(x > 0)).tolist() == (~(x.numpy() > 0)).tolist()
 
 
+def test_what_is_made_of_numbers_is_made_once_if_it_is_small_and_nothing_is_drawn():
+    assert np.shares_memory(ge.zeros((3,)).numpy(), ge.zeros((3,)).numpy())
+    assert ge.full((2,), 1.0).dtype == "float32" and ge.full((2,), 1).dtype == "int64"
+    assert str(ge.full((), -0.0)) != str(ge.full((), 0.0))
+    w = ge.zeros((3,)).requires_grad_()
+    assert not ge.zeros((3,)).requires_grad
+    w.assign(np.ones(3))
+    assert ge.zeros((3,)).tolist() == [0, 0, 0]
+    assert not np.shares_memory(ge.zeros((10_000,)).numpy(), ge.zeros((10_000,)).numpy())
+    assert len({ge.dropout(2.0, 0.5).item() for _ in range(64)}) == 2
+    assert len({ge.random.normal((2,)).tolist()[0] for _ in range(4)}) == 4
+
+
 # --------------------------------------------------------------------------------------------- moves
 
 MOVES = {

@@ -63,8 +63,9 @@ def _evaluated(value: Any) -> Any:
 class _Room:
     """The functions of a module of graphc, which give eager tensors whatever they are called on."""
 
-    def __init__(self, module: ModuleType) -> None:
+    def __init__(self, module: ModuleType, draws: bool = False) -> None:
         self.__module = module
+        self.__draws = draws
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         fn = getattr(self.__module, name, None)
@@ -75,12 +76,15 @@ class _Room:
 
         @wraps(fn)
         def call(*args: Any, **kwargs: Any) -> Any:
-            return _evaluated(fn(*args, **kwargs))
+            def evaluate() -> Any:
+                return _evaluated(fn(*args, **kwargs))
+
+            return evaluate() if self.__draws else taking.of_numbers(fn, args, kwargs, evaluate)
 
         return call
 
 
-random = _Room(graphc.random)
+random = _Room(graphc.random, draws=True)
 __getattr__ = _Room(graphc).__getattr__
 publish(globals())
 taking.install()

@@ -130,6 +130,9 @@ class Generator:
     """Where eager draws come from: one stream, in which every draw has the next number.
 
     A random leaf has the one value that was drawn for it, however often it is used.
+
+    Attributes:
+        count: of the draws since the seed was set.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -138,7 +141,7 @@ class Generator:
 
     def seed(self, seed: int) -> None:
         """Begin anew."""
-        self._seed, self._count = seed, 0
+        self._seed, self.count = seed, 0
         self._drawn: WeakKeyDictionary[Node, Array] = WeakKeyDictionary()
 
     def drawn(self, leaf: Node) -> Array:
@@ -152,8 +155,8 @@ class Generator:
         """A new draw from the distribution of a random leaf."""
         assert leaf.op.ref is not None
         with self._lock:
-            count = self._count
-            self._count += 1
+            count = self.count
+            self.count += 1
         return np.asarray(leaf.op.ref((self._seed, STREAM, count), **leaf.attrs))
 
 

@@ -20,6 +20,8 @@ from graphc.types import np_dtype
 MOVES = ("view", "concat")  # kinds of ops whose results consist of elements of their operands
 SMALL = 1 << 16  # bytes of a result up to which NumPy is no slower than native code
 
+FEW = 1024  # elements of a result whose places are remembered
+
 Step = tuple[Callable[..., Any], Sequence[int], Mapping[str, Any]]  # a meaning, where its operands are, attributes
 
 
@@ -37,7 +39,7 @@ def moved(inputs: Sequence[Node], made: Sequence[Node], alone: bool) -> Callable
     if not steps or any(node.tensor_type.symbolic for node in order):
         return None
     views = all(node.op.kind == "view" for node in order[len(inputs) :])
-    found = _part(inputs[0], steps) if alone and views else None
+    found = _viewed(inputs[0], steps) if alone and views else None
     return found or (_stepwise(steps, [order.index(node) for node in made], alone) if _small(made) else None)
 
 
@@ -45,17 +47,22 @@ def _small(nodes: Sequence[Node]) -> bool:
     return sum([math.prod(map(int, node.shape)) * np_dtype(node.dtype).itemsize for node in nodes]) <= SMALL
 
 
-def _part(operand: Node, steps: Sequence[Step]) -> Callable[[Array], Array] | None:
-    """Views of one array after the other as one, if its elements lie in order and without gaps in that array."""
+def _viewed(operand: Node, steps: Sequence[Step]) -> Callable[[Array], Array] | None:
+    """Views, one after the other, as one: a part of the array as it lies in memory, or a few elements by place."""
     blank = np.empty(operand.shape, np_dtype(operand.dtype))
     view = np.asarray(_values([blank], steps)[-1])  # no element is read
     if not (view.flags.c_contiguous and np.may_share_memory(view, blank)):  # empty arrays share none
-        return None
+        return _taken(blank.shape, steps) if view.size <= FEW else None
     if view.size == blank.size:
         return methodcaller("reshape", view.shape)
     shape, start = view.shape, (view.ctypes.data - blank.ctypes.data) // blank.itemsize
     part = slice(start, start + view.size)
     return lambda array: array.reshape(-1)[part].reshape(shape)
+
+
+def _taken(shape: tuple[int, ...], steps: Sequence[Step]) -> Callable[[Array], Array]:
+    places = np.arange(math.prod(shape)).reshape(shape)
+    return methodcaller("take", np.array(_values([places], steps)[-1], order="C"), None, None, "clip")
 
 
 def _stepwise(steps: Sequence[Step], results: Sequence[int], alone: bool) -> Callable[..., Any]:

@@ -33,6 +33,7 @@ NUMBERS = (int, float)  # the classes of Python numbers, without bool
 SCALARS = {dtype: (np_dtype(dtype), TensorType(dtype)) for dtype in ACCEPTS["float"]}
 MAX_CALLS = 4096  # that are remembered in each mode
 MAX_FLOATS = 8  # different ones that a function's programs may have
+MAX_CONSTANT = 4096  # bytes of a result of numbers that is remembered
 MAX_WORDS = 8  # of a tuple in a key; a list of numbers is data
 ROOMS = ("graphc.ops.", "graphc.operands", "graphc.losses", "graphc.metrics")  # of functions that make tensors only
 PLAIN = frozenset({int, bool, str, NoneType, EllipsisType})  # classes whose values are part of a program
@@ -221,12 +222,39 @@ def taken(public: Fn, fn: Fn, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
     if kwargs:
         key += kwargs
         _spell(kwargs.values(), key, operands, floats)
-    if None in key or (floats and not _steady(public, tuple(floats))):
-        return fn(*args, **kwargs)
-    found = _remembered(tuple(key), lambda: _whole(fn, args, kwargs, [operand.type for operand in operands]))
+    word = tuple(key)
+    found = modes.known.get(word)
+    if found is None:
+        if None in word or (floats and not _steady(public, tuple(floats))):
+            return fn(*args, **kwargs)
+        found = _remembered(word, lambda: _whole(fn, args, kwargs, [operand.type for operand in operands]))
     if found is IN_PYTHON:
         return fn(*args, **kwargs)
     return apply(found.call, operands + drawn(found.leaves)) if found.__class__ is _Drawing else apply(found, operands)
+
+
+class _Constant(NamedTuple):
+    """Remembered of a call that has no tensor to work on."""
+
+    value: Tensor
+    alone: bool = False
+    moves: bool = True
+
+
+def of_numbers(fn: Fn, args: Sequence[Any], kwargs: Mapping[str, Any], evaluate: Callable[[], Any]) -> Any:
+    """What a function of no tensors gives, and the same each time: tensors share small values, which never change."""
+    key: list[Any] = [fn, *kwargs]
+    operands: list[Tensor] = []
+    _spell((*args, *kwargs.values()), key, operands, [])
+    if operands or None in key:
+        return evaluate()
+    found = modes.known.get(tuple(key))
+    if found is None:
+        draws, value = generator.count, evaluate()
+        if generator.count != draws or not isinstance(value, Tensor) or value._array.nbytes > MAX_CONSTANT:
+            return value
+        found = _remembered(tuple(key), lambda: _Constant(value))
+    return valued(found.value._array, found.value.type)
 
 
 @cache

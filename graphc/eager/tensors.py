@@ -220,8 +220,11 @@ class Tensor(Operators):
         Raises:
             GradientError: it requires no gradient, or the tape was given up by an earlier pass.
         """
-        with set_grad_enabled(create_graph):
+        before, modes.grad = modes.grad, create_graph
+        try:
             walk([_seed(self, gradient)], None, create_graph if retain_graph is None else retain_graph)
+        finally:
+            modes.grad = before
 
     def detach(self) -> Tensor:
         """The value, without the tape."""
