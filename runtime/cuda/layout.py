@@ -55,6 +55,11 @@ class Layout(NamedTuple):
     part: int = 0
 
     @property
+    def short(self) -> int:
+        """Chunks of a row up to which one block is as fast as several."""
+        return self.team * PART_CHUNKS[0]
+
+    @property
     def threads(self) -> int:
         """Of a block."""
         return self.team * self.columns
@@ -117,9 +122,10 @@ def _by_row(region: Region, varying: Sequence[Strided], axis: int | None, passes
         team = min(WARP, _power(chunks))
     else:
         team = min(MAX_TEAM, _power(-(-chunks // BLOCK_CHUNKS)))
-    columns = max(1, THREADS // team)
+    columns = THREADS // team
     if isinstance(rows, int):
-        columns = max(min(columns, _power(rows)), WARP // team, 1)
+        columns = min(columns, _power(rows // FEW))  # few rows are shared by many blocks
+    columns = max(columns, WARP // team, 1)
     each = -(-chunks // team) if isinstance(chunks, int) else 0
     fits = passes > 1 and each * layout.vector * max(kept, 1) <= RESIDENT
     return layout._replace(team=team, columns=columns, resident=each if fits else 0)

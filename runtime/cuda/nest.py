@@ -42,10 +42,15 @@ def region_launches(
         Tiles(code, nest.region, nest.loads, crossed).print(nest.stores)
         return
     code.note(nest.described())
-    if nest.layout.part:
-        nest.in_parts()
-    else:
+    if not nest.layout.part:
         nest.whole()
+    elif isinstance(nest.chunks, int):
+        nest.in_parts()
+    else:  # one of both has blocks when sizes are known
+        is_long = nest.chunks // (nest.layout.short + 1)
+        is_short = 1 // (1 + is_long)
+        nest.whole(is_short)
+        nest.in_parts(1 - is_short)
 
 
 class _Nest:
@@ -107,28 +112,29 @@ class _Nest:
         kind = "columns" if layout.across else "rows"
         kept = ", kept in registers" if layout.resident else ""
         parts = ", in parts" if layout.part else ""
+        parts += " if they are long" if layout.part and not isinstance(self.chunks, int) else ""
         return f"{kind} by {who}{kept}{parts}, {each}"
 
-    def whole(self) -> None:
-        """One launch, in which teams are done with their rows."""
-        walk = _Walk(self, range(len(self.passes)), self.at_end())
+    def whole(self, when: Dim = 1) -> None:
+        """One launch, in which teams are done with their rows; none, if `when` is 0."""
+        walk = _Walk(self, range(len(self.passes)), self.at_end(), when)
         for number, current in enumerate(self.passes):
             walk.settle(current, walk.over_row(number))
         walk.store_rows()
 
-    def in_parts(self) -> None:
-        """A launch for each pass over parts of rows, and one for what follows from all of them."""
+    def in_parts(self, when: Dim = 1) -> None:
+        """A launch for each pass over parts of rows, and one for what follows from all; none, if `when` is 0."""
         parts = ceil_div(self.chunks, self.layout.part)
         partial: list[list[Strided]] = []
         for number, current in enumerate(self.passes):
-            walk = _Walk(self, [number], [], parts)
+            walk = _Walk(self, [number], [], when, parts)
             walk.join_passes(partial, parts)
             accumulators = walk.over_row(number)
             partial.append([self.for_parts(node, parts) for node in current.reductions])
             for node, name, place in zip(current.reductions, accumulators, partial[-1], strict=True):
                 walk.keep_part(node, name, place)
         if self.at_end():
-            walk = _Walk(self, [], self.at_end())
+            walk = _Walk(self, [], self.at_end(), when)
             walk.join_passes(partial, parts)
             walk.store_rows()
 
@@ -153,10 +159,12 @@ class _Walk:
         slots: arrays in registers of what is kept of each chunk of a row.
     """
 
-    def __init__(self, nest: _Nest, passes: Iterable[int], at_end: Sequence[int], parts: Dim | None = None) -> None:
+    def __init__(
+        self, nest: _Nest, passes: Iterable[int], at_end: Sequence[int], when: Dim, parts: Dim | None = None
+    ) -> None:
         self.nest, self.layout, self.region = nest, nest.layout, nest.region
         self.outputs = at_end
-        blocks = ceil_div(nest.total, self.layout.columns)
+        blocks = ceil_div(nest.total, self.layout.columns) * when
         self.parts = parts
         self.f = nest.code.launch(blocks if parts is None else blocks * parts, self.layout.threads)
         self.known: Known = {}
@@ -401,7 +409,7 @@ class _Walk:
 
     def started(self, reductions: Sequence[Node], values: int) -> list[str]:
         """Declare accumulators, an array for each reduction."""
-        names = [self.f.name("sum") for _ in reductions]
+        names = [self.f.name("acc") for _ in reductions]
         for node, name in zip(reductions, names, strict=True):
             starts = ", ".join([f"{join_of(node)}::start()"] * values)
             self.f.line(f"{join_of(node)}::Type {name}[{values}] = {{{starts}}};")
