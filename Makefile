@@ -7,10 +7,14 @@ DEMO := .venv/.stamp-onnx,viz,data
 TORCH := .venv-torch/.stamp
 PEERS := torch==2.13.0 tensorflow-cpu==2.21.0 jax==0.10.2 pytensor==3.0.7 onnxruntime==1.31.1
 PEERS_BIN := .venv-peers/bin
+GPU ?= gpu
+GPU_PEERS_BIN := .venv-gpu-peers/bin
+HAS_GPU := nvidia-smi --list-gpus >/dev/null 2>&1
 FLOORS := passes runtime exporters
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-random test-torch lint types smoke bench bench-peers bench-ops bench-memory bench-load docs clean
+.PHONY: help demo test test-random test-torch test-gpu test-cuda-compile lint types smoke bench bench-peers bench-gpu \
+    on-gpu-test on-gpu-bench bench-gpu-peers bench-ops bench-memory bench-load docs clean
 .DELETE_ON_ERROR:
 
 help:
@@ -18,11 +22,14 @@ help:
 	@echo "make test    lint, types, the wheel outside the checkout, the tests"
 	@echo "make test-random    50,000 random programs against the reference"
 	@echo "make test-torch     values, gradients and training against PyTorch's"
+	@echo "make test-gpu            everything on an NVIDIA GPU, against the reference"
+	@echo "make test-cuda-compile   every kernel of the GPU compiled, and run on the CPU; needs no GPU"
 	@echo "make bench   the benchmarks, side by side with the peers that are installed"
 	@echo "make bench-peers    install them: 0.6 GB to download, 3.2 GB on disk"
 	@echo "make bench-ops      each op against torch's, the worst first"
 	@echo "make bench-memory   memory of a training step, beside torch's"
 	@echo "make bench-load     how long runs take beside a busy process"
+	@echo "make bench-gpu      a GPU's, with the peers that make bench-gpu-peers installs: several GB to download"
 	@echo "make types   mypy alone"
 	@echo "make docs    everything generated in docs/"
 	@echo "make clean   remove .venv and whatever else was built"
@@ -53,6 +60,23 @@ $(TORCH): pyproject.toml
 
 test-torch: $(TORCH)
 	.venv-torch/bin/python -m pytest -q tests/test_torch.py tests/test_torch_training.py
+
+# Without a GPU, its tests and benchmarks install nothing and say so in a line. GPU=gpu12 is for older drivers.
+test-gpu bench-gpu: %-gpu:
+	@if $(HAS_GPU); then $(MAKE) --no-print-directory on-gpu-$*; else echo "no NVIDIA GPU here: nothing to $*"; fi
+
+on-gpu-test: .venv/.stamp-dev,$(GPU)
+	$(BIN)/pytest -q -m gpu
+
+on-gpu-bench: .venv/.stamp-dev,$(GPU)
+	$(BIN)/python -m benchmarks gpu --python $(GPU_PEERS_BIN)/python
+
+bench-gpu-peers:
+	$(PYTHON) -m venv $(dir $(GPU_PEERS_BIN))
+	$(GPU_PEERS_BIN)/python -m pip install --quiet --disable-pip-version-check numpy 'torch==2.13.0' 'jax[cuda13]==0.10.2'
+
+test-cuda-compile: $(DEV)
+	GRAPHC_TEST_CUDA=all $(BIN)/pytest -q -n 2 --dist worksteal $(wildcard tests/test_cuda_*.py)
 
 lint: $(DEV)
 	$(BIN)/ruff check
@@ -87,5 +111,5 @@ docs: $(DEV)
 	$(BIN)/python docs/build.py
 
 clean:
-	rm -rf .venv .venv-torch .venv-peers .types build dist graphc.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .test-cache
+	rm -rf .venv .venv-torch .venv-peers .venv-gpu-peers .types build dist graphc.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .test-cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from benchmarks import building, compile, eager, load, memory, ops, peers
+from benchmarks import building, compile, eager, gpu, load, memory, ops, peers
 from benchmarks.op_cases import CASES
 from benchmarks.options import Options
 from benchmarks.systems import OWN, SYSTEMS
 from benchmarks.table import Row, show
-from benchmarks.workloads import WORKLOADS
+from benchmarks.workloads import GPU, WORKLOADS
 
 Benchmark = Callable[[Options], bool]
 
@@ -32,6 +32,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "memory": shown(memory.peaks),
     "load": shown(load.percentiles),
     "eager": shown(eager.compare),
+    "gpu": gpu.compare,
 }
 BY_DEFAULT = ("build", "scale", "loop", "compile", "peers", "eager")
 
@@ -42,7 +43,7 @@ def parsed(arguments: list[str]) -> tuple[list[str], Options]:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="name", help=", ".join(BENCHMARKS))
     parser.add_argument("--only", default="", help=f"workloads of `peers` ({', '.join(WORKLOADS)}) or ops, with commas")
-    listed = ", ".join(name for name in SYSTEMS if name not in OWN)
+    listed = ", ".join(name for name in SYSTEMS if name not in OWN)  # torch, torch.compile and jax know GPUs
     parser.add_argument("--systems", default="", help=f"peers to measure: {listed}; `none` for graphc alone")
     parser.add_argument("--rounds", type=int, default=default.rounds, help="turns of each system")
     parser.add_argument("--turn", type=float, default=default.turn, help="seconds of a turn")
@@ -56,7 +57,7 @@ def parsed(arguments: list[str]) -> tuple[list[str], Options]:
     known: dict[str, tuple[Iterable[str], Mapping[str, Any]]] = {
         "benchmark": (names, BENCHMARKS),
         "peer": (lists["systems"], {**SYSTEMS, "none": None}),
-        "workload or op": (lists["only"], {**WORKLOADS, **CASES}),
+        "workload or op": (lists["only"], {**WORKLOADS, **GPU, **CASES}),
     }
     for what, (asked, there) in known.items():
         unknown = [name for name in asked if name not in there]

@@ -108,7 +108,7 @@ def compare(options: Options) -> bool:
                 names.remove(name)
         reached &= show(workload, results, failures)
         everything[key] = results
-        report.append({"workload": key, "failures": failures, **_figures(results)})
+        report.append({"workload": key, "failures": failures, **figures(results)})
     if options.json:
         Path(options.json).write_text(json.dumps(report, indent=1), encoding="utf-8")
     if options.charts:
@@ -116,11 +116,12 @@ def compare(options: Options) -> bool:
     return reached
 
 
-def _figures(results: Results) -> dict[str, Any]:
+def figures(results: Results) -> dict[str, Any]:
+    """What is kept of one workload."""
     return {"systems": {name: {**found._asdict(), "quartiles": found.quartiles} for name, found in results.items()}}
 
 
-def show(workload: Workload, results: Results, failures: Failures) -> bool:
+def show(workload: Workload, results: Results, failures: Failures, agreement: float = AGREEMENT) -> bool:
     """Print the rows of a workload; whether graphc reached its goal and every system computed the same."""
     print(f"\n{workload.title}")
     own = results.get("graphc")
@@ -129,11 +130,12 @@ def show(workload: Workload, results: Results, failures: Failures) -> bool:
         times = f"{duration(middle)}  ({duration(low)} – {duration(high)})"
         ratio = f"{middle / own.median:7.2f}x" if own else ""
         rate = f"  {workload.flops / middle / 1e9:6.1f} GFLOP/s" if workload.flops else ""
+        rate += f"  {workload.nbytes / middle / 1e9:6.1f} GB/s" if workload.nbytes else ""
         print(f"  {name:14s} {found.version:12s} {times:38s} {ratio}{rate}", flush=True)
     for name, why in failures.items():
         if not why.startswith(("has no form", "not installed")):
             print(f"  {name:14s} failed: {why}")
-    apart = differing(results)
+    apart = differing(results, agreement)
     if apart:
         print(f"  DIFFERENT RESULTS: {', '.join(apart)}")
     return not apart and all(line_of_goal(workload, results))
@@ -153,10 +155,10 @@ def line_of_goal(workload: Workload, results: Results) -> Iterator[bool]:
         yield ratio >= workload.goal
 
 
-def differing(results: Mapping[str, Measured]) -> list[str]:
+def differing(results: Mapping[str, Measured], agreement: float = AGREEMENT) -> list[str]:
     """The systems whose values aren't those of the first."""
     first = next((np.array(found.values) for found in results.values()), np.zeros(0))
-    limit = AGREEMENT * max(np.abs(first), default=0.0)
+    limit = agreement * max(np.abs(first), default=0.0)
 
     def far(values: list[float]) -> bool:
         return len(values) != len(first) or not np.all(np.abs(np.array(values) - first) <= limit)

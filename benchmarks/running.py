@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.options import Options
-from benchmarks.systems import system_of
+from benchmarks.systems import GPU_SYSTEMS, system_of
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT = 900.0  # seconds that an answer may take: some peers compile for a minute
@@ -42,6 +42,7 @@ class Worker:
         command = [python, "-m", "benchmarks.worker", system, str(options.threads)]
         pipes: dict[str, Any] = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True)
         environ = environment(options.threads, caches or self.own_caches.name)
+        environ["GRAPHC_BENCH_SIZE"] = "gpu" if system in GPU_SYSTEMS else "cpu"
         self.process = subprocess.Popen(command, cwd=ROOT, env=environ, **pipes)
 
     def answer(self) -> dict[str, Any]:

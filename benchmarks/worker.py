@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks import op_cases
 from benchmarks.systems import Prepared, Table, system_of
-from benchmarks.workloads import EAGER, FULL, WORKLOADS
+from benchmarks.workloads import FULL, workload_of
 
 CHECKED_STEPS = 3
 CHECKED_VALUES = 16  # of the result of a step
@@ -70,7 +70,7 @@ def prepare(table: Table, ready: list[Prepared], workload: str) -> Answer:
     collector.collect()
     if workload not in table:
         return {"missing": "has no form of it"}
-    wanted = {**WORKLOADS, **EAGER}.get(workload) or op_cases.workload(workload)
+    wanted = workload_of(workload) or op_cases.workload(workload)
     ready.append(table[workload](wanted.weights(), wanted.data(FULL)))
     return {}
 

@@ -7,6 +7,7 @@ every system, so that all compute the same losses. How a system computes a workl
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -19,7 +20,10 @@ Shapes = dict[str, tuple[int, ...]]
 T_C = np.array([0.5, 14.0, 15.0, 28.0, 11.0, 8.0, 3.0, -4.0, 6.0, 13.0, 21.0], np.float32)
 T_U = np.array([35.7, 55.9, 58.2, 81.9, 56.3, 48.9, 33.9, 21.8, 48.4, 60.4, 68.4], np.float32) * np.float32(0.1)
 
-GPT_WIDTH, GPT_HEADS, GPT_LAYERS, GPT_TIME, GPT_WORDS = 256, 8, 4, 128, 256
+# A worker that measures a GPU is told so by its environment: the models are built of these numbers.
+SIZE = os.environ.get("GRAPHC_BENCH_SIZE", "cpu")
+GPT_SIZES = {"cpu": (256, 8, 4, 128, 256), "gpu": (768, 12, 12, 1024, 50304)}
+GPT_WIDTH, GPT_HEADS, GPT_LAYERS, GPT_TIME, GPT_WORDS = GPT_SIZES[SIZE]
 CHAIN_NODES = 10_000
 LINREG_LR, ADAM_LR, SGD_LR, MOMENTUM, WEIGHT_DECAY = 1e-2, 1e-3, 1e-2, 0.9, 1e-2
 
@@ -55,6 +59,8 @@ class Workload(NamedTuple):
         shapes: of the weights, by torch's names.
         fresh: a sample is a whole first step, in a process of its own.
         flops: floating-point operations of a step, where their rate says something.
+        nbytes: that a step reads and writes, where their rate says something.
+        rounds: whether it is measured with products that round their operands, too.
     """
 
     title: str
@@ -63,6 +69,8 @@ class Workload(NamedTuple):
     shapes: Callable[[], Shapes] = dict
     fresh: bool = False
     flops: float = 0
+    nbytes: float = 0
+    rounds: bool = False
 
     def weights(self) -> Arrays:
         """The initial weights: normal with variance 2/fan_in, norms and variances 1, biases and means 0."""
@@ -233,3 +241,61 @@ EAGER: dict[str, Workload] = {
     "tracked_add": Workload("a + b on the tape, 11 floats", 1, lambda scale: (_normal(11), _normal(11))),
     **{name: WORKLOADS[name]._replace(goal=0) for name in ("linreg", "mlp", "lenet")},
 }
+
+
+# ------------------------------------------------------------------------------------------------- on a GPU
+
+GIGA = 1 << 30
+
+
+def _one(size: int) -> Callable[[Scale], tuple[Array, ...]]:
+    return lambda scale: (_normal(scale.elements or size),)
+
+
+# What is measured on a GPU; the goal is how many times as fast as the best peer graphc should be. Small graphs show what
+# a launch costs, large vectors what memory can do, of which "copy" is the measure.
+GPU: dict[str, Workload] = {
+    **{name: WORKLOADS[name]._replace(goal=3) for name in ("linreg", "tiny")},
+    "mlp": Workload("MLP 784-256-128-10, batch 4096, Adam", 0.95, _labelled(4096, 10, 784), mlp_shapes, rounds=True),
+    "lenet": Workload(
+        "LeNet, 4096x3x32x32, SGD momentum",
+        0.6,
+        lambda scale: _labelled(4096, 10, 3, 32, 32)(scale._replace(side=None)),
+        lenet_shapes,
+        rounds=True,
+    ),
+    "resnet18": Workload(
+        "ResNet-18 training, 256x3x224x224, SGD momentum",
+        0.6,
+        _labelled(256, 1000, 3, 224, 224),
+        resnet_shapes,
+        rounds=True,
+    ),
+    "gpt": Workload("GPT, 12 layers, width 768, batch 8x1024, AdamW", 0.95, _words, gpt_shapes, rounds=True),
+    "matmul": Workload(
+        "matmul, 8192x8192x8192",
+        0.95,
+        lambda scale: (_normal(n := scale.side or 8192, n), _normal(n, n, scale=0.05)),
+        flops=2 * 8192**3,
+        rounds=True,
+    ),
+    "copy": Workload("a copy of 1 G floats", 0.85, _one(GIGA), nbytes=8 * GIGA),
+    "sum": Workload("the sum of 1 G floats", 0.85, _one(GIGA), nbytes=4 * GIGA),
+    "elementwise": Workload(
+        "tanh(x*a+1)*x + gelu(a), 1 G floats",
+        0.85,
+        lambda scale: (_normal(size := scale.elements or GIGA), _normal(size, scale=1.5)),
+        nbytes=12 * GIGA,
+    ),
+    "normsoftmax": Workload(
+        "softmax(2*layer_norm(x)), 262144x1024",
+        0.85,
+        lambda scale: (_normal(scale.batch or 1 << 18, 1024),),
+        nbytes=2 * GIGA,
+    ),
+}
+
+
+def workload_of(name: str) -> Workload | None:
+    """The workload of this name, at the sizes of this process."""
+    return ({**WORKLOADS, **GPU} if SIZE == "gpu" else {**WORKLOADS, **EAGER}).get(name)

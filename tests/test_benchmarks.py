@@ -11,13 +11,22 @@ import pytest
 from checkout import ROOT
 
 import graphc as gc
-from benchmarks import charts, load, op_cases, ops, peers, worker
+from benchmarks import charts, gpu, load, op_cases, ops, peers, worker
 from benchmarks.__main__ import parsed
 from benchmarks.op_cases import CASES, WITHOUT_CASE, WITHOUT_GRADIENT
 from benchmarks.options import Options
 from benchmarks.running import Worker, WorkerError
-from benchmarks.systems import Prepared, graphc_eager, graphc_ops, graphc_session
-from benchmarks.workloads import EAGER, WORKLOADS, Scale
+from benchmarks.systems import (
+    GPU_SYSTEMS,
+    PRECISIONS,
+    SYSTEMS,
+    Prepared,
+    graphc_eager,
+    graphc_ops,
+    graphc_session,
+    on_gpu,
+)
+from benchmarks.workloads import EAGER, GPU, WORKLOADS, Scale
 from graphc.ops import REGISTRY
 
 TINY = Scale(batch=2, side=32, elements=64, nodes=40)
@@ -41,6 +50,29 @@ def test_a_workload_takes_steps(name):
     assert np.all(np.isfinite(first))
     assert first.shape == second.shape
     assert np.array_equal(first, second) != (first.shape == ()), "what trains has a scalar loss, which changes"
+
+
+@pytest.mark.parametrize("name", [name for name in GPU if name not in WORKLOADS])
+def test_what_is_measured_on_a_gpu_alone_takes_steps(name):
+    prepared = STEP[name]({}, GPU[name].data(TINY))
+    assert np.all(np.isfinite(prepared.read(prepared.step())))
+
+
+def test_on_a_gpu_every_system_has_its_precisions_and_graphc_every_workload():
+    assert set(GPU) <= set(STEP)
+    for precision in PRECISIONS:
+        names = [name for name, system in GPU_SYSTEMS.items() if on_gpu(system.variant) == precision]
+        assert names == [f"{name} cuda {precision}" for name in ("graphc", "torch", "torch.compile", "jax")]
+    assert all(on_gpu(system.variant) is None for system in SYSTEMS.values())
+
+
+def test_without_a_gpu_one_line_says_that_nothing_is_measured_there(capsys, monkeypatch):
+    def refuse(**options):
+        raise gc.DeviceError("there is no driver")
+
+    monkeypatch.setattr(gc, "Session", refuse)
+    assert gpu.compare(Options())
+    assert capsys.readouterr().out == "nothing is measured on a GPU: there is no driver\n"
 
 
 def test_the_first_step_from_scratch_gives_the_loss_of_a_step():

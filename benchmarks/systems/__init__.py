@@ -67,9 +67,27 @@ OP_SYSTEMS: dict[str, System] = {
 # graphc's eager twin, which is measured against torch alone.
 EAGER_SYSTEMS: dict[str, System] = {"graphc eager": System("graphc_eager", "", "graphc")}
 
+# Those that compute on a GPU, with products that round as a variant says: its last word.
+PRECISIONS = ("float32", "tf32", "bfloat16")
+GPU_SYSTEMS: dict[str, System] = {
+    f"{name} cuda {precision}": system._replace(variant=f"{way} cuda {precision}")
+    for name, way, system in (
+        ("graphc", "step", SYSTEMS["graphc"]),
+        ("torch", "eager", SYSTEMS["torch"]),
+        ("torch.compile", "compile", SYSTEMS["torch"]),
+        ("jax", "", SYSTEMS["jax"]),
+    )
+    for precision in PRECISIONS
+}
+
 OWN = tuple(name for name, system in SYSTEMS.items() if system.package == "graphc")
 
 
 def system_of(name: str) -> System:
     """The system of a worker."""
-    return {**SYSTEMS, **OP_SYSTEMS, **EAGER_SYSTEMS}[name]
+    return {**SYSTEMS, **OP_SYSTEMS, **EAGER_SYSTEMS, **GPU_SYSTEMS}[name]
+
+
+def on_gpu(variant: str) -> str | None:
+    """To what products round in a variant that computes on a GPU; None for all others."""
+    return variant.split()[-1] if " cuda " in f" {variant}" else None

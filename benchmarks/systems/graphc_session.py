@@ -9,7 +9,7 @@ from typing import Any
 
 import graphc as gc
 from benchmarks import models
-from benchmarks.systems import Prepared, Table
+from benchmarks.systems import Prepared, Table, on_gpu
 from benchmarks.workloads import ADAM_LR, CHAIN_NODES, LINREG_LR, MOMENTUM, SGD_LR, WEIGHT_DECAY, Array
 
 LIBRARY = models.Library(gc.nn, gc.scaled_dot_product_attention, gc.unstack)
@@ -36,12 +36,15 @@ class Ways:
 
     def __init__(self, variant: str, threads: int) -> None:
         self.by_run = variant == "run"
+        self.precision = on_gpu(variant)
         exact = {"conv_precision": "exact"} if variant == "exact" else {}
-        self.options: dict[str, Any] = {"threads": threads, **exact}
+        self.options: dict[str, Any] = {"device": "cpu", "threads": threads, **exact}
+        if self.precision is not None:
+            self.options = {"device": "cuda", "matmul_precision": self.precision, "results": "device"}
 
     def prepared(self, fetches: Any, feeds: list[gc.Placeholder], data: Data, weights: Sequence[Any] = ()) -> Prepared:
         """A step that fetches a list, whose first value is the one that counts."""
-        session = gc.Session(device="cpu", **self.options)
+        session = gc.Session(**self.options)
 
         def materialise() -> None:
             for variable in weights:
@@ -51,6 +54,11 @@ class Ways:
             given = dict(zip(feeds, data, strict=True))
             return Prepared(lambda: session.run(fetches, given), itemgetter(0), materialise)
         step = session.compile(fetches, feeds)
+        if self.precision is not None:
+            import cupy
+
+            there = [cupy.asarray(array) for array in data]  # as the peers have theirs
+            return Prepared(lambda: waited(step(*there)), itemgetter(0), materialise)
         return Prepared(lambda: step(*data), itemgetter(0), materialise)
 
     def function(self, fn: Callable[..., Any]) -> Callable[[Arrays, Data], Prepared]:
@@ -111,6 +119,14 @@ class Ways:
         return Prepared(step, itemgetter(0))
 
 
+def waited(found: list[Any]) -> list[Any]:
+    """Results, when the GPU has them."""
+    import cupy
+
+    cupy.cuda.Device().synchronize()
+    return found
+
+
 def training_step(model: Any, optimizer: gc.optim.Optimizer, data: Data) -> tuple[list[Any], list[gc.Placeholder]]:
     """What a training step fetches and is fed: cross-entropy of the scores [..., classes] and the targets [...]."""
     inputs, targets = placeholders(data)
@@ -138,6 +154,8 @@ def prepare(variant: str, threads: int) -> Table:
         "elementwise": ways.function(lambda x, a: gc.tanh(x * a + 1.0) * x + gc.gelu(a)),
         "normsoftmax": ways.function(lambda x: gc.softmax(gc.layer_norm(x, x.shape[-1:]) * 2.0, axis=-1)),
         "matmul": ways.function(gc.matmul),
+        "copy": ways.function(lambda x: x * 1.0000001),
+        "sum": ways.function(gc.sum),
         "first_step": ways.first_step(models.resnet18, sgd()),
         "chain": ways.chain,
     }

@@ -6,14 +6,16 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
+from benchmarks.workloads import SIZE
+
+os.environ.setdefault("JAX_PLATFORMS", {"cpu": "cpu", "gpu": "cuda"}[SIZE])
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from benchmarks.systems import Prepared, Table
+from benchmarks.systems import Prepared, Table, on_gpu
 from benchmarks.workloads import (
     ADAM_LR,
     CHAIN_NODES,
@@ -34,6 +36,7 @@ Data = tuple[Array, ...]
 Tree = Any
 Optimizer = Callable[[Tree, Tree, Tree], tuple[Tree, Tree]]  # weights, gradients, slots -> new weights and slots
 EPS = 1e-5
+PRECISIONS = {"float32": "float32", "tf32": "tensorfloat32", "bfloat16": "bfloat16"}  # JAX's names
 
 
 # ------------------------------------------------------------------------------------------------- layers
@@ -268,6 +271,9 @@ def chain(weights: Arrays, data: Data) -> Prepared:
 
 def prepare(variant: str, threads: int) -> Table:
     """The table; JAX takes as many threads as the process may use cores."""
+    precision = on_gpu(variant)
+    if precision is not None:
+        jax.config.update("jax_default_matmul_precision", PRECISIONS[precision])
     momentum = sgd(SGD_LR, MOMENTUM)
     resnet = training(resnet18, momentum, zeros)
     return {
@@ -281,6 +287,8 @@ def prepare(variant: str, threads: int) -> Table:
         "elementwise": function(lambda w, x, a: jnp.tanh(x * a + 1.0) * x + jax.nn.gelu(a, approximate=False)),
         "normsoftmax": function(lambda w, x: jax.nn.softmax(standardized(x) * 2.0)),
         "matmul": function(lambda w, x, y: x @ y),
+        "copy": function(lambda w, x: x * 1.0000001),
+        "sum": function(lambda w, x: x.sum()),
         "first_step": first_step(resnet),
         "chain": chain,
     }

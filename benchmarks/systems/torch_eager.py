@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from benchmarks import models
-from benchmarks.systems import Prepared, Table
+from benchmarks.systems import Prepared, Table, on_gpu
 from benchmarks.workloads import ADAM_LR, CHAIN_NODES, LINREG_LR, MOMENTUM, SGD_LR, WEIGHT_DECAY, Array
 
 LIBRARY = models.Library(torch.nn, functional.scaled_dot_product_attention, torch.unbind)
@@ -131,10 +131,31 @@ def adamw(parameters: Any) -> Any:
     return torch.optim.AdamW(parameters, lr=ADAM_LR, weight_decay=WEIGHT_DECAY)
 
 
+def on_device(prepare: Callable[[Arrays, Data], Prepared], precision: str) -> Callable[[Arrays, Data], Prepared]:
+    """Steps that end when the GPU has done them; in bfloat16 with what `torch.autocast` makes of them."""
+
+    def waiting(weights: Arrays, data: Data) -> Prepared:
+        prepared = prepare(weights, data)
+
+        def step() -> Any:
+            with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bfloat16"):
+                found = prepared.step()
+            torch.cuda.synchronize()
+            return found
+
+        return Prepared(step, lambda found: found.float().cpu().numpy())
+
+    return waiting
+
+
 def prepare(variant: str, threads: int) -> Table:
     """The table of a variant; a chain of thousands of operations isn't what `torch.compile` is for."""
     torch.set_num_threads(threads)
-    compiler: Compiler = torch.compile if variant == "compile" else lambda fn: fn
+    precision = on_gpu(variant)
+    if precision is not None:
+        torch.set_default_device("cuda")
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    compiler: Compiler = torch.compile if variant.startswith("compile") else lambda fn: fn
     resnet = training(compiler, models.resnet18, sgd)
     table: dict[str, Any] = {
         "linreg": linreg(compiler),
@@ -149,6 +170,10 @@ def prepare(variant: str, threads: int) -> Table:
             compiler, lambda x: functional.softmax(functional.layer_norm(x, x.shape[-1:]) * 2.0, -1)
         ),
         "matmul": function(compiler, torch.matmul),
+        "copy": function(compiler, lambda x: x * 1.0000001),
+        "sum": function(compiler, torch.sum),
         "first_step": first_step(resnet),
     }
+    if precision is not None:
+        return {name: on_device(each, precision) for name, each in table.items()}
     return table if variant == "compile" else {**table, "chain": chain, "tracked_add": tracked_add}
