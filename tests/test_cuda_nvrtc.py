@@ -86,7 +86,7 @@ def test_parameters_appear_as_they_are_named() -> None:
     kernel = copying().finished()
     assert "kernel0(const long long n0_, float* w0, const float* r0)" in kernel.source
     assert "const Index n0 = (Index)n0_;" in kernel.source
-    assert "w0[(blockIdx.x) * 3 + threadIdx.x] = r0[(blockIdx.x) * 3];" in kernel.source
+    assert "w0[(blockIdx.x) * 3 + (threadIdx.x)] = r0[(blockIdx.x) * 3];" in kernel.source
     (launch,) = kernel.launches
     assert [type(argument).__name__ for argument in launch.arguments] == ["Size", "Pointer", "Pointer"]
 
