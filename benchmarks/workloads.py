@@ -252,8 +252,8 @@ def _one(size: int) -> Callable[[Scale], tuple[Array, ...]]:
     return lambda scale: (_normal(scale.elements or size),)
 
 
-# What is measured on a GPU; the goal is how many times as fast as the best peer graphc should be. Small graphs show what
-# a launch costs, large vectors what memory can do, of which "copy" is the measure.
+# What is measured on a GPU; the goal is how many times as fast as the best peer graphc should be. Small graphs show
+# what a launch costs, large vectors what memory can do, of which "copy" is the measure.
 GPU: dict[str, Workload] = {
     **{name: WORKLOADS[name]._replace(goal=3) for name in ("linreg", "tiny")},
     "mlp": Workload("MLP 784-256-128-10, batch 4096, Adam", 0.95, _labelled(4096, 10, 784), mlp_shapes, rounds=True),
