@@ -312,6 +312,7 @@ ADJOINTS = {
     "conv_input_grad": "conv",
     "conv_weight_grad": "conv",
     "max_pool_input_grad": "max_pool",
+    "scaled_dot_product_attention_grad": "scaled_dot_product_attention",
 }
 
 MEANINGS: dict[str, Callable[..., Any]] = {

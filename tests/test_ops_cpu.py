@@ -29,7 +29,8 @@ CONTRACTIONS = ("matmul", "linear", "einsum", "conv", "conv_input_grad", "conv_w
 ROUNDED: dict[str, float] = {
     **dict.fromkeys((*ELEMENTARY, *COMPOSED), 2),
     **dict.fromkeys((*SUMS, *WINDOWS, *NORMALISATIONS, *CONTRACTIONS), 3),
-    **dict.fromkeys(("conv_transpose", "scaled_dot_product_attention", "cross_entropy", "batch_stats"), 4),
+    **dict.fromkeys(("conv_transpose", "cross_entropy", "batch_stats"), 4),
+    **dict.fromkeys(("scaled_dot_product_attention", "scaled_dot_product_attention_grad"), 4),
 }
 GRADIENT_ULPS = 4  # of all ops: gradients are sums and products of several such values
 

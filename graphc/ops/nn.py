@@ -15,7 +15,7 @@ from graphc.dims import Dim, compare, product, require_equal, shape_text
 from graphc.errors import ArgumentError, DTypeError, ShapeError
 from graphc.ir import Node
 from graphc.op import Cotangents, Sample, Samples
-from graphc.operands import as_node, astype, reduce_sum, squeeze_op
+from graphc.operands import as_node, astype, reduce_sum, squeeze_op, unbroadcast
 from graphc.ops.activations import softmax, softmax_vjp
 from graphc.ops.control import stop_gradient
 from graphc.ops.conv import per_channel
@@ -356,17 +356,47 @@ def masked_softmax(x: Any, *, axis: int) -> Any:
     return e / maximum(reduce_sum(e, axes=(axis,)), 1)  # a sum with the maximum's 1 in it, or 0
 
 
-def _attended(q: Any, k: Any, v: Any, mask: Any, is_causal: bool, scale: float, dropout_p: float = 0.0) -> Any:
-    """The values, weighted for each query by a softmax over the keys; `dropout_p` drops weights."""
+def _seen(scores: Any) -> Any:
+    """Which keys a causal query sees: those up to its own place."""
+    query, key = (coordinate(scores.shape, scores.ndim - back) for back in (2, 1))
+    return greater_equal(query, key)
+
+
+def _shares(q: Any, k: Any, mask: Any, is_causal: bool, scale: float) -> Any:
+    """The shares of the keys in what each query gets, in at least float32."""
     scores = matmul(widened(q), swapaxes(widened(k), -2, -1)) * scale
     if is_causal:
-        query, key = (coordinate(scores.shape, scores.ndim - back) for back in (2, 1))
-        scores = where(greater_equal(query, key), scores, -math.inf)
+        scores = where(_seen(scores), scores, -math.inf)
     if mask is not None:
         scores = where(mask, scores, -math.inf) if mask.dtype == "bool" else scores + mask
-    shares = softmax(scores, axis=-1) if mask is None else masked_softmax(scores, axis=scores.ndim - 1)
-    weights = dropout(shares, dropout_p, training=True)
+    return softmax(scores, axis=-1) if mask is None else masked_softmax(scores, axis=scores.ndim - 1)
+
+
+def _attended(q: Any, k: Any, v: Any, mask: Any, is_causal: bool, scale: float, dropout_p: float = 0.0) -> Any:
+    """The values, weighted for each query by a softmax over the keys; `dropout_p` drops weights."""
+    weights = dropout(_shares(q, k, mask, is_causal, scale), dropout_p, training=True)
     return rounded(matmul(weights, widened(v)), v.dtype)
+
+
+def _cotangents(g: Any, q: Any, k: Any, v: Any, mask: Any, is_causal: bool, scale: float) -> list[Any]:
+    """The cotangents of attention's operands, that of a float mask included."""
+    shares, up = _shares(q, k, mask, is_causal, scale), widened(g)
+    to_shares = matmul(up, swapaxes(widened(v), -2, -1))
+    (to_scores,) = softmax_vjp(to_shares, shares, shares, axis=shares.ndim - 1)
+    to_mask = to_scores
+    if mask is not None and mask.dtype == "bool":
+        to_scores = where(mask, to_scores, 0)
+    if is_causal:
+        to_scores = where(_seen(to_scores), to_scores, 0)
+    to_product = to_scores * scale
+    found = [
+        (matmul(to_product, widened(k)), q),
+        (matmul(swapaxes(to_product, -2, -1), widened(q)), k),
+        (matmul(swapaxes(shares, -2, -1), up), v),
+    ]
+    if mask is not None and mask.dtype != "bool":
+        found.append((to_mask, mask))
+    return [rounded(unbroadcast(to, x, reduce_sum), x.dtype) for to, x in found]
 
 
 def _attentions(rng: np.random.Generator) -> list[Sample]:
@@ -386,7 +416,32 @@ def _attentions(rng: np.random.Generator) -> list[Sample]:
     ]
 
 
-@composite(name="scaled_dot_product_attention", samples=_attentions)
+def _attention_grads(rng: np.random.Generator) -> list[Sample]:
+    samples = [sample for sample in _attentions(rng) if len(sample.args) < 4 or sample.args[3].dtype == bool]
+    return [
+        Sample((rng.standard_normal((*q.shape[:-1], v.shape[-1])), q, k, v, *mask), sample.attrs)
+        for sample in samples
+        for q, k, v, *mask in [sample.args]
+    ]
+
+
+@composite(name="scaled_dot_product_attention_grad", samples=_attention_grads)
+def attention_grad(g: Any, q: Any, k: Any, v: Any, mask: Any = None, *, is_causal: bool, scale: float) -> Any:
+    """The gradient of attention in q, k and v, for a mask of bools or none; it needs no shares from before."""
+    return tuple(_cotangents(g, q, k, v, mask, is_causal, scale))
+
+
+def _attention_vjp(
+    g: Any, y: Any, q: Any, k: Any, v: Any, mask: Any = None, *, is_causal: bool, scale: float
+) -> Cotangents:
+    if mask is None:
+        return tuple(attention_grad(g, q, k, v, is_causal=is_causal, scale=scale))
+    if mask.dtype == "bool":
+        return (*attention_grad(g, q, k, v, mask, is_causal=is_causal, scale=scale), None)
+    return tuple(_cotangents(g, q, k, v, mask, is_causal, scale))
+
+
+@composite(name="scaled_dot_product_attention", samples=_attentions, vjp=_attention_vjp)
 def attention_op(q: Any, k: Any, v: Any, mask: Any = None, *, is_causal: bool, scale: float) -> Any:
     """softmax(q @ k.mT * scale + mask) @ v, where a bool mask is True for what is seen."""
     return _attended(q, k, v, mask, is_causal, scale)
