@@ -96,6 +96,16 @@ def test_dtypes(dtype):
             check(*shape, layout, dtype)
 
 
+def test_b_that_is_read_once_from_afar():
+    """By units of many columns, whose last is narrower; and few columns, by units of fewer rows."""
+    for m in (1, 3, 9, 60):
+        check(m, 500, 900, "nn", "float32")
+    check(500, 40, 60, "nt", "float32")
+    for layout in ("nn", "tn"):
+        once, _ = product(9, 500, 900, layout, "float32")
+        assert once.tobytes() == product(9, 500, 900, layout, "float32", parts=2)[0].tobytes()
+
+
 def test_many_blocks_of_k():
     check(60, 600, 40, "nn", "float32")
     check(60, 300, 60, "nn", "int32")

@@ -40,6 +40,7 @@ OFTEN = 256  # columns of B for which A is read often enough to pack it
 MANY = 112  # rows of A up to which B is read in place, if it can be, unless it is small
 SPANNED = 512  # columns of B up to which units have all columns, and pack their part of more than `MANY` rows of A
 FEW_PANELS, SHARES = 4, 4  # panels of A in such a unit, about; their number is a multiple, for threads to share evenly
+RUNS = 512, 256  # columns of a unit that reads a large B in place, at least: for a few rows, and for more
 PARTS = 64  # units of a large product
 UNIT_NS = 8_000, 200_000  # time of a unit of work, at least and at most: a part of all between them
 FLOPS, BYTES = 150, 40  # per nanosecond, roughly: of arithmetic, and of what is read from memory
@@ -112,7 +113,10 @@ class Problem:
         if not isinstance(self.m, int):
             return PANELS * self.height
         panels = -(-self.m // self.height)
-        return self.height * max(1, -(-panels // -(-panels // PANELS) if panels else 1))
+        blocks = max(1, -(-panels // PANELS))
+        if blocks > 1 and isinstance(self.n, int) and self.n <= OFTEN:  # there are few units besides
+            blocks = -(-blocks // SHARES) * SHARES
+        return self.height * max(1, -(-panels // blocks))
 
     @cached_property
     def rows_wanted(self) -> int:
@@ -133,7 +137,15 @@ class Problem:
         least, most = UNIT_NS
         unit = min(max(column * n * (m / max(1, rows)) * batch / PARTS, least), most)
         most = CACHE_BYTES // 2 // (self.rows * width * itemsize(self.compute)) if self.place is None else n
-        return width * max(1, min(-(-n // width), round(unit / column / width), most))
+        return width * max(1, min(-(-n // width), max(round(unit / column / width), self.run // width), most))
+
+    @cached_property
+    def run(self) -> int:
+        """Columns that a unit has at least: where lines of B come from afar and as they lie, a row of them at once."""
+        streams = self.limit("b") == MANY and CACHE_BYTES < self.nbytes(self.k, self.n) < math.inf
+        if not isinstance(self.m, int) or self.m > MANY or not streams:
+            return 0
+        return RUNS[self.few is None or self.m > self.few[1]]
 
     @cached_property
     def depth(self) -> int:
