@@ -35,6 +35,7 @@ from graphc.runtime.session import Session
 from graphc.runtime.structure import flatten
 
 CHECKED = 3  # first steps whose results are compared
+TURN = 0.0005  # seconds
 WARM = 3  # calls before the first that is timed: an entry is bound after two
 MADE = frozenset({"arena", "result", "update"})  # roles of buffers that a step fills
 
@@ -93,7 +94,7 @@ def ledger(
     seed: int = 0,
     threads: int | None = None,
     rounds: int = 31,
-    turn: float = 0.0005,
+    turn: float = TURN,
     tolerance: float = 1e-4,
 ) -> Ledger:
     """Measure what compiling buys for one model, and what it costs.
@@ -123,7 +124,7 @@ def ledger(
         ways |= {(WITHOUT, k): model.way(technique.name, [technique]) for k, technique in enumerate(TECHNIQUES)}
         full = ways[STAGE, len(TECHNIQUES)]
         _check(ways.values(), full, tolerance)
-        seconds = _interleaved({key: way.step for key, way in ways.items()}, rounds, turn)
+        seconds = interleaved({key: way.step for key, way in ways.items()}, rounds, turn)
         found = {key: way.measured(seconds[key]) for key, way in ways.items()}
     finally:
         for way in ways.values():
@@ -299,7 +300,7 @@ def _difference(found: Sequence[Array], expected: Sequence[Array], tolerance: fl
     return ""
 
 
-def _interleaved(steps: Mapping[Any, Step], rounds: int, turn: float) -> dict[Any, list[float]]:
+def interleaved(steps: Mapping[Any, Step], rounds: int, turn: float) -> dict[Any, list[float]]:
     """Seconds a step, of each turn: all have one, then all have the next, in an order that no rhythm can match."""
     counts = {key: _count(step, turn) for key, step in steps.items()}
     found: dict[Any, list[float]] = {key: [] for key in steps}

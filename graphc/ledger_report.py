@@ -207,6 +207,8 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]
 
 BETTER, WORSE, ENDS, FAINT = "#2a7f62", "#b5442e", "#4a5568", "#a0aec0"  # FAINT: what can't be told from noise
 
+MEANINGS = {BETTER: "saves time", WORSE: "costs time", FAINT: "can't be told from noise; lines: quartiles"}
+
 
 def _chart(ledger: Ledger, kind: str) -> bytes:
     """Both charts side by side, times on logarithmic axes: equal lengths are equal factors.
@@ -216,6 +218,7 @@ def _chart(ledger: Ledger, kind: str) -> bytes:
     try:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
+        from matplotlib.patches import Patch
     except ImportError as error:
         raise MissingExtra("matplotlib", "data", "ledger.plot") from error
     with rc_context({"svg.hashsalt": "graphc", "svg.fonttype": "none"}):  # text stays text, and ids don't change
@@ -223,6 +226,8 @@ def _chart(ledger: Ledger, kind: str) -> bytes:
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
         _draw_waterfall(left, ledger)
         _draw_left_out(right, ledger)
+        meanings = [Patch(color=color, label=label) for color, label in MEANINGS.items()]
+        figure.legend(handles=meanings, loc="outside lower center", ncols=len(meanings), frameon=False, fontsize=8)
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind, dpi=120, metadata={"Date": None} if kind == "svg" else None)
     return buffer.getvalue()
@@ -243,7 +248,8 @@ def _draw_waterfall(axes: Any, ledger: Ledger) -> None:
         axes.barh(at, high - low, left=low, color=_colour(bar.saved, ways[at].differs(ways[at - 1])))
         axes.plot([bar.after, bar.after], [at - 0.4, at + 1.4], color=FAINT, linewidth=0.8)
         axes.text(1.05 * high, at, _times(bar.before / bar.after), va="center", fontsize=8)
-    axes.set(xscale="log", xlim=(bottom, _with_room(bottom, slowest)), xlabel="seconds a step")
+    axes.set(xscale="log", xlim=(bottom, _with_room(bottom, slowest)), xlabel="a step")
+    _name_ticks(axes, lambda seconds, _: duration(1e9 * seconds))
     axes.set(yticks=range(len(names)), yticklabels=names)
     axes.set_title(f"from {base.name} to static: {_times(ledger.speedup)} as fast", fontsize=10)
     axes.invert_yaxis()
@@ -263,10 +269,17 @@ def _draw_left_out(axes: Any, ledger: Ledger) -> None:
     bottom = 0.9 * min(1, *ends)
     axes.set(xscale="log", xlim=(bottom, _with_room(bottom, max(1, *ends))), yticks=range(len(names)))
     axes.set(xlabel="times as long as the full compiler", yticklabels=names)
-    axes.xaxis.set_major_formatter("{x:g}x")
-    axes.xaxis.set_minor_formatter("")
+    _name_ticks(axes, "{x:g}x")
     axes.set_title("the full compiler without one technique", fontsize=10)
     axes.invert_yaxis()
+
+
+def _name_ticks(axes: Any, names: Any) -> None:
+    """Ticks of a logarithmic axis, more of them where it is short."""
+    low, high = axes.get_xlim()
+    axes.xaxis.get_major_locator().set_params(subs=(1.0,) if high > 30 * low else (1.0, 2.0, 5.0))
+    axes.xaxis.set_major_formatter(names)
+    axes.xaxis.set_minor_formatter("")
 
 
 def _colour(saved: float, differs: bool) -> str:

@@ -156,6 +156,15 @@ def test_entries_know_those_before_them():
     assert [(entry and entry.name) for entry, _ in multiply.next_functions] == ["AccumulateGrad", None]
 
 
+def test_the_tape_of_a_model_has_the_names_of_its_parameters():
+    model = ge.module(gc.nn.Sequential(gc.nn.Linear(3, 2), gc.nn.BatchNorm1d(2)))
+    shift = leaf((1.0, 2.0)).named("shift")
+    picture = str(gc.render((model(np.ones((4, 3), "float32")) + shift).sum()))
+    for name in ("0/weight", "0/bias", "1/weight", "shift"):
+        assert name in picture
+    assert gc.text(shift * 2).splitlines()[-2:] == ["%1: float32[2] = multiply(shift, %0)", "return %1"]
+
+
 # --------------------------------------------------------------------------------------------- NumPy's functions
 
 OF_NUMPY = {

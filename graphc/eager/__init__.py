@@ -32,6 +32,7 @@ from graphc.eager.tensors import Tensor, grad, lifted, tensor
 from graphc.errors import did_you_mean, publish
 from graphc.ir import Node
 from graphc.op import Op
+from graphc.printer import text
 
 __all__ = [
     "Context",
@@ -89,3 +90,8 @@ __getattr__ = _Room(graphc).__getattr__
 publish(globals())
 taking.install()
 numpys.install()
+
+
+@text.register
+def _(x: Tensor, *, sources: bool = False) -> str:
+    return text(x.__graphc_node__(), sources=sources)  # the tape, as it is drawn

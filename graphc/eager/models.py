@@ -43,7 +43,7 @@ def module(model: M, seed: int = 0) -> M:
         if isinstance(variable.initial, Node):
             twins[id(variable.initial)] = variable.initial
         value = wrapped(np.array(values[variable], order="C", copy=True))
-        twins[id(variable)] = value.requires_grad_(trainable.get(variable, False))
+        twins[id(variable)] = value.requires_grad_(trainable.get(variable, False)).named(variable.name)
     return copy.deepcopy(model, twins)
 
 

@@ -16,11 +16,13 @@ from itertools import count
 from types import CodeType
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from graphc.errors import GradientError
 from graphc.ir import Graph, Node
-from graphc.ops.state import placeholder
+from graphc.ops.state import Variable
 from graphc.source import Site, here, user_site
-from graphc.types import TensorType
+from graphc.types import TensorType, np_dtype
 
 Edge = tuple["Entry", int]
 Hook = Callable[[Any], Any]
@@ -83,15 +85,20 @@ class Entry(ABC):
 
 
 class Leaf(Entry):
-    """A tensor that collects its gradient."""
+    """A tensor that collects its gradient.
 
-    __slots__ = ("grad", "type")
+    Attributes:
+        title: what it is called in drawings.
+    """
+
+    __slots__ = ("grad", "title", "type")
     label = "accumulate_grad"
     name = "AccumulateGrad"
 
     def __init__(self, type: TensorType) -> None:
         self.parents, self.saved, self.hooks, self.number = (), (), None, next(numbers)
         self.type = type
+        self.title = "leaf"
         self.grad: Any = None
 
     def types(self) -> Sequence[TensorType]:
@@ -100,12 +107,17 @@ class Leaf(Entry):
 
     def nodes(self, operands: Sequence[Node | None]) -> Sequence[Node]:
         """See `Entry.nodes`."""
-        return (placeholder("leaf", self.type.shape, self.type.dtype),)
+        return (Variable(_unknown, self.title, shape=self.type.shape, dtype=self.type.dtype),)
 
     def pull(self, cotangents: Sequence[Any]) -> Iterable[tuple[Edge, Any]]:
         """Add to the gradient; nothing is behind a leaf."""
         self.grad = cotangents[0] if self.grad is None else self.grad + cotangents[0]
         return ()
+
+
+def _unknown(seed: int, name: str, shape: tuple[int, ...], dtype: str) -> Any:
+    """The first value of a leaf, which a drawing doesn't show."""
+    return np.zeros(shape, np_dtype(dtype))
 
 
 class Handle:

@@ -244,6 +244,13 @@ class Tensor(Operators):
             self._edge = (Leaf(self.type), 0) if requires_grad else None
         return self
 
+    def named(self, name: str) -> Tensor:
+        """The tensor itself; a leaf that collects its gradient has this name in drawings of the tape."""
+        leaf = self._leaf()
+        if leaf is not None:
+            leaf.title = name
+        return self
+
     def register_hook(self, hook: Callable[[Tensor], Any]) -> Handle:
         """Let `hook(gradient)` see the gradient of this tensor in every pass, and replace it by what it returns.
 
