@@ -18,6 +18,7 @@ from graphc.runtime.cpu import (
     conv_channels,
     conv_direct,
     conv_few,
+    conv_points,
     conv_weight,
     conv_winograd,
     conv_winograd_channels,
@@ -54,6 +55,7 @@ _TRANSFORMS = (
     Algorithm("winograd 4x4", conv_winograd_weight.is_served, conv_winograd_weight.winograd_weight),
 )
 _EXACT = (
+    Algorithm("direct, images in lanes", conv_points.is_served, conv_points.points),
     Algorithm("direct, channels in lanes", conv_channels.is_served, conv_channels.channels),
     Algorithm("direct, source in place", conv_few.is_served, conv_few.few),
     Algorithm("direct", conv_direct.is_served, conv_direct.direct),
