@@ -56,12 +56,16 @@ class ObjectCache:
 
     def get(self, key: str) -> bytes | None:
         """The object file of a key, if there is a sound one."""
-        found = None if self.disabled else self._read(key)
+        found = self.find(key)
         if found is None:
             self.misses += 1
         else:
             self.hits += 1
         return found
+
+    def find(self, key: str) -> bytes | None:
+        """The same, without being counted."""
+        return None if self.disabled else self._read(key)
 
     def put(self, key: str, data: bytes) -> None:
         """Keep an object file, if that is possible."""

@@ -20,9 +20,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from copy import copy
-from functools import cache
+from functools import cache, partial
 from threading import Lock, Thread
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 from graphc.errors import GraphcError, InternalError
@@ -88,54 +88,107 @@ def _engine() -> Any:
 _loaded: WeakValueDictionary[str, Code] = WeakValueDictionary()
 
 
+class Unit(NamedTuple):
+    """What is to be known of a module besides its code.
+
+    Attributes:
+        key: names its object file.
+        symbols: of the functions whose addresses are asked for.
+        calls: names of functions of the library.
+    """
+
+    key: str
+    symbols: tuple[str, ...]
+    calls: tuple[str, ...]
+
+
+class Objects(NamedTuple):
+    """Object files of modules by key, and the units of functions of the library, by name."""
+
+    images: Mapping[str, bytes]
+    library: Mapping[str, Unit]
+
+
+NO_OBJECTS = Objects({}, {})
+
+
+def unit_of(assembly: str, symbols: Iterable[str]) -> Unit:
+    """The unit of a module."""
+    return Unit(_key(assembly), tuple(symbols), tuple(dict.fromkeys(OF_LIBRARY.findall(assembly))))
+
+
 class Loading:
     """Modules on their way into memory: those that are new are compiled while others are still being written.
 
     Args:
         library: gives the functions that the modules call.
+        recalled: what needs neither be written nor compiled.
     """
 
-    def __init__(self, library: Library | None = None, compiler: Compiler | None = None) -> None:
+    def __init__(
+        self, library: Library | None = None, recalled: Objects = NO_OBJECTS, compiler: Compiler | None = None
+    ) -> None:
         self._library = library
+        self._recalled = recalled
         self._compiler = Compiler(this_host()) if compiler is None else compiler
         self._keys: list[str] = []  # of all modules, in order
         self._found: dict[str, Code] = {}  # what is loaded already
-        self._symbols: dict[str, Sequence[str]] = {}  # of the other modules
-        self._images: dict[str, bytes] = {}  # of those, what is on disk
-        self._names: list[str] = []  # of the functions that these call
+        self._units: dict[str, Unit] = {}  # the other modules
+        self._images: dict[str, bytes] = {}  # of those, what need not be compiled
+        self._called: dict[str, Unit] = {}  # the functions that these call, by name
         self._functions: Loading | None = None
+        self._complete = True  # whether all functions that are called are known here
 
-    def add(self, assembly: str, symbols: Sequence[str]) -> None:
+    def add(self, assembly: str, symbols: Iterable[str]) -> None:
+        """Take a module; see `take`."""
+        self.take(unit_of(assembly, symbols), lambda: assembly)
+
+    def take(self, unit: Unit, assembly: Callable[[], str]) -> None:
         """Take a module, unless it is there already.
 
         Args:
-            symbols: of the functions whose addresses are asked for.
+            assembly: gives it, if it has to be compiled.
         """
-        key = _key(assembly)
+        key = unit.key
         self._keys.append(key)
-        if key in self._found or key in self._symbols:
+        if key in self._found or key in self._units:
             return
         loaded = _loaded.get(key)
         if loaded is not None:
             self._found[key] = loaded
+            self._complete = self._complete and not unit.calls
             return
-        self._symbols[key] = symbols
-        image = object_cache().get(key)
+        self._units[key] = unit
+        image = self._recalled.images.get(key) or object_cache().get(key)
         if image is None:
-            self._compiler.begin(key, _renamed(assembly, _prefix(key)))
+            self._compiler.begin(key, _renamed(assembly(), _prefix(key)))
         else:
             self._images[key] = image
-        self._call(OF_LIBRARY.findall(assembly))
+        self._call(unit.calls)
 
     def _call(self, names: Iterable[str]) -> None:
         """Take functions of the library."""
-        if self._library is None:
+        library = self._library
+        if library is None:
             return
-        for name in [name for name in dict.fromkeys(names) if name not in self._names]:
+        for name in [name for name in names if name not in self._called]:
             if self._functions is None:
-                self._functions = Loading(self._library, self._compiler)
-            self._functions.add(self._library(name), [name])
-            self._names.append(name)
+                self._functions = Loading(library, self._recalled, self._compiler)
+            unit, assembly = self._recalled.library.get(name), partial(library, name)
+            if unit is None:
+                assembly = partial(str, library(name))  # written once
+                unit = unit_of(assembly(), [name])
+            self._functions.take(unit, assembly)
+            self._called[name] = unit
+
+    def objects(self) -> Objects | None:
+        """All object files, once there is code, and the functions that are called; None if something is missing."""
+        inner = NO_OBJECTS if self._functions is None else self._functions.objects()
+        images = {key: self._images.get(key) or object_cache().find(key) for key in self._keys}
+        found = {key: image for key, image in images.items() if image is not None}
+        if inner is None or len(found) < len(images) or not self._complete:
+            return None
+        return Objects({**found, **inner.images}, {**self._called, **inner.library})
 
     def codes(self) -> list[Code]:
         """The code of each module that was added.
@@ -154,18 +207,18 @@ class Loading:
 
     def _linked(self) -> dict[str, Code]:
         """The new modules by key, in one library: linking them one by one takes more than twice as long."""
-        if not self._symbols:
+        if not self._units:
             return {}
         functions = [] if self._functions is None else self._functions.codes()
-        addresses = {name: code.address(name) for name, code in zip(self._names, functions, strict=True)}
-        for key in self._symbols:
+        addresses = {name: code.address(name) for name, code in zip(self._called, functions, strict=True)}
+        for key in self._units:
             if key not in self._images:
                 self._images[key] = self._compiler.take(key)
                 object_cache().put(key, self._images[key])
-        exported = [_prefix(key) + name for key, names in self._symbols.items() for name in names]
+        exported = [_prefix(key) + name for key, unit in self._units.items() for name in unit.symbols]
         library = Code(self._images.values(), exported, addresses)
         library._needed = tuple(functions)
-        return {key: library.part(_prefix(key)) for key in self._symbols}
+        return {key: library.part(_prefix(key)) for key in self._units}
 
 
 def load(assemblies: Sequence[str], symbols: Sequence[Sequence[str]], library: Library | None = None) -> list[Code]:
@@ -178,11 +231,11 @@ def load(assemblies: Sequence[str], symbols: Sequence[Sequence[str]], library: L
 
 def _key(assembly: str) -> str:
     """What the object file of a module depends on, as a name."""
-    return hashlib.sha256(f"{_generator()}\n{assembly}".encode()).hexdigest()
+    return hashlib.sha256(f"{generator()}\n{assembly}".encode()).hexdigest()
 
 
 @cache
-def _generator() -> str:
+def generator() -> str:
     """Who compiles, and for which machine."""
     import llvmlite
     import llvmlite.binding as llvm

@@ -21,14 +21,15 @@ from graphc.op import Array
 from graphc.ops.sorting import topk_op
 from graphc.passes.plan import bind_plan, plan_kernels, updated_after
 from graphc.plan import Buffer, Plan, Step, SymbolicPlan, Variant
-from graphc.runtime.cpu import copies, driver
+from graphc.runtime.cpu import copies, driver, packs
 from graphc.runtime.cpu.blocks import Blocks
 from graphc.runtime.cpu.copies import Copy
 from graphc.runtime.cpu.driver import Command, CommandList, Scratch, State, aligned_memory, run
 from graphc.runtime.cpu.dump import dump_kernels, dump_plan
 from graphc.runtime.cpu.host import Host, this_host
-from graphc.runtime.cpu.jit import Code, Loading
+from graphc.runtime.cpu.jit import Code, Loading, Objects, Unit, unit_of
 from graphc.runtime.cpu.kernels import CORES, EXACT_CORES, function, native_kernel
+from graphc.runtime.cpu.packs import Pack
 from graphc.runtime.cpu.peak import measured_peak
 from graphc.runtime.cpu.phases import NativeKernel
 from graphc.runtime.cpu.pool import shared_pool
@@ -103,15 +104,54 @@ class CpuTarget:
         self.memory = Memory()
         self.scratch = Scratch(self.pool.threads)
         self.blocks = Blocks()
+        self.conv_precision = conv_precision
         self.cores = CORES if conv_precision == "winograd4" else EXACT_CORES
         self.epoch = np.zeros(1, np.int64)  # counts the runs that changed variables
         self._natives: dict[Variant, NativeKernel | None] = {}
+        self._units: dict[Variant, Unit] = {}
 
     def native(self, variant: Variant) -> NativeKernel | None:
-        """The code of a kernel, made once; None where NumPy runs it."""
+        """The code of a kernel, made once, whose assembly may be missing; None where NumPy runs it."""
         if variant not in self._natives:
-            self._natives[variant] = native_kernel(variant.kernel, self.host, self.cores, variant.steady)
+            self._natives[variant] = self._written(variant)
         return self._natives[variant]
+
+    def _written(self, variant: Variant) -> NativeKernel | None:
+        return native_kernel(variant.kernel, self.host, self.cores, variant.steady)
+
+    def written(self, variant: Variant) -> NativeKernel:
+        """A kernel that has code, with its assembly."""
+        native = self.native(variant)
+        if native is not None and not native.assembly:  # it was recalled
+            native = self._natives[variant] = self._written(variant)
+        assert native is not None
+        return native
+
+    def assembly(self, variant: Variant) -> str:
+        """The assembly of a kernel that has code."""
+        return self.written(variant).assembly
+
+    def unit(self, variant: Variant) -> Unit:
+        """What is to be known of the module of a kernel that has code."""
+        found = self._units.get(variant)
+        if found is None:
+            native = self.written(variant)
+            found = self._units[variant] = unit_of(native.assembly, [phase.symbol for phase in native.phases])
+        return found
+
+    def learn(self, variants: Sequence[Variant], pack: Pack) -> None:
+        """Take over what is known of kernels, of those that weren't met before."""
+        for variant, native, unit in zip(variants, pack.natives, pack.units, strict=False):
+            if variant not in self._natives:
+                self._natives[variant] = native
+                if unit is not None:
+                    self._units[variant] = unit
+
+    def pack(self, variants: Sequence[Variant], objects: Objects) -> Pack:
+        """What is known of kernels, with their object files."""
+        natives = [self.native(variant) for variant in variants]
+        bare = tuple([native and replace(native, assembly="") for native in natives])
+        return Pack(bare, tuple([self._units.get(variant) for variant in variants]), objects)
 
     def within_budget(self, symbolic: SymbolicPlan) -> SymbolicPlan:
         """The plan, in which no more steps keep what they derive from steady reads than memory is meant for."""
@@ -138,25 +178,32 @@ class CpuExecutable:
 
     def __init__(self, target: CpuTarget, symbolic: SymbolicPlan) -> None:
         self.target = target
+        self._folder = folder_of(symbolic.program)
+        variants = _variants(symbolic)
+        key = None if self._folder else packs.key_of(variants, target.host, target.conv_precision)
+        pack = packs.recalled(key)
+        target.learn(variants, pack)
         symbolic = target.within_budget(symbolic)
         library = partial(function, target.host)
-        loading = Loading(library)
+        loading = Loading(library, pack.objects)
         loading.add(*driver.module())  # which is compiled along with the kernels of the first plan
         self.natives: dict[Variant, NativeKernel] = {}
-        for variant in dict.fromkeys(step.variant for step in symbolic.steps):
+        for variant in _variants(symbolic):
             native = target.native(variant)
             if native is not None:
                 self.natives[variant] = native
-                loading.add(native.assembly, [phase.symbol for phase in native.phases])
+                loading.take(target.unit(variant), partial(target.assembly, variant))
         by_numpy = [at for at, step in enumerate(symbolic.steps) if step.variant not in self.natives]
         self._together = "commands" not in target.disable
         last = max(by_numpy, default=-1) if self._together else len(symbolic.steps) - 1
         self.symbolic = updated_after(symbolic, last)  # what Python calls can fail, and be interrupted
-        self._folder = folder_of(symbolic.program)
         if self._folder is not None:
-            dump_kernels(self._folder, self.symbolic, self.natives, target.host, library)
+            written = {variant: target.written(variant) for variant in self.natives}
+            dump_kernels(self._folder, self.symbolic, written, target.host, library)
         self._driver, *codes = loading.codes()
         self.code = dict(zip(self.natives, codes, strict=True))
+        if key is not None and pack is packs.EMPTY and (objects := loading.objects()) is not None:
+            packs.keep(key, target.pack(variants, objects))
         self.kept = Memory()  # what is derived from steady reads, for all sizes
         self._bound: OrderedDict[Sizes, Bound] = OrderedDict()
 
@@ -206,6 +253,11 @@ class CpuExecutable:
         works = [work_of(step, bound.plan, made.how if made.native else f"NumPy: {made.how}") for step, made in steps]
         threads = self.target.pool.threads
         return Description(works, live_bytes(bound.plan), threads, partial(measured_peak, threads))
+
+
+def _variants(symbolic: SymbolicPlan) -> list[Variant]:
+    """The kernels of a plan, in the order in which they come first."""
+    return list(dict.fromkeys(step.variant for step in symbolic.steps))
 
 
 class Segment(NamedTuple):

@@ -1,0 +1,134 @@
+"""The code of a plan in one file on disk: a program that starts again reads it, and needs no kernel to be written.
+
+What a kernel's code depends on is its structure, the machine, and the versions of what writes and compiles it; all of
+it is in the key under which a plan's code is found. A kernel with a user's own op is known by its op's identity alone,
+so plans that have one aren't kept, nor small ones, which are written as fast as they are found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from graphc import dims, kernel, ops
+from graphc.dims import DimExpr
+from graphc.ir import Node
+from graphc.kernel import Kernel, Region
+from graphc.operands import Literal
+from graphc.plan import Variant
+from graphc.runtime import strided
+from graphc.runtime.cache import object_cache
+from graphc.runtime.cpu import host
+from graphc.runtime.cpu.host import Host
+from graphc.runtime.cpu.jit import NO_OBJECTS, Objects, Unit, generator
+from graphc.runtime.cpu.phases import NativeKernel
+from graphc.types import TensorType, TupleType
+
+MIN_KERNELS = 16  # in a plan that is kept
+ROOMS = [Path(module.__file__ or "").parent for module in (ops, dims, host, kernel, strided)]  # what code depends on
+
+
+class Pack(NamedTuple):
+    """The code of a plan.
+
+    Attributes:
+        natives: of each kernel, without its assembly; None where NumPy runs it.
+        units: of each kernel that has code.
+        objects: all that is to be loaded.
+    """
+
+    natives: tuple[NativeKernel | None, ...]
+    units: tuple[Unit | None, ...]
+    objects: Objects
+
+
+EMPTY = Pack((), (), NO_OBJECTS)
+
+
+def key_of(variants: Sequence[Variant], machine: Host, cores: str) -> str | None:
+    """Under which the code of a plan is kept; None if it isn't.
+
+    Args:
+        variants: the plan's kernels, in order.
+        cores: names the table of the cores that are served.
+    """
+    if len(variants) < MIN_KERNELS or not _sources():
+        return None
+    try:
+        lines = [repr([*map(_described, k.regions), _core(k), sorted(steady)]) for k, steady in variants]
+    except _ForeignError:
+        return None
+    return hashlib.sha256("\n".join([generator(), _sources(), repr(machine), cores, *lines]).encode()).hexdigest()
+
+
+def recalled(key: str | None) -> Pack:
+    """What is kept under a key; `EMPTY` if that is nothing, or nothing sound."""
+    data = None if key is None else object_cache().find(f"{key}-plan")
+    if data is None:
+        return EMPTY
+    try:
+        found: Pack = pickle.loads(data)  # as trustworthy as the machine code beside it: see `runtime.cache`
+    except Exception:
+        return EMPTY
+    object_cache().hits += len(found.objects.images)
+    return found
+
+
+def keep(key: str, pack: Pack) -> None:
+    """Keep a plan's code, if that is possible."""
+    object_cache().put(f"{key}-plan", pickle.dumps(pack, pickle.HIGHEST_PROTOCOL))
+
+
+# --------------------------------------------------------------------------------------------- structure
+
+
+class _ForeignError(Exception):
+    """Something is known by its identity alone."""
+
+
+def _core(found: Kernel) -> Any:
+    core = found.core
+    own = () if core is None else (*_node(core), [str(operand.type) for operand in core.inputs])
+    return len(found.operands), *own
+
+
+def _described(region: Region) -> Any:
+    """A region as nested tuples and lists of texts and numbers."""
+    number = {node: k for k, node in enumerate(region.values)}
+    nodes = [(*_node(node), [number[i] for i in node.inputs]) for node in region.values]
+    inputs = [(str(node.type), number.get(node)) for node in region.body.inputs]
+    outputs = [number[node] for node in region.body.outputs]
+    return str((region.loops, region.loads, region.stores)), nodes, inputs, outputs
+
+
+def _node(node: Node) -> tuple[Any, ...]:
+    op = node.op
+    if ops.REGISTRY.get(op.name) is not op:
+        raise _ForeignError
+    return op.name, str(node.type), [(name, *_plain(value)) for name, value in sorted(node.attrs.items())]
+
+
+def _plain(value: Any) -> Iterator[Any]:
+    """An attribute as what `repr` tells apart."""
+    match value:
+        case None | bool() | int() | str() | float():
+            yield value
+        case tuple():
+            yield tuple([tuple(_plain(item)) for item in value])
+        case DimExpr() | TensorType() | TupleType():
+            yield type(value).__name__, str(value)
+        case Literal():
+            yield str(value.array.dtype), value.array.shape, value.array.tobytes()
+        case _:
+            raise _ForeignError
+
+
+@cache
+def _sources() -> str:
+    """What writes code: the files of its rooms, by their sizes and when they were changed."""
+    files = [file for room in ROOMS for file in sorted(room.glob("*.py"))]
+    return "\n".join(f"{file} {status.st_size} {status.st_mtime_ns}" for file in files for status in [file.stat()])
