@@ -27,6 +27,7 @@ from graphc.kernel import Kernel
 from graphc.op import Array
 from graphc.plan import Step
 from graphc.runtime.cuda import cupy_driver, target
+from graphc.runtime.cuda.arrays import DeviceArray
 from graphc.runtime.cuda.driver import Code, Imported, Product
 from graphc.runtime.cuda.launches import Argument, CudaKernel, Failed, Key, Launch, Pointer, Size
 from graphc.runtime.feeds import sizes_needed
@@ -228,10 +229,12 @@ class HostDriver:
     # arrays of others
 
     def is_here(self, value: Any) -> bool:
-        return isinstance(value, Foreign)
+        return isinstance(value, Foreign | DeviceArray)
 
     def imported(self, value: Any) -> Imported:
-        return Imported(value.array, value.array.shape, value.array.dtype.name)
+        if isinstance(value, DeviceArray):
+            return Imported(value, value.shape, value.dtype.name, value.address)
+        return Imported(value.array, value.array.shape, value.array.dtype.name, None)
 
     def take(self, imported: Imported, address: int) -> None:
         self._asked("take")

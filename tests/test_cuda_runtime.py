@@ -12,7 +12,7 @@ from state_testing import output_of, user_op, variable
 
 import graphc as gc
 from graphc.runtime.cuda import cupy_driver
-from graphc.runtime.cuda.bound import SMALL
+from graphc.runtime.cuda.bound import LAUNCH_BYTES, SMALL
 from graphc.runtime.cuda.memory import PIECE
 from graphc.types import DTYPES, np_dtype
 
@@ -320,6 +320,21 @@ def test_what_lies_on_the_device_is_fed_by_one_copy(apart):
         assert found["take"] == 1 and "download" not in found
     assert (np.asarray(apart.run(y, fed)) == array * 2 + [1, 2, 3]).all()
     assert (np.asarray(apart.run(y, {x: array, bias: Foreign(np.ones(3, "float32"))})) == array * 2 + 1).all()
+
+
+def test_large_arrays_on_the_device_are_read_and_written_in_place(apart):
+    count = LAUNCH_BYTES // 4
+    x, y = gc.placeholder("x", shape=("n",)), gc.placeholder("y", shape=("n",))
+    ones, more = apart.run([x + 1, x * 0 + 3], {x: np.zeros(count, "float32")})
+    z = [gc.tanh(x * y), x - y]
+    for _ in range(3):
+        found = asked(apart, lambda: apart.run(z, {x: ones, y: more}))
+        assert not {"take", "copy", "download", "replay"} & found.keys()
+    moved = asked(apart, lambda: apart.run(z, {x: Foreign(np.ones(2 * count, "float32")[::2]), y: more}))
+    assert moved["take"] == 1 and "copy" not in moved
+    product, difference = apart.run(z, {x: ones, y: more})
+    assert np.allclose(product, np.tanh(3.0)) and (difference.numpy() == -2).all()
+    assert (ones.numpy() == 1).all() and (more.numpy() == 3).all()
 
 
 def test_a_variable_is_given_what_lies_on_the_device(session):

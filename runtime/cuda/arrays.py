@@ -10,6 +10,7 @@ import numpy as np
 from graphc.errors import DeviceError
 from graphc.op import Array
 from graphc.runtime.cuda.driver import Driver, Memory
+from graphc.runtime.strided import ALIGN
 from graphc.types import np_dtype
 
 KEPT_ON = "cuda"
@@ -111,13 +112,26 @@ class DeviceFeed:
         self._imported = driver.imported(value)
         self.shape, self.dtype = self._imported.shape, self._imported.dtype
 
+    def in_order(self) -> tuple[int, Memory | None]:
+        """The address at which the elements lie in row-major order, and the memory that they were copied to for it."""
+        address = self._imported.address
+        if address is not None and address % ALIGN == 0:
+            return address, None
+        memory = self._memory_for_copy()
+        self.write(memory.address)
+        return memory.address, memory
+
+    def _memory_for_copy(self) -> Memory:
+        nbytes = math.prod(self.shape) * np_dtype(self.dtype).itemsize
+        return self._driver.allocate(max(1, nbytes), pooled=True)
+
     def write(self, address: int) -> None:
         """Copy the elements, in row-major order, to memory of the device."""
         self._driver.take(self._imported, address)
 
     def copy(self, order: str = "C") -> DeviceArray:
         """An array of one's own."""
-        memory = self._driver.allocate(max(1, math.prod(self.shape) * np_dtype(self.dtype).itemsize), pooled=True)
+        memory = self._memory_for_copy()
         self.write(memory.address)
         self._driver.synchronise()  # its owner may write to it from now on
         return DeviceArray(self._driver, memory, self.shape, self.dtype)

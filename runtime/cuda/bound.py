@@ -24,6 +24,7 @@ from graphc.runtime.cuda.launches import Argument, Convolution, CudaKernel, Fail
 from graphc.runtime.strided import Strided, aligned, itemsize
 
 SMALL = 1 << 16  # bytes up to which a feed or result is copied together with others
+LAUNCH_BYTES = 4 << 20  # that a device copies while a kernel is launched
 KEY_BYTES = 3 * WORD
 FLAG_BYTES = 4
 NO_STEP = -1
@@ -54,6 +55,18 @@ class Segment(NamedTuple):
     host: tuple[int, Step] | None = None
 
 
+def read_in_place(plan: Plan, on_device: Collection[Node], *, fetched: bool) -> frozenset[int]:
+    """The buffers of feeds and results that stay where they are: on the device, in memory of others.
+
+    Their addresses are others in each run, so nothing can be captured: that pays where copying them takes longer than
+    launching all kernels one by one.
+    """
+    taken = {buffer.takes for buffer in plan.buffers}
+    feeds = [k for leaf, k in plan.symbolic.given.items() if leaf in on_device and k not in taken]
+    found = [k for k in (*feeds, *(() if fetched else plan.symbolic.outputs)) if plan.nbytes[k] > SMALL]
+    return frozenset(found if sum([plan.nbytes[k] for k in found]) > LAUNCH_BYTES * len(plan.kernels) else ())
+
+
 class Layout:
     """Offsets in the memory of a run, in bytes.
 
@@ -61,6 +74,7 @@ class Layout:
         served: the kernels that the device runs.
         on_device: leaves whose feeds lie on the device, and are copied from there one by one.
         fetched: whether results go to the host.
+        elsewhere: buffers that lie in memory of others.
 
     Attributes:
         leaves: the buffers of what is fed or has a default, by leaf.
@@ -76,7 +90,13 @@ class Layout:
     """
 
     def __init__(
-        self, plan: Plan, served: Mapping[Kernel, CudaKernel], on_device: Collection[Node], *, fetched: bool
+        self,
+        plan: Plan,
+        served: Mapping[Kernel, CudaKernel],
+        on_device: Collection[Node] = (),
+        *,
+        fetched: bool = True,
+        elsewhere: Collection[int] = (),
     ) -> None:
         symbolic, buffers = plan.symbolic, plan.buffers
         fed = set(symbolic.program.inputs)
@@ -90,7 +110,7 @@ class Layout:
         self.fallible = {number for number, fails in enumerate(fallible(plan.kernels)) if fails}.intersection(looking)
         seconds = [k for k, buffer in enumerate(buffers) if buffer.role == "update" and buffer.takes is None]
         small = [k for leaf, k in self.leaves.items() if plan.nbytes[k] <= SMALL and leaf not in on_device]
-        large = [k for k in self.leaves.values() if k not in small]
+        large = [k for k in self.leaves.values() if k not in small and k not in elsewhere]
         place = _Places()
         self.keys = {node: place.next(KEY_BYTES) for node in dict.fromkeys(node for node in cores if node is not None)}
         self.slots = {k: place.next(plan.nbytes[k]) for k in small}
@@ -101,7 +121,7 @@ class Layout:
         together = [k for k in symbolic.outputs if plan.nbytes[k] <= SMALL] if fetched else []
         self.slots.update({k: place.next(plan.nbytes[k]) for k in together})
         self.mirrored = place.end
-        large += [k for k in symbolic.outputs if k not in together]
+        large += [k for k in symbolic.outputs if k not in together and k not in elsewhere]
         self.slots.update({k: place.next(plan.nbytes[k]) for k in (*large, *seconds)})
         arena = place.next(plan.peak_bytes)
         self.slots.update({k: arena + plan.offsets[k] for k, buffer in enumerate(buffers) if buffer.role == "arena"})
@@ -134,12 +154,14 @@ class Addresses(NamedTuple):
         base, mirror: of the memory of a run, and the pinned bytes beside it.
         homes: of variables.
         constants: by buffer.
+        elsewhere: addresses of buffers that lie in memory of others.
     """
 
     base: int
     mirror: Array
     homes: Mapping[Node, Memory]
     constants: Mapping[int, Memory]
+    elsewhere: Mapping[int, int]
 
 
 class Placed:
@@ -165,6 +187,8 @@ class Placed:
         while buffer not in layout.slots:
             if buffer in layout.homes:
                 return where.homes[layout.homes[buffer]].address
+            if buffer in where.elsewhere:
+                return where.elsewhere[buffer]
             if buffer in where.constants:
                 return where.constants[buffer].address
             takes = self._plan.buffers[buffer].takes

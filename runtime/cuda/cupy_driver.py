@@ -273,16 +273,17 @@ class CupyDriver:
         """See `Driver`. What its owner has asked for before is done first."""
         with self._stream:
             array = self._cupy.from_dlpack(value)
-        return Imported(array, tuple(array.shape), str(array.dtype))
+        address = int(array.data.ptr) if array.flags.c_contiguous else None
+        return Imported(array, tuple(array.shape), str(array.dtype), address)
 
     def take(self, imported: Imported, address: int) -> None:
         """See `Driver`."""
-        array, shape, dtype = imported
-        if array.flags.c_contiguous:
-            self.copy(address, array.data.ptr, array.nbytes)
+        array = imported.array
+        if imported.address is not None:
+            self.copy(address, imported.address, array.nbytes)
             return
         with self._stream:
-            self._over(address, array.nbytes, shape, dtype, None)[...] = array
+            self._over(address, array.nbytes, imported.shape, imported.dtype, None)[...] = array
 
     def shared(self, memory: Memory, address: int, shape: tuple[int, ...], dtype: str) -> Any:
         """See `Driver`."""

@@ -71,11 +71,13 @@ class Imported(NamedTuple):
     Attributes:
         array: of the driver's own library, over the memory that it lies in.
         dtype: its name.
+        address: of its elements, if they lie together in row-major order; else None.
     """
 
     array: Any
     shape: tuple[int, ...]
     dtype: str
+    address: int | None
 
 
 class Driver(Protocol):

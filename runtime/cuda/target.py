@@ -25,7 +25,7 @@ from graphc.passes.plan import bind_plan, plan_kernels, updated_after
 from graphc.plan import Plan, Step, SymbolicPlan
 from graphc.runtime.cpu.blocks import Blocks
 from graphc.runtime.cuda.arrays import DeviceArray, DeviceFeed, lost
-from graphc.runtime.cuda.bound import Addresses, Layout, Placed, Segment, Served
+from graphc.runtime.cuda.bound import Addresses, Layout, Placed, Segment, Served, read_in_place
 from graphc.runtime.cuda.cupy_driver import opened
 from graphc.runtime.cuda.driver import Code, Driver, Memory
 from graphc.runtime.cuda.kernels import INFO, cuda_kernel
@@ -205,17 +205,22 @@ class Bound:
         self.kernels = kernels
         self.constants = constants
         self.on_device = on_device
-        self.layout = Layout(plan, kernels, on_device, fetched=target.results == "numpy")
+        fetched = target.results == "numpy"
+        self.elsewhere = read_in_place(plan, on_device, fetched=fetched)
+        self.layout = Layout(plan, kernels, on_device, fetched=fetched, elsewhere=self.elsewhere)
         self._placed: tuple[int, Placed] | None = None
 
-    def place(self) -> Placed:
+    def place(self, elsewhere: Mapping[int, int]) -> Placed:
         """The commands at the addresses that things have now; memory is taken where there is none yet.
+
+        Args:
+            elsewhere: the addresses of buffers that lie in memory of others.
 
         Raises:
             ResourceError: there is too little; nothing has changed.
         """
         target, layout, plan = self.target, self.layout, self.plan
-        if self._placed is not None and self._placed[0] == target.room.generation:
+        if not elsewhere and self._placed is not None and self._placed[0] == target.room.generation:
             return self._placed[1]
         try:
             if (new := self._new_bytes()) and new > target.driver.free_bytes():
@@ -231,7 +236,7 @@ class Bound:
         modules = zip(self.kernels.items(), target.modules(codes), strict=True)
         served = {kernel: Served(code, module) for (kernel, code), module in modules}
         homes = {variable: target.homes[variable].memory for variable in variables}
-        where = Addresses(target.room.base, target.room.mirror, homes, self.constants)
+        where = Addresses(target.room.base, target.room.mirror, homes, self.constants, elsewhere)
         placed = Placed(target.driver, plan, layout, served, where)
         self._placed = target.room.generation, placed
         return placed
@@ -289,7 +294,8 @@ class Run:
         self.target, self.plan, self.layout = bound.target, bound.plan, bound.layout
         self.driver = self.target.driver
         self.values, self.draws, self.into, self.out = values, draws, into, out
-        self.placed = bound.place()
+        self._theirs: dict[int, Memory] = {}  # memory of results that nobody copies
+        self.placed = bound.place(self._elsewhere())
         self._updated = [variable for variable, _ in self.plan.symbolic.program.updates]
         self._made: dict[int, list[Array]] = {}  # what NumPy has computed, by step
 
@@ -301,7 +307,7 @@ class Run:
         if recorder is not None:
             self.driver.synchronise()
             recorder.did("feeds to the device")
-        captured = recorder is None and "capture" not in self.target.disable
+        captured = recorder is None and not self.bound.elsewhere and "capture" not in self.target.disable
         captured &= self.placed.runs > 0 or any(self._is_kept(variable) for variable in self._updated)
         self.placed.runs += 1
         for number, segment in enumerate(self.placed.segments):
@@ -368,7 +374,21 @@ class Run:
         for node, at in layout.keys.items():
             mirror[at : at + 24] = np.array(self.draws[node], np.uint64).view(np.uint8)
         for leaf, k in layout.leaves.items():
-            self._feed_one(leaf, k, mirror)
+            if k not in self.bound.elsewhere:
+                self._feed_one(leaf, k, mirror)
+
+    def _elsewhere(self) -> dict[int, int]:
+        """Where feeds and results lie that are read and written in memory of others."""
+        found: dict[int, int] = {}
+        for leaf, k in self.plan.symbolic.given.items():
+            if k in self.bound.elsewhere:
+                found[k], copied = self.values[leaf].in_order()
+                if copied is not None:
+                    self._theirs[k] = copied
+        for k in self.bound.elsewhere - found.keys():
+            self._theirs[k] = self.driver.allocate(self.plan.nbytes[k], pooled=True)
+            found[k] = self._theirs[k].address
+        return found
 
     def _feed_one(self, leaf: Node, k: int, mirror: Array) -> None:
         value, at, nbytes = self.values[leaf], self.layout.slots[k], self.plan.nbytes[k]
@@ -468,9 +488,11 @@ class Run:
 
     def _on_device(self, k: int) -> DeviceArray:
         type = self.plan.buffers[k].type.bind(self.plan.dims)
-        memory = self.driver.allocate(max(1, self.plan.nbytes[k]), pooled=True)
-        if self.plan.nbytes[k]:
-            self.driver.copy(memory.address, self.placed.at(k), self.plan.nbytes[k])
+        memory = self._theirs.get(k)
+        if memory is None:
+            memory = self.driver.allocate(max(1, self.plan.nbytes[k]), pooled=True)
+            if self.plan.nbytes[k]:
+                self.driver.copy(memory.address, self.placed.at(k), self.plan.nbytes[k])
         return DeviceArray(self.driver, memory, tuple([int(dim) for dim in type.shape]), type.dtype)
 
     def _on_host(self, k: int, given: Array | None) -> Array:
