@@ -76,16 +76,17 @@ class Case:
         self.found = [values[k] for k in plan.symbolic.outputs]
 
 
-def run_all(cases: Sequence[Case], wide: bool = False) -> None:
+def run_all(cases: Sequence[Case], wide: bool = False, backwards: bool = False) -> None:
     """Run programs; all of their kernels are compiled together.
 
     Args:
         wide: whether `Index` has 64 bits where 32 would do.
+        backwards: whether blocks and threads run from the last one on.
 
     Raises:
         IndexError: a kernel found that an index is out of range.
     """
-    module = Module([kernel for case in cases for kernel in case.kernels], wide)
+    module = Module([kernel for case in cases for kernel in case.kernels], wide, backwards)
     for case in cases:
         case.run(module)
 

@@ -69,7 +69,30 @@ PRODUCTS: Mapping[str, tuple[Precision, Callable[[], Any]]] = {
 }
 
 
+# Kernels without a core: how points and rows are walked.
+REGIONS: Mapping[str, Callable[[], Any]] = {
+    "pointwise": lambda: gc.relu(leaf("x", 300, 260) + leaf("b", 260)) * 2,
+    "pointwise_symbolic": lambda: leaf("x", "n", dtype="float16") * leaf("y", "n", dtype="float16"),
+    "pointwise_few": lambda: gc.where(leaf("c", 7, 5, dtype="bool"), leaf("x", 7, 5), 0.5),
+    "pointwise_integers": lambda: leaf("x", 9, dtype="int32") // leaf("y", 9, dtype="int32") % 7,
+    "pointwise_counter": lambda: gc.cast(gc.arange(100), "float32") * leaf("x", 3, 100),
+    "transposed": lambda: gc.transpose(leaf("x", 300, "n")) + leaf("y", "n", 300),
+    "rows_warp": lambda: gc.sum(leaf("x", 300, 131), 1),
+    "rows_kept": lambda: gc.softmax(leaf("x", 300, 1000)),
+    "rows_block": lambda: gc.max(leaf("x", 300, 5000), 1),
+    "rows_streamed": lambda: gc.softmax(leaf("x", 300, "n")),
+    "rows_in_parts": lambda: gc.softmax(leaf("x", 2, 100000)),
+    "rows_of_loops": lambda: gc.mean(leaf("x", 30, 64, 7, 9), (0, 2, 3)),
+    "rows_positions": lambda: gc.argmax(leaf("x", 300, 77), 1),
+    "whole": lambda: gc.sum(leaf("x", 1000, 1000)),
+    "whole_symbolic": lambda: gc.mean(leaf("x", "n")),
+    "columns": lambda: gc.sum(leaf("x", 100, 264, dtype="bfloat16"), 0),
+    "columns_in_parts": lambda: gc.sum(leaf("x", 5000, 64), 0),
+    "columns_streamed": lambda: gc.softmax(leaf("x", 50, 300), 0),
+}
+
 KINDS: Mapping[str, Callable[[], Any]] = {
+    **REGIONS,
     "uniform": lambda: gc.random.uniform((3, "n"), -1.0, 2.0),
     "normal_float32": lambda: gc.random.normal((1000,), 1.0, 0.5),
     "normal_float64": lambda: gc.random.normal((1000,), dtype="float64"),
@@ -77,15 +100,18 @@ KINDS: Mapping[str, Callable[[], Any]] = {
     "integers": lambda: gc.random.integers(-3, 1000, (1000,), "int32"),
     "cumsum_threads": lambda: gc.cumsum(leaf("x", 5, 7, 300, dtype="float16"), 0, exclusive=True),
     "cumsum_warps": lambda: gc.cumsum(leaf("x", 9, 300), 1, reverse=True),
-    "cumsum_parts": lambda: gc.cumsum(leaf("x", "n", dtype="int64"), 0),
-    "recurrence_blocks": lambda: recurrence_op(leaf("a", 900, 5000), leaf("b", 900, 5000), axis=1, initial=1.0),
+    "cumsum_parts": lambda: gc.cumsum(leaf("x", "length", dtype="int64"), 0),
+    "recurrence_blocks": lambda: recurrence_op(leaf("a", 9, 5000), leaf("b", 9, 5000), axis=1, initial=1.0),
     "recurrence_columns": lambda: recurrence_op(leaf("a", 3, 40), leaf("b", 3, 40), axis=0, reverse=True),
     "argsort_short": lambda: gc.argsort(leaf("x", 40, 60), 0, descending=True),
     "argsort_merged": lambda: gc.argsort(leaf("x", 4, 10000, dtype="float64"), 1),
-    "argsort_symbolic": lambda: gc.argsort(leaf("x", "n", "m", dtype="bfloat16"), 1),
+    "argsort_symbolic": lambda: gc.argsort(leaf("x", 3, "length", dtype="bfloat16"), 1),
     "topk_short": lambda: gc.topk(leaf("x", 5, 100), 3)[0],
     "topk_chosen": lambda: gc.topk(leaf("x", 5, 50000), 40)[1],
     "max_pool": lambda: pooling.max_pool_op(leaf("x", 2, 3, 9, 37), **WINDOWS) * 2,
+    "max_pool_warps": lambda: pooling.max_pool_indices(
+        leaf("x", 2, 3, 20, 30), **{**WINDOWS, "kernel": (20, 9), "stride": (1, 3)}
+    ),
     "max_pool_indices": lambda: pooling.max_pool_indices(leaf("x", "b", 3, "h", "w"), **WINDOWS),
     "max_pool_gradient": lambda: pooling.max_pool_input_grad(leaf("g", 2, 3, 5, 18), leaf("x", 2, 3, 9, 37), **WINDOWS),
     "avg_pool": lambda: pooling.avg_pool_op(leaf("x", 2, 3, 9, 37), **WINDOWS, count_include_pad=False),
@@ -100,11 +126,14 @@ KINDS: Mapping[str, Callable[[], Any]] = {
 }
 
 
+def options_of(kind: str) -> dict[str, Any]:
+    """How a kind's program is compiled."""
+    return dict(precision=PRODUCTS[kind][0], info=TARGET) if kind in PRODUCTS else {}
+
+
 def kernel_of(kind: str) -> CudaKernel:
     """The kernel of a kind's program, the last if there are several."""
-    if kind in PRODUCTS:
-        return kernels_of(KINDS[kind](), precision=PRODUCTS[kind][0], info=TARGET)[-1]
-    return kernels_of(KINDS[kind]())[-1]
+    return kernels_of(KINDS[kind](), **options_of(kind))[-1]
 
 
 def printed(kernel: CudaKernel) -> str:

@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 
+from graphc.dims import symbols_of
+from graphc.ir import Node, toposort
 from graphc.runtime.cuda import nvrtc
 from graphc.runtime.cuda.prelude import prelude
-from tests.cuda_kinds import GOLDENS, KINDS, kernel_of, printed
+from graphc.types import np_dtype
+from tests.cuda_cores import Case, run_all
+from tests.cuda_host import needs_compiler
+from tests.cuda_kinds import GOLDENS, KINDS, kernel_of, options_of, printed
+
+LARGE = ("gemm_tf32",)  # takes a CPU minutes
+SIZES = dict(n=50, m=70, k=30, b=2, h=12, w=13, length=20000)
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def case_of(kind: str) -> Case:
+    """A kind's program, with numbers for its leaves."""
+    outputs = KINDS[kind]()
+    leaves = [node for node in toposort([outputs]) if node.op.kind == "placeholder"]
+    names = sorted({str(name) for leaf in leaves for dim in leaf.shape for name in symbols_of(dim)})
+    sizes = {name: SIZES[name] for name in (*names, *(["n"] if not leaves else []))}
+    feeds = {leaf: numbers(leaf, sizes) for leaf in leaves}
+    return Case([outputs], feeds, (7, 8, 9), **options_of(kind), **sizes)
+
+
+def numbers(leaf: Node, sizes: dict[str, int]) -> Any:
+    """Numbers of a leaf's type; integers are indices of five elements."""
+    type = leaf.tensor_type.bind(sizes)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=type.shape) if np_dtype(type.dtype).kind not in "iu" else rng.integers(-5, 5, type.shape)
+    return x.astype(np_dtype(type.dtype))
 
 
 @each_kind
@@ -26,3 +55,14 @@ def test_no_text_is_left_over() -> None:
 @each_kind
 def test_nvrtc_takes_the_text(kind: str, arch: str, wide: bool) -> None:
     assert nvrtc.compile(f"{prelude(wide)}\n{kernel_of(kind).source}", arch)[:4] == b"\x7fELF"
+
+
+@needs_compiler
+def test_the_order_of_blocks_and_threads_does_not_matter() -> None:
+    """No block reads what another one writes, and threads wait for each other wherever they must."""
+    cases = {kind: case_of(kind) for kind in KINDS if kind not in LARGE}
+    found = []
+    for backwards in (False, True):
+        run_all(list(cases.values()), backwards=backwards)
+        found.append({kind: [array.tobytes() for array in case.found] for kind, case in cases.items()})
+    assert [kind for kind in cases if found[0][kind] != found[1][kind]] == []

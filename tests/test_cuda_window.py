@@ -10,7 +10,7 @@ import pytest
 import graphc as gc
 from graphc.ops import pooling
 from graphc.types import np_dtype
-from tests.cuda_cores import run
+from tests.cuda_cores import kernels_of, run
 from tests.cuda_host import needs_compiler
 
 GEOMETRIES = list(pooling._geometries())
@@ -79,6 +79,35 @@ def test_a_nan_is_the_maximum_and_padding_never_is() -> None:
     x[0, 1] = -np.inf
     x[0, 1, 5, 39] = np.inf
     check_maxima([(x, WIDE), (x, {**WIDE, "padding": ((0, 0), (0, 0)), "kernel": (2, 2)})])
+
+
+LARGE_WINDOWS = [
+    dict(kernel=(9, 37), stride=(9, 37), padding=((0, 0), (0, 0)), dilation=(1, 1), ceil_mode=False),
+    dict(kernel=(8, 9), stride=(1, 3), padding=((3, 2), (4, 4)), dilation=(1, 2), ceil_mode=True),
+    dict(kernel=(9, 20), stride=(4, 5), padding=((0, 0), (0, 0)), dilation=(1, 1), ceil_mode=False),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int8", "int64", "bool"])
+def test_large_windows_have_warps(dtype: str) -> None:
+    x = np.random.default_rng(10).integers(-5, 6, (2, 3, 9, 37)).astype(np_dtype(dtype))
+    cases = [(x, attrs) for attrs in LARGE_WINDOWS]
+    if dtype in FLOATS:
+        y = x.copy()
+        y[0, 0, 2, 3:5], y[0, 1, 8, 36], y[0, 1, 0, 0], y[1] = np.nan, np.nan, np.nan, -np.inf
+        cases += [(y, attrs) for attrs in LARGE_WINDOWS]
+    check_maxima(cases)
+    node = gc.placeholder("x", x.shape, dtype)
+    assert kernels_of(pooling.max_pool_op(node, **LARGE_WINDOWS[0]))[0].notes == ("a window a warp",)
+    assert kernels_of(pooling.max_pool_op(node, **WIDE))[0].notes == ("a window a thread",)
+
+
+def test_means_of_large_windows() -> None:
+    x = np.random.default_rng(11).normal(size=(2, 3, 9, 37))
+    node = gc.placeholder("x", x.shape, "float64")
+    attrs = [{**geometry, "count_include_pad": include} for geometry in LARGE_WINDOWS for include in (False, True)]
+    for found, each in zip(run([pooling.avg_pool_op(node, **a) for a in attrs], {node: x}), attrs, strict=True):
+        np.testing.assert_allclose(found, pooling._avg_pool(x, **each), rtol=1e-12, atol=1e-12)
 
 
 def test_windows_that_meet_nothing() -> None:

@@ -14,17 +14,16 @@ The product of others is kept with an exponent of its own, as it may be too larg
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from graphc.dims import Dim, ceil_div, evaluate, product
+from graphc.dims import Dim, ceil_div, product
 from graphc.ir import Node
 from graphc.op import Op
 from graphc.ops.scan import cumsum_op, recurrence_op
 from graphc.runtime.cuda import lanes as regions
 from graphc.runtime.cuda.cores import is_multiple, operand_or_number
-from graphc.runtime.cuda.grids import THREADS, each, unravelled
+from graphc.runtime.cuda.grids import THREADS, each, nominal, unravelled
 from graphc.runtime.cuda.launches import CudaCode, Frame
 from graphc.runtime.cuda.scalars import MEMORY, loaded, number, stored
 from graphc.runtime.strided import Strided
@@ -224,11 +223,6 @@ void put_along(T* at, Index stride, int count, bool aligned, const Pack<V, T>& x
     put<V>(BACK ? at - (V - 1) : at, y);
 }
 """
-
-
-def nominal(dim: Dim) -> int:
-    """A likely value of a dimension."""
-    return evaluate(dim, defaultdict(lambda: 64))
 
 
 def _scan(code: CudaCode) -> bool:

@@ -3,6 +3,7 @@
 What a window meets is a range of positions along each axis, so that nothing is asked inside. A gradient adds up, for
 each element, what the windows send that meet it, which are a range along each axis, too: nothing is scattered, and the
 order of every sum is that of the windows. For that of a maximum, a first launch finds the places of all maxima.
+A large window, such as that of a global pool, has a warp: its lanes take every 32nd element, and join what they have.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from graphc.op import Op
 from graphc.ops import pooling
 from graphc.ops.windows import span
 from graphc.runtime.cuda import lanes as regions
-from graphc.runtime.cuda.grids import each_point
+from graphc.runtime.cuda.grids import each, each_point, nominal, unravelled
 from graphc.runtime.cuda.launches import CudaCode, Frame
 from graphc.runtime.cuda.scalars import REGISTER, number
 from graphc.runtime.strided import Strided
 from graphc.types import is_float, np_dtype
 
+WARP = 32
+LARGE = 64  # elements of a window from which a warp looks at them
 MAX_I32 = 1 << 30  # elements of a plane up to which places are kept in 32 bits
 
 
@@ -98,8 +101,8 @@ def _nest(frame: Frame, bounds: Sequence[tuple[str, str]], stem: str) -> Iterato
 def _row_major(frame: Frame, index: Sequence[str], extents: Sequence[Dim]) -> str:
     """The number of an element, counted over all axes."""
     text = index[0]
-    for i, extent in zip(index[1:], extents[1:], strict=True):
-        text = f"({text}) * {frame.size(extent)} + {i}"
+    for k, (i, extent) in enumerate(zip(index[1:], extents[1:], strict=True)):
+        text = f"{f'({text})' if k else text} * {frame.size(extent)} + {i}"
     return text
 
 
@@ -112,18 +115,47 @@ class _Rule(NamedTuple):
     Attributes:
         start: lines that declare what is carried along, for a type and the least of its values.
         join: lines that take one more element, "x" at "at".
+        together: lines that join what the lanes of a warp have.
     """
 
     start: tuple[str, ...]
     join: tuple[str, ...]
+    together: tuple[str, ...]
 
 
-_MAXIMUM = _Rule(("{type} best = {least};",), ("best = {larger};",))
+_MAXIMUM = _Rule(
+    ("{type} best = {least};",),
+    ("best = maximum(best, x);",),
+    ("best = joined_lanes<Larger<{type}>, 32>(best);",),
+)
 _PLACE = _Rule(
     ("{type} best = {least};", "Index place = -1;"),
     ("if (place < 0 || x > best || x != x) {{", "    best = x;", "    place = at;", "}}"),
+    ("place = joined_lanes<Better<{type}>, 32>(Spot<{type}>{{best, place}}).place;",),
 )
-_SUM = _Rule(("{type} total = 0;",), ("total += x;",))
+_SUM = _Rule(("{type} total = 0;",), ("total += x;",), ("total = joined_lanes<Sum<{type}>, 32>(total);",))
+
+TOGETHER = """\
+template <typename T> struct Larger {
+    typedef T Type;
+    static __device__ __forceinline__ T join(T a, T b) { return maximum(a, b); }
+};
+// A value and its place, which is negative where there is none. The greater is better; of equal ones that which comes
+// first, and of all the nan that comes last.
+template <typename T> struct Spot {
+    T value;
+    Index place;
+};
+template <typename T> struct Better {
+    typedef Spot<T> Type;
+    static __device__ __forceinline__ Type join(Type a, Type b) {
+        if (a.place < 0 || b.place < 0) return a.place < 0 ? b : a;
+        const bool a_is_nan = a.value != a.value, b_is_nan = b.value != b.value;
+        if (a_is_nan || b_is_nan) return a_is_nan && !(b_is_nan && a.place < b.place) ? a : b;
+        return a.value > b.value || (a.value == b.value && a.place < b.place) ? a : b;
+    }
+};
+"""
 
 
 def _lowest(dtype: str) -> str:
@@ -133,6 +165,42 @@ def _lowest(dtype: str) -> str:
     return number(-np.inf if is_float(dtype) else np.iinfo(np_dtype(dtype)).min, dtype)
 
 
+def _is_large(axes: Sequence[_Axis]) -> bool:
+    """Whether a warp should look at a window."""
+    return nominal(product([axis.kernel for axis in axes])) >= LARGE
+
+
+@contextmanager
+def _windows(code: CudaCode, counts: Sequence[Dim], axes: Sequence[_Axis]) -> Iterator[tuple[Frame, list[str]]]:
+    """A launch with a thread or a warp for each window of [N, C, *windows]: its index."""
+    if not _is_large(axes):
+        code.note("a window a thread")
+        with each_point(code, counts) as found:
+            yield found
+        return
+    code.note("a window a warp")
+    code.declare(TOGETHER)
+    with each(code, product(counts) * WARP) as (frame, thread):
+        number = frame.value("Index", f"{thread} / {WARP}", "number")
+        yield frame, unravelled(frame, number, counts)
+
+
+@contextmanager
+def _taps(frame: Frame, axes: Sequence[_Axis], bounds: Sequence[tuple[str, str]]) -> Iterator[list[str]]:
+    """Loops over the positions in a window between bounds on each axis; of a large one, over each 32nd."""
+    if not _is_large(axes):
+        with _nest(frame, bounds, "j") as taps:
+            yield taps
+        return
+    sizes = [high if low == "0" else frame.value("Index", f"most<Index>({high} - {low}, 0)") for low, high in bounds]
+    with frame.block(f"for (Index tap = threadIdx.x % {WARP}; tap < {' * '.join(sizes)}; tap += {WARP})"):
+        rest, taps = "tap", []
+        for (low, _), size in reversed(list(zip(bounds, sizes, strict=True))):
+            taps.append(frame.value("Index", f"{low} + {rest} % {size}", "j"))
+            rest = frame.value("Index", f"{rest} / {size}", "rest")
+        yield taps[::-1]
+
+
 def _met(frame: Frame, rule: _Rule, axes: Sequence[_Axis], shape: Sequence[Dim], index: Sequence[str]) -> list[str]:
     """Print what becomes of the elements that a window meets; where it starts.
 
@@ -140,41 +208,43 @@ def _met(frame: Frame, rule: _Rule, axes: Sequence[_Axis], shape: Sequence[Dim],
         shape: of the data.
         index: of the window, in [N, C, *windows].
     """
-    dtype = frame.code.kernel.operands[-1].body.outputs[0].dtype
-    larger = "best | x" if dtype == "bool" else "maximum(best, x)"
-    words = dict(type=REGISTER[dtype], least=_lowest(dtype), larger=larger)
+    operand = len(frame.code.kernel.operands) - 1
+    dtype = frame.code.kernel.operands[operand].body.outputs[0].dtype
+    words = dict(type=REGISTER[dtype], least=_lowest(dtype))
     for line in rule.start:
         frame.line(line.format(**words))
     starts = [axis.start(frame, window) for axis, window in zip(axes, index[2:], strict=True)]
     bounds = [axis.met(frame, start) for axis, start in zip(axes, starts, strict=True)]
-    with _nest(frame, bounds, "j") as taps:
+    with _taps(frame, axes, bounds) as taps:
         place = []
         for axis, start, j in zip(axes, starts, taps, strict=True):
             step = j if axis.dilation == 1 else f"{j} * {axis.dilation}"
             place.append(frame.value("Index", f"{start} + {step}", "at"))
-        operand = len(frame.code.kernel.operands) - 1
         x = regions.element(frame, operand, [*index[:2], *place])
         frame.line(f"const {words['type']} x = {x};")
         if rule is _PLACE:
             frame.line(f"const Index at = {_row_major(frame, place, shape[2:])};")
         for line in rule.join:
             frame.line(line.format(**words))
+    if _is_large(axes):
+        for line in rule.together:
+            frame.line(line.format(**words))
+        frame.line(f"if (threadIdx.x % {WARP} != 0) return;")
     return starts
 
 
 def _pool(code: CudaCode) -> bool:
-    """Pooling of x[N, C, *spatial]: a thread has a window."""
+    """Pooling of x[N, C, *spatial]."""
     core = code.kernel.core
     assert core is not None
     shape, attrs = core.inputs[0].shape, core.attrs
     axes = _axes(shape[2:], core.shape[2:], attrs)
     rule, found = _FORWARD[core.op]
-    with each_point(code, core.shape) as (frame, index):
+    with _windows(code, core.shape, axes) as (frame, index):
         starts = _met(frame, rule, axes, shape, index)
         if core.op is pooling.avg_pool_op:
             found = f"total / {_count(frame, axes, starts, core.dtype, include_pad=attrs['count_include_pad'])}"
         regions.finish_at(frame, 0, index, found)
-    code.note("a window a thread")
     return True
 
 
@@ -231,7 +301,7 @@ def _max_gradient(code: CudaCode) -> bool:
     plane = product(x.shape[2:])
     kept = "int32" if isinstance(plane, int) and plane < MAX_I32 else "int64"
     places = regions.in_workspace(code, g.shape, kept)
-    with each_point(code, g.shape) as (frame, index):
+    with _windows(code, g.shape, axes) as (frame, index):
         _met(frame, _PLACE, axes, x.shape, index)
         frame.line(f"{frame.at(places, index)} = most<Index>(place, 0);")
     with each_point(code, core.shape) as (frame, index):

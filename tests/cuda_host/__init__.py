@@ -41,11 +41,12 @@ class Module:
 
     Args:
         wide: whether `Index` has 64 bits.
+        backwards: whether blocks and threads run from the last one on, to show that their order doesn't matter.
     """
 
-    def __init__(self, kernels: Sequence[CudaKernel], wide: bool = False) -> None:
+    def __init__(self, kernels: Sequence[CudaKernel], wide: bool = False, backwards: bool = False) -> None:
         self.numbers = {source: k for k, source in enumerate(dict.fromkeys(kernel.source for kernel in kernels))}
-        self.library = ctypes.CDLL(str(_compiled(_unit(tuple(self.numbers), wide))))
+        self.library = ctypes.CDLL(str(_compiled(_unit(tuple(self.numbers), wide, backwards))))
 
     def launch(self, source: str, symbol: str, blocks: int, threads: int, values: Sequence[int]) -> None:
         """Run a function of a source on a grid; `values` are addresses and sizes, in the order of parameters."""
@@ -54,9 +55,9 @@ class Module:
             raise RuntimeError(f"threads of {symbol} wait for others that have gone elsewhere")
 
 
-def _unit(sources: Sequence[str], wide: bool) -> str:
+def _unit(sources: Sequence[str], wide: bool, backwards: bool) -> str:
     """One text with all sources, each in a namespace, and an entry for each of their launches."""
-    parts = ['#include "shim.hpp"', prelude(wide, (HERE / "device.hpp").read_text())]
+    parts = [f"#define BACKWARDS {int(backwards)}", '#include "shim.hpp"', prelude(wide, (HERE / "device.hpp").read_text())]
     for k, source in enumerate(sources):
         functions = HEAD.split(source)  # what comes before the first, then names and texts
         plain = source.replace('extern "C" __global__', "__global__")  # names of C would be the same in all namespaces

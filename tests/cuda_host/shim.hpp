@@ -31,6 +31,12 @@ struct alignas(16) double2 { double x, y; };
 
 // ---------------------------------------------------------------------------------------------------------- fibers
 
+// Blocks of a grid and threads of a block run in their order, or, to show that it doesn't matter, from the last one on.
+#ifndef BACKWARDS
+#define BACKWARDS 0
+#endif
+static int nth(int k, int count) { return BACKWARDS ? count - 1 - k : k; }
+
 namespace fibers {
 
 const int MOST = 1024;  // threads of a block
@@ -44,7 +50,8 @@ static ucontext_t context[MOST], first;
 static State state[MOST];
 static uint32_t slots[2][MOST];     // what threads show to their warps, in turns
 static int turn[MOST];
-static int made, current, running;
+static bool made[MOST];
+static int current, running;
 static char* stacks;
 static void (*body)(const long long*);
 static const long long* arguments;
@@ -62,11 +69,11 @@ static void resume(int thread) {
     threadIdx.x = thread;
     state[thread] = READY;
     if (_setjmp(scheduler)) return;
-    if (thread < made) _longjmp(place[thread], 1);
+    if (made[thread]) _longjmp(place[thread], 1);
     if (!stacks) {
         stacks = (char*)mmap(0, STACK * MOST, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     }
-    made = thread + 1;
+    made[thread] = true;
     getcontext(&context[thread]);
     context[thread].uc_stack.ss_sp = stacks + STACK * thread;
     context[thread].uc_stack.ss_size = STACK;
@@ -86,7 +93,8 @@ static int block(int threads) {
     running = threads;
     for (int t = 0; t < threads; ++t) state[t] = READY, turn[t] = 0;
     for (;;) {
-        for (int t = 0; t < threads; ++t) {
+        for (int k = 0; k < threads; ++k) {
+            int t = nth(k, threads);
             if (state[t] == READY) resume(t);
         }
         int done = 0, at_block = 0, freed = 0;
@@ -103,7 +111,9 @@ static int block(int threads) {
             for (int t = warp; t < last; ++t) state[t] = READY;
             freed = 1;
         }
-        if (!freed) return made = 0, 1;  // their stacks are left as they are
+        if (freed) continue;
+        memset(made, 0, sizeof made);  // their stacks are left as they are
+        return 1;
     }
 }
 
@@ -208,13 +218,13 @@ static int grid(void (*kernel)(const long long*), const long long* values, unsig
     fibers::body = kernel;
     fibers::arguments = values;
     for (unsigned b = 0; b < blocks; ++b) {
-        blockIdx.x = b;
+        blockIdx.x = nth(b, blocks);
         if (waits) {
             if (fibers::block(threads)) return 1;
             continue;
         }
         for (int t = 0; t < threads; ++t) {
-            threadIdx.x = t;
+            threadIdx.x = nth(t, threads);
             kernel(values);
         }
     }

@@ -1,53 +1,52 @@
 // bitonic tiles, merged
-// kernel0<<<n*((m + 2047)//2048), 512>>>(n, (m + 2047)//2048, m, read 0, workspace 0)
-// kernel1<<<4*n*((m + 2047)//4096), 256>>>(m, 4*((m + 2047)//4096), 2048, workspace 0, workspace 64*((m*n + 3)//4))
-// kernel1<<<6*n*((m + 2047)//6144), 256>>>(m, 6*((m + 2047)//6144), 4096, workspace 64*((m*n + 3)//4), workspace 0)
-// kernel1<<<10*n*((m + 2047)//10240), 256>>>(m, 10*((m + 2047)//10240), 8192, workspace 0, workspace 64*((m*n + 3)//4))
-// kernel1<<<18*n*((m + 2047)//18432), 256>>>(m, 18*((m + 2047)//18432), 16384, workspace 64*((m*n + 3)//4), workspace 0)
-// kernel1<<<34*n*((m + 2047)//34816), 256>>>(m, 34*((m + 2047)//34816), 32768, workspace 0, workspace 64*((m*n + 3)//4))
-// kernel1<<<66*n*((m + 2047)//67584), 256>>>(m, 66*((m + 2047)//67584), 65536, workspace 64*((m*n + 3)//4), workspace 0)
-// kernel1<<<130*n*((m + 2047)//133120), 256>>>(m, 130*((m + 2047)//133120), 131072, workspace 0, workspace 64*((m*n + 3)//4))
-// kernel1<<<258*n*((m + 2047)//264192), 256>>>(m, 258*((m + 2047)//264192), 262144, workspace 64*((m*n + 3)//4), workspace 0)
-// kernel1<<<514*n*((m + 2047)//526336), 256>>>(m, 514*((m + 2047)//526336), 524288, workspace 0, workspace 64*((m*n + 3)//4))
-// kernel1<<<1026*n*((m + 2047)//1050624), 256>>>(m, 1026*((m + 2047)//1050624), 1048576, workspace 64*((m*n + 3)//4), workspace 0)
-// kernel1<<<2050*n*((m + 2047)//2099200), 256>>>(m, 2050*((m + 2047)//2099200), 2097152, workspace 0, workspace 64*((m*n + 3)//4))
-// kernel1<<<4098*n*((m + 2047)//4196352), 256>>>(m, 4098*((m + 2047)//4196352), 4194304, workspace 64*((m*n + 3)//4), workspace 0)
-// kernel1<<<8194*n*((m + 2047)//8390656), 256>>>(m, 8194*((m + 2047)//8390656), 8388608, workspace 0, workspace 64*((m*n + 3)//4))
-// kernel1<<<16386*n*((m + 2047)//16779264), 256>>>(m, 16386*((m + 2047)//16779264), 16777216, workspace 64*((m*n + 3)//4), workspace 0)
-// kernel1<<<32770*n*((m + 2047)//33556480), 256>>>(m, 32770*((m + 2047)//33556480), 33554432, workspace 0, workspace 64*((m*n + 3)//4))
-// kernel1<<<65538*n*((m + 2047)//67110912), 256>>>(m, 65538*((m + 2047)//67110912), 67108864, workspace 64*((m*n + 3)//4), workspace 0)
-// kernel1<<<131074*n*((m + 2047)//134219776), 256>>>(m, 131074*((m + 2047)//134219776), 134217728, workspace 0, workspace 64*((m*n + 3)//4))
-// kernel1<<<262146*n*((m + 2047)//268437504), 256>>>(m, 262146*((m + 2047)//268437504), 268435456, workspace 64*((m*n + 3)//4), workspace 0)
-// kernel1<<<524290*n*((m + 2047)//536872960), 256>>>(m, 524290*((m + 2047)//536872960), 536870912, workspace 0, workspace 64*((m*n + 3)//4))
-// kernel1<<<1048578*n*((m + 2047)//1073743872), 256>>>(m, 1048578*((m + 2047)//1073743872), 1073741824, workspace 64*((m*n + 3)//4), workspace 0)
-// kernel2<<<(m*n + 255)//256, 256>>>(m*n, m, workspace 0, workspace 64*((m*n + 3)//4), write 0)
-// workspace 128*((m*n + 3)//4)
+// kernel0<<<3*((length + 2047)//2048), 512>>>((length + 2047)//2048, length, read 0, workspace 0)
+// kernel1<<<12*((length + 2047)//4096), 256>>>(length, 4*((length + 2047)//4096), 2048, workspace 0, workspace 64*((3*length + 3)//4))
+// kernel1<<<18*((length + 2047)//6144), 256>>>(length, 6*((length + 2047)//6144), 4096, workspace 64*((3*length + 3)//4), workspace 0)
+// kernel1<<<30*((length + 2047)//10240), 256>>>(length, 10*((length + 2047)//10240), 8192, workspace 0, workspace 64*((3*length + 3)//4))
+// kernel1<<<54*((length + 2047)//18432), 256>>>(length, 18*((length + 2047)//18432), 16384, workspace 64*((3*length + 3)//4), workspace 0)
+// kernel1<<<102*((length + 2047)//34816), 256>>>(length, 34*((length + 2047)//34816), 32768, workspace 0, workspace 64*((3*length + 3)//4))
+// kernel1<<<198*((length + 2047)//67584), 256>>>(length, 66*((length + 2047)//67584), 65536, workspace 64*((3*length + 3)//4), workspace 0)
+// kernel1<<<390*((length + 2047)//133120), 256>>>(length, 130*((length + 2047)//133120), 131072, workspace 0, workspace 64*((3*length + 3)//4))
+// kernel1<<<774*((length + 2047)//264192), 256>>>(length, 258*((length + 2047)//264192), 262144, workspace 64*((3*length + 3)//4), workspace 0)
+// kernel1<<<1542*((length + 2047)//526336), 256>>>(length, 514*((length + 2047)//526336), 524288, workspace 0, workspace 64*((3*length + 3)//4))
+// kernel1<<<3078*((length + 2047)//1050624), 256>>>(length, 1026*((length + 2047)//1050624), 1048576, workspace 64*((3*length + 3)//4), workspace 0)
+// kernel1<<<6150*((length + 2047)//2099200), 256>>>(length, 2050*((length + 2047)//2099200), 2097152, workspace 0, workspace 64*((3*length + 3)//4))
+// kernel1<<<12294*((length + 2047)//4196352), 256>>>(length, 4098*((length + 2047)//4196352), 4194304, workspace 64*((3*length + 3)//4), workspace 0)
+// kernel1<<<24582*((length + 2047)//8390656), 256>>>(length, 8194*((length + 2047)//8390656), 8388608, workspace 0, workspace 64*((3*length + 3)//4))
+// kernel1<<<49158*((length + 2047)//16779264), 256>>>(length, 16386*((length + 2047)//16779264), 16777216, workspace 64*((3*length + 3)//4), workspace 0)
+// kernel1<<<98310*((length + 2047)//33556480), 256>>>(length, 32770*((length + 2047)//33556480), 33554432, workspace 0, workspace 64*((3*length + 3)//4))
+// kernel1<<<196614*((length + 2047)//67110912), 256>>>(length, 65538*((length + 2047)//67110912), 67108864, workspace 64*((3*length + 3)//4), workspace 0)
+// kernel1<<<393222*((length + 2047)//134219776), 256>>>(length, 131074*((length + 2047)//134219776), 134217728, workspace 0, workspace 64*((3*length + 3)//4))
+// kernel1<<<786438*((length + 2047)//268437504), 256>>>(length, 262146*((length + 2047)//268437504), 268435456, workspace 64*((3*length + 3)//4), workspace 0)
+// kernel1<<<1572870*((length + 2047)//536872960), 256>>>(length, 524290*((length + 2047)//536872960), 536870912, workspace 0, workspace 64*((3*length + 3)//4))
+// kernel1<<<3145734*((length + 2047)//1073743872), 256>>>(length, 1048578*((length + 2047)//1073743872), 1073741824, workspace 64*((3*length + 3)//4), workspace 0)
+// kernel2<<<(3*length + 255)//256, 256>>>(3*length, length, workspace 0, workspace 64*((3*length + 3)//4), write 0)
+// workspace 128*((3*length + 3)//4)
 
-extern "C" __global__ void __launch_bounds__(512) kernel0(const long long n0_, const long long n1_, const long long n2_, const bf16* r0, i64* t4) {
+extern "C" __global__ void __launch_bounds__(512) kernel0(const long long n0_, const long long n1_, const bf16* r0, i64* t3) {
     const Index n0 = (Index)n0_;
     const Index n1 = (Index)n1_;
-    const Index n2 = (Index)n2_;
     __shared__ Fitted records[2048];
-    const Index line_1 = (Index)blockIdx.x / n1;
-    const Index v_2 = (Index)blockIdx.x % n1;
+    const Index line_1 = (Index)blockIdx.x / n0;
+    const Index v_2 = (Index)blockIdx.x % n0;
     const Index low_3 = v_2 * 2048;
-    const int count = (int)least<Index>(n2 - low_3, 2048);
+    const int count = (int)least<Index>(n1 - low_3, 2048);
     int size = 1;
     while (size < count) size *= 2;
     for (int slot = threadIdx.x; slot < size; slot += 512) {
         Fitted x = last_record<Fitted>();
-        if (slot < count && line_1 < n0) {
+        if (slot < count && line_1 < 3) {
             const Index i_4 = low_3 + slot;
-            x = record<Fitted>(sort_key(r0[line_1 * n2 + i_4]), (u64)i_4);
+            x = record<Fitted>(sort_key(r0[line_1 * n1 + i_4]), (u64)i_4);
         }
         records[slot] = x;
     }
     sort_shared(records, size, size);
     for (int slot = threadIdx.x; slot < size; slot += 512) {
-        if (slot < count && line_1 < n0) {
+        if (slot < count && line_1 < 3) {
             const Index i_5 = low_3 + slot;
-            Fitted* const at_6 = reinterpret_cast<Fitted*>(t4);
-            at_6[line_1 * n2 + i_5] = records[slot];
+            Fitted* const at_6 = reinterpret_cast<Fitted*>(t3);
+            at_6[line_1 * n1 + i_5] = records[slot];
         }
     }
 }

@@ -1,8 +1,8 @@
 // lines by blocks, in parts of 8192
-// kernel0<<<(n + 8191)//8192, 256>>>(256*((n + 8191)//8192), (n + 8191)//8192, n, read 0, workspace 0)
-// kernel1<<<1, 256>>>(n, read 0, (n + 8191)//8192, workspace 64*((n + 65535)//65536), workspace 0)
-// kernel2<<<(n + 8191)//8192, 256>>>(256*((n + 8191)//8192), (n + 8191)//8192, n, read 0, write 0, workspace 64*((n + 65535)//65536))
-// workspace 128*((n + 65535)//65536)
+// kernel0<<<(length + 8191)//8192, 256>>>(256*((length + 8191)//8192), (length + 8191)//8192, length, read 0, workspace 0)
+// kernel1<<<1, 256>>>(length, read 0, (length + 8191)//8192, workspace 64*((length + 65535)//65536), workspace 0)
+// kernel2<<<(length + 8191)//8192, 256>>>(256*((length + 8191)//8192), (length + 8191)//8192, length, read 0, write 0, workspace 64*((length + 65535)//65536))
+// workspace 128*((length + 65535)//65536)
 
 extern "C" __global__ void __launch_bounds__(256) kernel0(const long long n0_, const long long n1_, const long long n2_, const i64* r0, i64* t4) {
     const Index n0 = (Index)n0_;

@@ -1,3 +1,4 @@
+// a window a thread
 // the windows of an element a thread
 // kernel0<<<3, 256>>>(read 1, workspace 0)
 // kernel1<<<8, 256>>>(workspace 0, read 0, write 0)
@@ -24,7 +25,7 @@ extern "C" __global__ void __launch_bounds__(256) kernel0(const float* r1, i32* 
                 const Index at_15 = start_9 + j_13;
                 const float x_16 = r1[rest_7 * 999 + i_6 * 333 + at_14 * 37 + at_15];
                 const float x = x_16;
-                const Index at = (at_14) * 37 + at_15;
+                const Index at = at_14 * 37 + at_15;
                 if (place < 0 || x > best || x != x) {
                     best = x;
                     place = at;
@@ -44,7 +45,7 @@ extern "C" __global__ void __launch_bounds__(256) kernel1(i32* t0, const float* 
         const Index rest_5 = rest_3 / 9;
         const Index i_6 = rest_5 % 3;
         const Index rest_7 = rest_5 / 3;
-        const Index at_8 = (i_4) * 37 + i_2;
+        const Index at_8 = i_4 * 37 + i_2;
         float total = 0;
         const Index past_9 = i_4 + 1;
         const Index first_10 = (most<Index>(past_9 - 2, 0) + 2 - 1) / 2;

@@ -34,7 +34,7 @@ extern "C" __global__ void __launch_bounds__(256) kernel0(const long long n0_, c
                 const Index at_17 = start_9 + j_15;
                 const float x_18 = r0[rest_7 * n5 + i_6 * n6 + at_16 * n4 + at_17];
                 const float x = x_18;
-                const Index at = (at_16) * n4 + at_17;
+                const Index at = at_16 * n4 + at_17;
                 if (place < 0 || x > best || x != x) {
                     best = x;
                     place = at;

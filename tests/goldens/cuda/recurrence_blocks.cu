@@ -1,10 +1,10 @@
 // lines by blocks
-// kernel0<<<900, 256>>>(read 0, read 1, write 0)
+// kernel0<<<9, 256>>>(read 0, read 1, write 0)
 // workspace 0
 
 extern "C" __global__ void __launch_bounds__(256) kernel0(const float* r0, const float* r1, float* w0) {
     const Index number_1 = (Index)blockIdx.x * 256 + threadIdx.x;
-    if (number_1 < 230400) {
+    if (number_1 < 2304) {
         const Index team = number_1 / 256;
         auto load_2 = [&](Index at, int count, Affine<float>(&steps)[4]) {
             const auto x0 = along<4, false>(&r0[team * 5000 + at], 1, count, true);
