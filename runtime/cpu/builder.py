@@ -19,11 +19,13 @@ from graphc.runtime.cpu.values import (
     PTR,
     Int,
     Value,
+    arguments,
     as_bits,
     constant,
     element_of,
     literal,
     mangled,
+    text_of,
     vector,
     with_element,
 )
@@ -217,7 +219,7 @@ class Function:
         suffix = "".join(f".{mangled(type)}" for type in overloads or (args[0].type,))
         full = f"llvm.{name}{suffix}"
         self.module.declare(full, result, [arg.type for arg in args])
-        return self.pure(result, f"call {result} @{full}({_arguments(args)})")
+        return self.pure(result, f"call {result} @{full}({arguments(args)})")
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
         """a * b + c, rounded once."""
@@ -226,7 +228,7 @@ class Function:
     def call(self, name: str, result: str, *args: Value) -> Value | None:
         """A call with effects, of a function of this module or an external one; its value, unless it is void."""
         self.module.declare(name, result, [arg.type for arg in args])
-        text = f"call {result} @{name}({_arguments(args)})"
+        text = f"call {result} @{name}({arguments(args)})"
         if result == "void":
             self.do(text)
             return None
@@ -240,7 +242,7 @@ class Function:
 
     def _integer(self, operation: str, a: Int, b: Int) -> Value:
         """What is computed of two integers, before the loops that change neither."""
-        one, other = _text(a), _text(b)
+        one, other = text_of(a), text_of(b)
         return self._early(max(self._depth(one), self._depth(other)), I64, f"{operation} i64 {one}, {other}")
 
     def add(self, a: Int, b: Int) -> Int:
@@ -311,7 +313,7 @@ class Function:
         return self._extreme("smax", a, b)
 
     def _extreme(self, name: str, a: Int, b: Int) -> Value:
-        one, other, full = _text(a), _text(b), f"llvm.{name}.i64"
+        one, other, full = text_of(a), text_of(b), f"llvm.{name}.i64"
         self.module.declare(full, I64, [I64, I64])
         return self._early(max(self._depth(one), self._depth(other)), I64, f"call i64 @{full}(i64 {one}, i64 {other})")
 
@@ -594,11 +596,3 @@ class Function:
     def ret(self, value: Value | None = None) -> None:
         """Return."""
         self.do("ret void" if value is None else f"ret {value.type} {value.text}")
-
-
-def _text(number: Int) -> str:
-    return number.text if isinstance(number, Value) else str(number)
-
-
-def _arguments(args: Sequence[Value]) -> str:
-    return ", ".join(f"{arg.type} {arg.text}" for arg in args)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import ml_dtypes
@@ -28,6 +29,16 @@ MEMORY_TYPE = {
 }  # fmt: skip
 
 _FLOATS = {"half": np.float16, "bfloat": ml_dtypes.bfloat16, "float": np.float32, "double": np.float64}
+
+
+def text_of(number: Int) -> str:
+    """How an integer is written."""
+    return number.text if isinstance(number, Value) else str(number)
+
+
+def arguments(args: Sequence[Value]) -> str:
+    """How the arguments of a call are written."""
+    return ", ".join(f"{arg.type} {arg.text}" for arg in args)
 
 
 def vector(element: str, lanes: int) -> str:
