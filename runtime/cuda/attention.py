@@ -26,7 +26,6 @@ from graphc.runtime.strided import Strided, itemsize
 
 SHARED_BYTES = 48 << 10  # of a block, without asking for more
 MOST_SUMS = 128  # of a thread, so that they stay in registers
-MASK = 3  # the operand
 
 EXPONENTIAL = """
 __device__ __forceinline__ float exponential(float x) { return expf(x); }
@@ -80,8 +79,9 @@ struct alignas(32) Attending {
     float factors[Score::ROWS];
 };
 
-template <class Score, class Value, int WIDTH, bool MASKED, class Q, class K, class V, class S, class Out>
-__device__ void attend(const Q& query, const K& key, const V& value, const S& score, Index keys, const Out& out) {
+template <class Score, class Value, int WIDTH, bool MASKED, class Q, class K, class V, class S, class Out, class Seen>
+__device__ void attend(
+    const Q& query, const K& key, const V& value, const S& score, Index keys, const Out& out, const Seen& seen) {
     typedef Attending<Score, Value, WIDTH> Memory;
     __shared__ Memory memory;
     constexpr int ROWS = Score::ROWS, TEAM = Score::THREADS / ROWS, WIDE = Score::COLUMNS + 1;
@@ -98,7 +98,7 @@ __device__ void attend(const Q& query, const K& key, const V& value, const S& sc
         clear(scores);
         scores.template multiply<WIDTH>(memory.queries, memory.others);
         each_sum(scores, [&](int i, int j, float sum) {
-            memory.scores[i * WIDE + j] = k0 + j < keys ? score(i, k0 + j, sum) : none;
+            memory.scores[i * WIDE + j] = score(i, k0 + j, sum);
         });
         __syncthreads();
         float most = top, sum = 0;
@@ -124,7 +124,10 @@ __device__ void attend(const Q& query, const K& key, const V& value, const S& sc
         values.template multiply<Memory::KEYS>(memory.shares, memory.others);
         __syncthreads();
     }
-    if (member == 0) memory.factors[row] = MASKED ? maximum(total, 1.0f) : total;
+    if (member == 0) {
+        memory.factors[row] = MASKED ? maximum(total, 1.0f) : total;
+        seen(row, top == none ? 0.0f : top, memory.factors[row]);
+    }
     __syncthreads();
     each_sum(values, [&](int i, int v, float sum) { out(i, v, sum / memory.factors[i]); });
 }
@@ -132,9 +135,9 @@ __device__ void attend(const Q& query, const K& key, const V& value, const S& sc
 
 # The same of one query by a block, in any precision; `row` is memory for its scores.
 ATTEND_ALONE = r"""
-template <typename T, bool MASKED, int THREADS, class P, class V, class S, class Out>
+template <typename T, bool MASKED, int THREADS, class P, class V, class S, class Out, class Seen>
 __device__ void attend_alone(T* row, const P& product, const V& value, const S& score, Index keys, Index width,
-                             const Out& out) {
+                             const Out& out, const Seen& seen) {
     T top = lowest<T>(), total = 0;
     for (Index j = threadIdx.x; j < keys; j += THREADS) {
         row[j] = score(j, product(j));
@@ -148,6 +151,7 @@ __device__ void attend_alone(T* row, const P& product, const V& value, const S& 
     }
     total = joined<Sum<T>, THREADS, THREADS>(total);
     const T divisor = MASKED ? maximum(total, T(1)) : total;
+    if (threadIdx.x == 0) seen(base, divisor);
     __syncthreads();
     for (Index v = threadIdx.x; v < width; v += THREADS) {
         T sum = 0;
@@ -159,13 +163,14 @@ __device__ void attend_alone(T* row, const P& product, const V& value, const S& 
 
 
 class Attention(NamedTuple):
-    """What a kernel with the core `scaled_dot_product_attention` computes.
+    """What a kernel with the core `scaled_dot_product_attention`, or its gradient, computes.
 
     Attributes:
         batch: leading sizes of the result.
         queries, keys: L and S.
         width, value_width: E and V, sizes of the elements of keys and values.
-        operands: q, k, v, and the mask if there is one, with a stride for each axis of the batch and two more.
+        operands: "q", "k", "v", the "mask" if there is one, and of a gradient "g"; each with a stride for each axis of
+            the batch and two more.
     """
 
     dtype: str
@@ -174,7 +179,7 @@ class Attention(NamedTuple):
     keys: Dim
     width: Dim
     value_width: Dim
-    operands: tuple[Strided, ...]
+    operands: Mapping[str, Strided]
     is_causal: bool
     scale: float
 
@@ -183,35 +188,65 @@ class Attention(NamedTuple):
         """In which scores are computed."""
         return sum_type(self.dtype)
 
+    @property
+    def is_masked(self) -> str:
+        """Whether a query may see no key at all, in C."""
+        return str("mask" in self.operands).lower()
 
-def described(code: CudaCode) -> Attention:
-    """The attention that a kernel computes; an operand has strides of 0 along what is broadcast."""
+    def extents(self, operand: str) -> tuple[Dim, Dim]:
+        """The sizes of a matrix."""
+        rows = self.queries if operand in "qg" else self.keys
+        return rows, self.width if operand in "qk" else self.value_width
+
+
+def described(code: CudaCode, names: Sequence[str]) -> Attention:
+    """The attention that a kernel with operands of these names computes; strides are 0 along what is broadcast."""
     core = code.kernel.core
     assert core is not None
-    *batch, queries, value_width = core.shape
-    keys, width = core.inputs[1].shape[-2:]
-    operands = []
-    for k, node in enumerate(core.inputs):
+    nodes = dict(zip(names, core.inputs, strict=False))
+    given = nodes.get("g", core)
+    *batch, queries, value_width = given.shape
+    keys, width = nodes["k"].shape[-2:]
+    operands = {}
+    for k, (name, node) in enumerate(nodes.items()):
         array = lanes.operand(code, k)
-        matrix = (queries, keys) if k == MASK else node.shape[-2:]
+        matrix = (queries, keys) if name == "mask" else node.shape[-2:]
         wanted, missing = (*batch, *matrix), len(batch) + 2 - node.ndim
         pairs = zip(node.shape, array.strides, wanted[missing:], strict=True)
         strides = [0 if size == 1 and size != full else stride for size, stride, full in pairs]
-        operands.append(array._replace(strides=(*[0] * missing, *strides)))
+        operands[name] = array._replace(strides=(*[0] * missing, *strides))
     sizes = (tuple(batch), queries, keys, width, value_width)
-    return Attention(core.dtype, *sizes, tuple(operands), core.attrs["is_causal"], core.attrs["scale"])
+    return Attention(given.dtype, *sizes, operands, core.attrs["is_causal"], core.attrs["scale"])
+
+
+Out = Callable[[Frame, Sequence[str], str], None]  # emits what is done with a number at batch, row and column
+Seen = Callable[[Frame, Sequence[str], str, str], None]  # and with what makes shares of scores, at batch and query
 
 
 def attention(code: CudaCode) -> bool:
     """Emit scaled dot-product attention."""
-    problem = described(code)
-    blocks = blocks_of(kind_of(problem.dtype, code.precision), problem)
-    code.declare(tiles.SUMS.strip())
-    if blocks is None:
-        _alone(code, problem)
-    else:
-        _by_blocks(code, problem, blocks)
+    problem = described(code, ("q", "k", "v", "mask"))
+
+    def out(frame: Frame, index: Sequence[str], sum: str) -> None:
+        lanes.finish_at(frame, 0, index, rounded(problem.dtype, sum))
+
+    attend(code, problem, out, lambda *_: None)
     return True
+
+
+def attend(code: CudaCode, problem: Attention, out: Out, seen: Seen) -> None:
+    """Emit a launch that computes attention.
+
+    Args:
+        out: is given the results.
+        seen: is given, for each query, what its greatest score is and what the exponentials are divided by.
+    """
+    code.declare(tiles.SUMS.strip())
+    blocks = blocks_of(kind_of(problem.dtype, code.precision), problem)
+    if blocks is None:
+        _alone(code, problem, out, seen)
+    else:
+        _by_blocks(code, problem, blocks, out, seen)
 
 
 class Blocks(NamedTuple):
@@ -249,12 +284,10 @@ def blocks_of(kind: str, problem: Attention) -> Blocks | None:
     return None
 
 
-def _by_blocks(code: CudaCode, problem: Attention, blocks: Blocks) -> None:
+def _by_blocks(code: CudaCode, problem: Attention, blocks: Blocks, out: Out, seen: Seen) -> None:
     """A launch with a block for some queries of each matrix of the batch."""
     score, value = blocks.score, blocks.value
-    for text in (tiles.CORES, tiles.KINDS[score.kind]) if score.kind else (tiles.PLAIN,):
-        code.declare(text.strip())
-    code.declare(PANELS.strip())
+    declare_panels(code, score)
     code.declare(ATTEND.strip())
     code.span(problem.keys + score.columns)
     code.note(f"attention, {score.rows} queries by {score.columns} keys" + (f" ({score.kind})" if score.kind else ""))
@@ -263,82 +296,106 @@ def _by_blocks(code: CudaCode, problem: Attention, blocks: Blocks) -> None:
     *batch, block = unravelled(frame, "(Index)blockIdx.x", boxes)
     first = frame.value("Index", f"{block} * {score.rows}", "first")
     queries, keys = frame.size(problem.queries), frame.size(problem.keys)
-    _fetching(frame, problem, batch, "query", 0, ("int i", "int e"), (f"{first} + i", "e"))
-    _fetching(frame, problem, batch, "key", 1, ("Index j", "int e"), ("j", "e"))
-    _fetching(frame, problem, batch, "value", 2, ("Index j", "int v"), ("j", "v"))
-    _scoring(frame, problem, batch, ("int i", "Index j"), (f"{first} + i", "j"))
+    row = f"({first} + i)"
+    fetching(frame, problem, batch, "q", ("int i", "int e"), (row, "e"))
+    fetching(frame, problem, batch, "k", ("Index j", "int e"), ("j", "e"))
+    fetching(frame, problem, batch, "v", ("Index j", "int v"), ("j", "v"))
+    scoring(frame, problem, batch, ("int i", "Index j"), (row, "j"))
     with frame.block("const auto out = [&](int i, int v, float sum)", "};"):
-        frame.line(f"if ({first} + i >= {queries} || v >= {frame.size(problem.value_width)}) return;")
-        lanes.finish_at(frame, 0, [*batch, f"({first} + i)", "v"], rounded(problem.dtype, "sum"))
-    seen = f"least<Index>({keys}, {first} + {score.rows})" if problem.is_causal else keys
-    masked = str(len(problem.operands) > MASK).lower()
-    types = f"{score.type(problem.dtype)}, {value.type(problem.dtype)}, {blocks.words}, {masked}"
-    frame.line(f"attend<{types}>(query, key, value, score, {seen}, out);")
+        frame.line(f"if ({row} >= {queries} || v >= {frame.size(problem.value_width)}) return;")
+        out(frame, [*batch, row, "v"], "sum")
+    with frame.block("const auto seen = [&](int i, float base, float divisor)", "};"):
+        frame.line(f"if ({row} >= {queries}) return;")
+        seen(frame, [*batch, row], "base", "divisor")
+    end = f"least<Index>({keys}, {first} + {score.rows})" if problem.is_causal else keys
+    types = f"{score.type(problem.dtype)}, {value.type(problem.dtype)}, {blocks.words}, {problem.is_masked}"
+    frame.line(f"attend<{types}>(q, k, v, score, {end}, out, seen);")
 
 
-def _alone(code: CudaCode, problem: Attention) -> None:
+def _alone(code: CudaCode, problem: Attention, out: Out, seen: Seen) -> None:
     """A launch with a block for each query."""
     code.declare(EXPONENTIAL.strip())
     code.declare(ATTEND_ALONE.strip())
     code.note("attention, a block for each query")
     count = product(problem.batch) * problem.queries
-    dtype = "float64" if problem.dtype == "float64" else "float32"
-    rows = Strided("workspace", code.workspace(count * problem.keys * itemsize(dtype)), 0, (problem.keys,), dtype)
-    boxes = [*problem.batch, problem.queries]
+    row = row_of(code, problem, count, problem.keys)
     frame = code.launch(count, THREADS)
-    *batch, i = unravelled(frame, "(Index)blockIdx.x", boxes)
-    _fetching(frame, problem, batch, "query", 0, ("Index e",), (i, "e"))
-    _fetching(frame, problem, batch, "key", 1, ("Index j", "Index e"), ("j", "e"))
-    _fetching(frame, problem, batch, "value", 2, ("Index j", "Index v"), ("j", "v"))
-    _scoring(frame, problem, batch, ("Index j",), (i, "j"))
-    with frame.block(f"const auto product = [&](Index j) -> {problem.type}", "};"):
-        frame.line(f"{problem.type} sum = 0;")
-        width = frame.size(problem.width)
-        frame.line(f"for (Index e = 0; e < {width}; e++) sum = fused_sum(query(e), key(j, e), sum);")
-        frame.line("return sum;")
+    *batch, i = unravelled(frame, "(Index)blockIdx.x", [*problem.batch, problem.queries])
+    fetching(frame, problem, batch, "q", ("Index e",), (i, "e"))
+    fetching(frame, problem, batch, "k", ("Index j", "Index e"), ("j", "e"))
+    fetching(frame, problem, batch, "v", ("Index j", "Index v"), ("j", "v"))
+    scoring(frame, problem, batch, ("Index j",), (i, "j"))
+    dotted(frame, problem, "product", "q(e)", "k(j, e)", problem.width)
     with frame.block(f"const auto out = [&](Index v, {problem.type} sum)", "};"):
-        lanes.finish_at(frame, 0, [*batch, i, "v"], rounded(problem.dtype, "sum"))
-    row, (keys, width) = frame.at(rows, ["(Index)blockIdx.x"]), map(frame.size, (problem.keys, problem.value_width))
-    masked = str(len(problem.operands) > MASK).lower()
-    call = f"attend_alone<{problem.type}, {masked}, {THREADS}>"
-    frame.line(f"{call}(&{row}, product, value, score, {keys}, {width}, out);")
+        out(frame, [*batch, i, "v"], "sum")
+    with frame.block(f"const auto seen = [&]({problem.type} base, {problem.type} divisor)", "};"):
+        seen(frame, [*batch, i], "base", "divisor")
+    keys, width = map(frame.size, (problem.keys, problem.value_width))
+    call = f"attend_alone<{problem.type}, {problem.is_masked}, {THREADS}>"
+    frame.line(f"{call}(&{frame.at(row, ['(Index)blockIdx.x'])}, product, v, score, {keys}, {width}, out, seen);")
 
 
-def _fetching(
+# --------------------------------------------------------------------------------------------- shared with gradients
+
+
+def declare_panels(code: CudaCode, score: Tile) -> None:
+    """Add what tiles of scores need."""
+    for text in (tiles.CORES, tiles.KINDS[score.kind]) if score.kind else (tiles.PLAIN,):
+        code.declare(text.strip())
+    code.declare(PANELS.strip())
+
+
+def row_of(code: CudaCode, problem: Attention, rows: Dim, size: Dim) -> Strided:
+    """New memory for numbers as they are computed, so many rows of them."""
+    dtype = "float64" if problem.dtype == "float64" else "float32"
+    return Strided("workspace", code.workspace(rows * size * itemsize(dtype)), 0, (size,), dtype)
+
+
+def dotted(frame: Frame, problem: Attention, name: str, left: str, right: str, size: Dim) -> None:
+    """Emit a function of j that gives the product of two rows, whose elements at `e` these expressions are."""
+    with frame.block(f"const auto {name} = [&](Index j) -> {problem.type}", "};"):
+        frame.line(f"{problem.type} sum = 0;")
+        frame.line(f"for (Index e = 0; e < {frame.size(size)}; e++) sum = fused_sum({left}, {right}, sum);")
+        frame.line("return sum;")
+
+
+def fetching(
     frame: Frame,
     problem: Attention,
     batch: Sequence[str],
-    name: str,
-    k: int,
+    operand: str,
     parameters: Sequence[str],
     index: Sequence[str],
 ) -> None:
-    """Emit a function that gives an element of q, k or v at a place of its matrix; 0 outside of that."""
-    sizes = {0: (problem.queries, problem.width), 1: (problem.keys, problem.width)}
-    extents = sizes.get(k, (problem.keys, problem.value_width))
-    with frame.block(f"const auto {name} = [&]({', '.join(parameters)}) -> {problem.type}", "};"):
-        beyond = " || ".join(f"{i} >= {frame.size(extent)}" for i, extent in zip(index, extents, strict=True))
-        frame.line(f"if ({beyond}) return 0;")
-        frame.line(f"return {loaded(problem.dtype, frame.at(problem.operands[k], [*batch, *index]))};")
+    """Emit a function, named like the operand, that gives an element at a place of its matrix; 0 outside of that."""
+    with frame.block(f"const auto {operand} = [&]({', '.join(parameters)}) -> {problem.type}", "};"):
+        pairs = zip(index, problem.extents(operand), strict=True)
+        frame.line(f"if ({' || '.join(f'{i} >= {frame.size(extent)}' for i, extent in pairs)}) return 0;")
+        frame.line(f"return {loaded(problem.dtype, frame.at(problem.operands[operand], [*batch, *index]))};")
 
 
-def _scoring(
+def scoring(
     frame: Frame, problem: Attention, batch: Sequence[str], parameters: Sequence[str], index: Sequence[str]
 ) -> None:
     """Emit the function that makes a score of a product of query i and key j: scaled, masked, -inf if it isn't seen."""
     i, j = index
     with frame.block(f"const auto score = [&]({', '.join(parameters)}, {problem.type} sum) -> {problem.type}", "};"):
         none = f"lowest<{problem.type}>()"
-        frame.line(f"if ({i} >= {frame.size(problem.queries)}) return {none};")
+        frame.line(f"if ({i} >= {frame.size(problem.queries)} || {j} >= {frame.size(problem.keys)}) return {none};")
         if problem.is_causal:
             frame.line(f"if ({i} < {j}) return {none};")
-        frame.line(f"sum *= {number(problem.scale, 'float64' if problem.dtype == 'float64' else 'float32')};")
-        if len(problem.operands) > MASK:
-            mask = problem.operands[MASK]
+        frame.line(f"sum *= {scale_of(problem)};")
+        if "mask" in problem.operands:
+            mask = problem.operands["mask"]
             at = loaded(mask.dtype, frame.at(mask, [*batch, i, j]))
             frame.line(f"return {at} ? sum : {none};" if mask.dtype == "bool" else f"return sum + {at};")
         else:
             frame.line("return sum;")
+
+
+def scale_of(problem: Attention) -> str:
+    """What scores are multiplied by, as a number in C."""
+    return number(problem.scale, "float64" if problem.dtype == "float64" else "float32")
 
 
 CORES: Mapping[Op, Callable[[CudaCode], bool]] = {attention_op: attention}
