@@ -21,7 +21,7 @@ from graphc.ir import Program
 from graphc.passes import fold, rules, rules_logic, rules_shape, stabilise
 from graphc.passes.decompose import Transform, decompose, inline
 from graphc.passes.modes import resolve_mode
-from graphc.passes.rewrite import FP_CLASSES, Rewriter, Rule, ops_in, rules_of
+from graphc.passes.rewrite import FP_CLASSES, Candidates, Rewriter, Rule, ops_in, rules_of
 from graphc.printer import text
 from graphc.target import TargetInfo
 from graphc.verify import verify
@@ -34,12 +34,14 @@ class Options:
     Attributes:
         disable: names of passes, rules and floating-point classes of rules that are switched off.
         debug: how much to say on stderr, 0 to 3.
+        candidates: the rules of each pass that applies some, for this run of the pipeline.
     """
 
     target: TargetInfo
     training: bool = False
     disable: frozenset[str] = frozenset()
     debug: int = 0
+    candidates: dict[tuple[str, ...], Candidates] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,14 @@ COMMUTE = "commute"  # merging a + b with b + a
 def rewriting(name: str, groups: Mapping[str, Sequence[Rule]]) -> Pass:
     """The pass that applies the rules of all groups, in their order; a group can be switched off by its name."""
     all_rules = {rule: group for group, rules in groups.items() for rule in rules}
+    groups_in_order = tuple(groups)
 
     def apply(program: Program, options: Options) -> Program:
-        enabled = [r for r, group in all_rules.items() if options.disable.isdisjoint((group, r.name, r.fp))]
-        rewriter = Rewriter(enabled, commute=COMMUTE not in options.disable)
+        found = options.candidates.get(groups_in_order)
+        if found is None:
+            enabled = [r for r, group in all_rules.items() if options.disable.isdisjoint((group, r.name, r.fp))]
+            found = options.candidates[groups_in_order] = Candidates(enabled)
+        rewriter = Rewriter(found, commute=COMMUTE not in options.disable)
         result = rewriter.run(program)
         if options.debug >= 3:
             for fired, count in rewriter.fired.most_common():

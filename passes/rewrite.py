@@ -366,6 +366,22 @@ def rules_of(*modules: ModuleType) -> tuple[Rule, ...]:
 # --------------------------------------------------------------------------------------------- engine
 
 
+class Candidates:
+    """Rules in order of preference, and which of them could fit nodes of which ops: asked once, for all rewriters."""
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        self.rules = tuple(rules)
+        self._found: dict[tuple[Op, ...], tuple[Rule, ...]] = {}
+
+    def of(self, node: Node) -> tuple[Rule, ...]:
+        """The rules that may fit a node."""
+        key = (node.op, *[i.op for i in node.inputs])
+        found = self._found.get(key)
+        if found is None:
+            found = self._found[key] = tuple([each for each in self.rules if each.may_fit(key[0], key[1:])])
+        return found
+
+
 class Rewriter:
     """Brings nodes to their normal form: no rule fits the result or anything it is computed from.
 
@@ -378,13 +394,12 @@ class Rewriter:
         visits: how many nodes were looked at.
     """
 
-    def __init__(self, rules: Iterable[Rule], *, commute: bool = True) -> None:
-        self.rules = tuple(rules)
+    def __init__(self, rules: Iterable[Rule] | Candidates, *, commute: bool = True) -> None:
+        self._candidates = rules if isinstance(rules, Candidates) else Candidates(rules)
         self.commute = commute
         self.normal: dict[Node, Node] = {}
         self.fired: Counter[str] = Counter()
         self.visits = 0
-        self._candidates: dict[tuple[Op, ...], tuple[Rule, ...]] = {}
         self._twins: dict[tuple[Op, Node, Node], Node] = {}
 
     def run(self, program: Program) -> Program:
@@ -410,12 +425,7 @@ class Rewriter:
     def _step(self, node: Node) -> tuple[Node, str] | None:
         """What a node with normal inputs is rewritten to, and by which rule."""
         self.visits += 1
-        key = (node.op, *[i.op for i in node.inputs])
-        candidates = self._candidates.get(key)
-        if candidates is None:
-            candidates = tuple([each for each in self.rules if each.may_fit(key[0], key[1:])])
-            self._candidates[key] = candidates
-        for each in candidates:
+        for each in self._candidates.of(node):
             try:
                 made = each.apply(node)
             except GraphcError as error:
