@@ -24,17 +24,20 @@ class Context(threading.local):
 
     graph: Graph | None = None
     scope: str = ""
+    device: str = ""  # where they are to be computed; "" leaves it to the session
     derived: tuple[Any, ...] | None = None  # the occurrence of all nodes that a pass builds on behalf of a node
 
     def __init__(self) -> None:
-        self.entered: list[tuple[Graph | None, str]] = []  # what the blocks that this thread is in return to
+        self.entered: list[tuple[Graph | None, str, str]] = []  # what the blocks that this thread is in return to
 
-    def enter(self, graph: Graph | None, scope: str) -> None:
-        self.entered.append((self.graph, self.scope))
+    def enter(self, graph: Graph | None, scope: str, device: str | None = None) -> None:
+        self.entered.append((self.graph, self.scope, self.device))
         self.graph, self.scope = graph, scope
+        if device is not None:
+            self.device = device
 
     def leave(self) -> None:
-        self.graph, self.scope = self.entered.pop()
+        self.graph, self.scope, self.device = self.entered.pop()
 
 
 context = Context()
@@ -48,6 +51,7 @@ class Occurrence(NamedTuple):
     offset: int
     origin: Node | None = None
     rule: str = ""
+    device: str = ""
 
     @property
     def site(self) -> Site | None:
@@ -57,18 +61,26 @@ class Occurrence(NamedTuple):
             at = at.origin.occurrence
         return None if at.code is None else Site.of(at.code, at.offset)
 
+    @property
+    def placed(self) -> str:
+        """The device that the user chose, following derived nodes back to what they were derived from; "" for none."""
+        at = self
+        while not at.device and at.origin is not None:
+            at = at.origin.occurrence
+        return at.device
 
-_places: dict[tuple[str, int, int], tuple[Any, ...]] = {}
+
+_places: dict[tuple[str, int, int, str], tuple[Any, ...]] = {}
 
 
-def place(scope: str, code: CodeType | None, offset: int) -> tuple[Any, ...]:
+def place(scope: str, code: CodeType | None, offset: int, device: str = "") -> tuple[Any, ...]:
     """The bare tuple behind an `Occurrence`, one for all nodes of a line: the collector counts every tuple."""
-    key = (scope, id(code), offset)  # hashing the code itself would read all of it; the tuple keeps it alive
+    key = (scope, id(code), offset, device)  # hashing the code itself would read all of it; the tuple keeps it alive
     found = _places.get(key)
     if found is None:
         if len(_places) >= MAX_PLACES:
             _places.clear()
-        found = _places[key] = (scope, code, offset)
+        found = _places[key] = (scope, code, offset, None, "", device) if device else (scope, code, offset)
     return found
 
 
@@ -76,7 +88,7 @@ def current_occurrence(depth: int = 1) -> Occurrence:
     """The occurrence that a node built now would get."""
     if context.derived is not None:
         return Occurrence(*context.derived)
-    return Occurrence(context.scope, *user_site(depth + 1))
+    return Occurrence(context.scope, *user_site(depth + 1), device=context.device)
 
 
 class derived_from:
@@ -90,6 +102,19 @@ class derived_from:
     def __enter__(self) -> None:
         self.saved = context.derived
         context.derived = self.where
+
+    def __exit__(self, *exc: object) -> None:
+        context.derived = self.saved
+
+
+class unwritten:
+    """Within this block, new nodes are on no line and in no scope: they serve whoever comes by them later, too."""
+
+    __slots__ = ("saved",)
+
+    def __enter__(self) -> None:
+        self.saved = context.derived
+        context.derived = ("", None, 0)
 
     def __exit__(self, *exc: object) -> None:
         context.derived = self.saved
@@ -109,6 +134,37 @@ class scope:
 
     def __exit__(self, *exc: object) -> None:
         context.leave()
+
+
+PLACES = ("cpu", "cuda")
+_chosen = [False]  # whether this process has ever said where something is to be computed
+
+
+class device:
+    """`with gc.device("cpu"):` leaves it to the host to compute the nodes built inside, where a session is on a GPU.
+
+    What they read is copied to the host and what they give back again, as `sess.plan(...).report()` lists; their
+    gradients are computed there, too. `gc.device("cuda")`, inside, ends that. Sessions on other devices compute
+    everything where they are. One call on the same operands is one node: it is where it was written first.
+    """
+
+    def __init__(self, name: str) -> None:
+        if name not in PLACES:
+            known = " or ".join(map(repr, PLACES))
+            raise ArgumentError(f"a device to compute nodes on is {known}, got {name!r}", hint="gc.Session(device=...)")
+        self.name = name
+
+    def __enter__(self) -> None:
+        _chosen[0] = True
+        context.enter(context.graph, context.scope, self.name)
+
+    def __exit__(self, *exc: object) -> None:
+        context.leave()
+
+
+def on_host(node: Node) -> bool:
+    """Whether the user left it to the host to compute a node."""
+    return _chosen[0] and node.occurrence.placed == "cpu"
 
 
 def current_scope() -> str:

@@ -160,6 +160,17 @@ def test_errors_are_those_of_the_function_with_the_users_line():
             x.sum(axes=0)
 
 
+def test_an_error_of_a_run_names_its_own_line_only():
+    x = leaf()
+    calls = (lambda k: gc.take(x, ge.tensor([k]), axis=1), lambda k: gc.losses.cross_entropy(x, ge.tensor([0, k])))
+    for call in calls:
+        call(1)  # a line that is innocent
+        with pytest.raises(GraphcError, match=r"index 7 is out of range") as told:
+            call(7)
+        lines = [line for line in str(told.value).splitlines() if "test_eager_calls.py" in line]
+        assert len(lines) == 1 and "calls = " in lines[0]
+
+
 def test_a_function_in_evaluation_is_another_program():
     norm = ge.module(gc.nn.BatchNorm1d(3, affine=False))
     x = leaf()

@@ -15,8 +15,9 @@ from weakref import WeakSet
 from graphc.composites import items
 from graphc.eager.modes import KNOWN
 from graphc.eager.moves import moved
-from graphc.errors import ArgumentError
+from graphc.errors import ArgumentError, GraphcError
 from graphc.ir import Node, Program, reachable, substitute
+from graphc.occurrences import unwritten
 from graphc.op import Array
 from graphc.operands import parameter
 from graphc.ops.math import add
@@ -187,10 +188,19 @@ def results_of(returned: Any) -> tuple[Node, ...]:
     return tuple(returned) if isinstance(returned, tuple) else items(returned)
 
 
+def built(build: Callable[[Sequence[Node]], Any], formals: Sequence[Node]) -> Any:
+    """What `build` makes of parameters. It is on no line, since calls on other lines find it; errors tell theirs."""
+    try:
+        with unwritten():
+            return build(formals)
+    except GraphcError:
+        return build(formals)
+
+
 def traced(name: str, types: Sequence[Type], build: Callable[[Sequence[Node]], Any], training: bool) -> Call:
     """The call of what `build` makes of parameters of these types, in one mode."""
     formals = formals_of(types)
-    returned = build(formals)
+    returned = built(build, formals)
     return call_of(name, formals, results_of(returned), training, single=is_single(returned))
 
 

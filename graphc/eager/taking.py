@@ -17,7 +17,7 @@ import numpy as np
 
 from graphc.composites import Composite
 from graphc.eager.calling import apply, apply_one, apply_two
-from graphc.eager.calls import Call, call_of, formals_of, is_single, results_of, traced
+from graphc.eager.calls import Call, built, call_of, formals_of, is_single, results_of, traced
 from graphc.eager.modes import generator, modes
 from graphc.eager.tensors import Tensor, lifted, valued
 from graphc.errors import TAKERS, WRONG_ARGUMENT, GraphcError
@@ -133,7 +133,7 @@ def _traced_anew(op: Op, args: Sequence[Any], operands: Sequence[Tensor], attrs:
     """Call an op that is traced each time. Equal programs are compiled once, so what they draw is an operand."""
     types, build, _ = _program(op, args, attrs)
     formals = formals_of(types)
-    made = _Traced(formals, build(formals))
+    made = _Traced(formals, built(build, formals))
     return apply(_remembered(made.key, lambda: made.call(op.name)), [*operands, *drawn(made.leaves)])
 
 
@@ -179,7 +179,7 @@ def _remembered(key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
 
 def _forget(known: dict[Any, Any]) -> None:
     """Make room: what was cheap to make goes first."""
-    kept = {key: found for key, found in known.items() if not found.moves}
+    kept = {key: found for key, found in list(known.items()) if not found.moves}  # other threads may add some
     known.clear()
     if len(kept) < MAX_CALLS // 2:
         known.update(kept)
@@ -302,9 +302,14 @@ def _spell(args: Iterable[Any], key: list[Any], operands: list[Tensor], floats: 
 def _whole(fn: Fn, args: Sequence[Any], kwargs: Mapping[str, Any], types: Sequence[TensorType]) -> Any:
     """The program of a call with tensors of these types, or `IN_PYTHON`."""
     formals = formals_of(types)
-    rest = iter(formals)
+
+    def build(formals: Sequence[Node]) -> Any:
+        rest = iter(formals)
+        given = [_formal(arg, rest) for arg in args]
+        return fn(*given, **{name: _formal(arg, rest) for name, arg in kwargs.items()})
+
     try:
-        returned = fn(*[_formal(arg, rest) for arg in args], **{name: _formal(kwargs[name], rest) for name in kwargs})
+        returned = built(build, formals)
         tensors = returned if isinstance(returned, tuple) else (returned,)
         if not all(isinstance(y, Node) for y in tensors):
             return IN_PYTHON
