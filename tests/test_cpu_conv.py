@@ -167,6 +167,24 @@ def test_pointwise_ops_that_follow_are_computed_in_the_same_kernel(op: Any, name
     case.check(run([gc.relu(case.node + bias) + rest], feeds)[0])
 
 
+@pytest.mark.parametrize("name", ["few points", "few points, uneven", "few points, stride 2", "few points of one axis"])
+@pytest.mark.parametrize("width", WIDTHS)
+@EACH_OP
+def test_images_of_a_few_points_serve_all_widths_parts_and_what_follows(op: Any, width: int, name: str) -> None:
+    case, host = Case(op, GEOMETRIES[name]), host_of(width)
+    rest = gc.placeholder("rest", case.node.shape)
+    feeds = {**case.feeds, rest: np.random.default_rng(2).standard_normal(rest.shape)}
+    outputs = [gc.relu(case.node * 2.0) + rest, case.node - rest]
+    first, second = run(outputs, feeds, host=host)
+    again = run(outputs, feeds, host=host, parts=5)
+    assert all(np.array_equal(a, b) for a, b in zip((first, second), again, strict=True))
+    product = case.wanted
+    case.wanted = np.maximum(product * 2, 0) + feeds[rest]
+    case.check(first)
+    case.wanted = product - feeds[rest]
+    case.check(second)
+
+
 @EACH_OP
 def test_operands_may_be_strided_views_or_computed_on_the_way(op: Any) -> None:
     case = Case(op, GEOMETRIES["padded"])

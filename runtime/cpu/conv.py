@@ -19,6 +19,7 @@ from graphc.runtime.cpu import (
     conv_direct,
     conv_few,
     conv_points,
+    conv_points_weight,
     conv_weight,
     conv_winograd,
     conv_winograd_channels,
@@ -56,6 +57,7 @@ _TRANSFORMS = (
 )
 _EXACT = (
     Algorithm("direct, images in lanes", conv_points.is_served, conv_points.points),
+    Algorithm("direct, few points", conv_points_weight.is_served, conv_points_weight.weight_gradient),
     Algorithm("direct, channels in lanes", conv_channels.is_served, conv_channels.channels),
     Algorithm("direct, source in place", conv_few.is_served, conv_few.few),
     Algorithm("direct", conv_direct.is_served, conv_direct.direct),

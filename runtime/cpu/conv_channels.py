@@ -244,7 +244,7 @@ class _Channels:
 
             is_flat = len(self.code.kernel.results[0].loops) < len(bounds)
             lanes.block(
-                frame, 0, [*bounds[:2], *bounds[3:]] if is_flat else bounds, Element(element, "float32"), joins=True
+                frame, 0, [*bounds[:2], *bounds[3:]] if is_flat else bounds, Element(element, "float32"), joins=2
             )
 
         f.loop(frame.low, frame.high, 1, unit)

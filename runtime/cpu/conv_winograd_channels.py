@@ -269,7 +269,7 @@ class _Winograd:
             point = f.add(f.mul(at, self.width), w)
             return f.address(turned, f.add(f.mul(f.sub(row, o), self.point_row), point), FLOAT)
 
-        joins = self.width == grid.width.results
+        joins = 2 if self.width == grid.width.results else 1
         lanes.block(frame, 0, bounds, Element(element, "float32"), joins=joins)
 
     # ------------------------------------------------------------------------------------ functions

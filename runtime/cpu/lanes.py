@@ -246,26 +246,36 @@ def finish(code: KernelCode, k: int) -> None:
         region_phase(code, region, element=result(code, k))
 
 
+def _joined(frame: Frame, bounds: Sequence[tuple[Int, Int]]) -> Sequence[tuple[Int, Int]]:
+    """Bounds, the last two axes as one."""
+    *outer, (low, high), (_, width) = bounds
+    return [*outer, (frame.f.mul(low, width), frame.f.mul(high, width))]
+
+
+def _of_joined(element: Element) -> Element:
+    """The same elements, the last two axes as one, along which they are contiguous."""
+    return element._replace(address=lambda index: element.address((*index[:-1], 0, index[-1])))
+
+
 def block(
-    frame: Frame, k: int, bounds: Sequence[tuple[Int, Int]], element: Element, *, joins: bool = False
+    frame: Frame, k: int, bounds: Sequence[tuple[Int, Int]], element: Element, *, joins: int = 1
 ) -> None:
     """Inside a phase of the core: what pointwise ops make of its k-th result, over a box of points.
 
     Args:
         bounds: first and last (exclusive) index along each axis of the result.
         element: the core's element at an index.
-        joins: whether the box has whole rows of the last axis, one after the other in memory: all rows are then walked
-            as one, if what the region loads and stores lies like that, too. An index has 0 for the axis before.
+        joins: of so many of the last axes, the box has all but the first whole, and elements are contiguous along all
+            of them: they are then walked as one, as far as what the region loads and stores lies like that, too.
     """
     region = frame.code.kernel.results[k]
     if not region.stores:
         return
-    joined = rows_joined(region) if joins else None
-    if joined is not None:
-        *outer, (low, high), (_, width) = bounds
-        region, bounds = joined, [*outer, (frame.f.mul(low, width), frame.f.mul(high, width))]
-        whole = element.address
-        element = element._replace(address=lambda index: whole((*index[:-1], 0, index[-1])))
+    for _ in range(joins - 1):
+        joined = rows_joined(region)
+        if joined is None:
+            break
+        region, bounds, element = joined, _joined(frame, bounds), _of_joined(element)
     nest = Nest(frame, region, element)
 
     def over(loops: Sequence[int], index: dict[int, Int]) -> None:
