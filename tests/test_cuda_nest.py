@@ -199,9 +199,9 @@ def kernels(case: Case) -> list[CudaKernel]:
 
 
 @cache
-def compiled(wide: bool = False) -> Module:
+def compiled(wide: bool = False, backwards: bool = False) -> Module:
     """The kernels of all cases."""
-    return Module(list({kernel.source: kernel for case in CASES for kernel in kernels(case)}.values()), wide)
+    return Module([kernel for case in CASES for kernel in kernels(case)], wide, backwards)
 
 
 def feeds_of(case: Case, sizes: Mapping[str, int]) -> dict[Node, Array]:
@@ -253,6 +253,17 @@ def test_wide_indices_give_the_same_bits(case):
         narrow = run(built(case).outputs, feeds, module=compiled(), **sizes)
         wide = run(built(case).outputs, feeds, module=compiled(wide=True), **sizes)
         assert [value.tobytes() for value in wide] == [value.tobytes() for value in narrow]
+
+
+@each([case for case in CASES if "in parts" in case.label or "transposed" in case.label] + SEVERAL[:3])
+def test_the_order_of_blocks_and_threads_does_not_matter(case):
+    for sizes in bound(case):
+        feeds = feeds_of(case, sizes)
+        found = [
+            run(built(case).outputs, feeds, module=compiled(backwards=backwards), **sizes)
+            for backwards in (False, True)
+        ]
+        assert [value.tobytes() for value in found[0]] == [value.tobytes() for value in found[1]]
 
 
 def test_nan_and_infinities_come_through_reductions():

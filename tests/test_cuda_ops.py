@@ -14,7 +14,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from cuda_host import Module, needs_compiler, run_on_host
+from cuda_host import Module, in_namespace, needs_compiler, run_on_host
 from op_testing import FLOATS, Call, call, close, retyped, samples_of
 from test_ops import TESTED, differentiable
 from test_ops_cpu import GRADIENT_ULPS, ROUNDED, calls_of, gradients_of
@@ -29,7 +29,7 @@ from graphc.plan import SymbolicPlan
 from graphc.runtime.cuda import nvrtc
 from graphc.runtime.cuda.kernels import INFO, cuda_kernel
 from graphc.runtime.cuda.launches import CudaKernel
-from graphc.runtime.cuda.prelude import translation_unit
+from graphc.runtime.cuda.prelude import prelude
 from graphc.runtime.plan import run_step
 from graphc.types import is_float, np_dtype
 
@@ -115,11 +115,12 @@ def check(cases: Sequence[Case]) -> None:
     """Compile all kernels together and run them."""
     if not cases:
         return
-    module = Module(list({case.kernel.source: case.kernel for case in cases}.values()))
+    module = Module([case.kernel for case in cases])
     for case in cases:
         case.check(module)
-        if EVERYTHING and nvrtc.is_available():
-            assert nvrtc.compile(translation_unit(case.kernel, {}), "sm_90")
+    if EVERYTHING and nvrtc.is_available():
+        sources = dict.fromkeys(case.kernel.source for case in cases)
+        assert nvrtc.compile("\n".join([prelude(False), *map(in_namespace, sources, range(len(sources)))]), "sm_90")
 
 
 @each_batch

@@ -8,15 +8,14 @@ block has `columns` teams. Nothing here depends on how many processors a GPU has
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from graphc.dims import Dim, ceil_div, evaluate, product
+from graphc.dims import Dim, ceil_div, product
 from graphc.kernel import Region
+from graphc.runtime.cuda.grids import THREADS, nominal
 from graphc.runtime.strided import Strided, itemsize
 
-THREADS = 256  # of a block, if nothing else decides
 WARP = 32
 ACCESS = 16  # bytes of the widest access
 MAX_VECTOR = 8  # elements
@@ -113,7 +112,7 @@ def _by_row(region: Region, varying: Sequence[Strided], axis: int | None, passes
     layout = Layout(axis, _vector(region, varying, axis), 1, 1, across=False)
     chunks = product(layout.chunks(region, reduced))
     rows = product([region.loops[k].extent for k in parallel])
-    if _nominal(rows) < FEW and _is_long(chunks, THREADS):
+    if nominal(rows) < FEW and _is_long(chunks, THREADS):
         layout = layout._replace(team=THREADS)
         return layout._replace(part=_part(layout, chunks, rows))
     if not isinstance(chunks, int):
@@ -141,7 +140,7 @@ def _by_column(region: Region, arrays: Sequence[Strided], axis: int) -> Layout:
     deepest = THREADS // columns
     team = min(deepest, _power(-(-steps // DEEP))) if isinstance(steps, int) else deepest
     layout = layout._replace(team=team, columns=max(columns, WARP) if team == 1 else columns)
-    if team == deepest and _nominal(ceil_div(groups, columns)) < FEW and _is_long(steps, team):
+    if team == deepest and nominal(ceil_div(groups, columns)) < FEW and _is_long(steps, team):
         return layout._replace(part=_part(layout, steps, ceil_div(groups, columns)))
     return layout if team > 1 else layout._replace(columns=THREADS)
 
@@ -155,7 +154,7 @@ def _part(layout: Layout, chunks: Dim, blocks: Dim) -> int:
     least, most = (each * layout.team for each in PART_CHUNKS)
     if not isinstance(chunks, int):
         return least
-    wanted = -(-chunks * _nominal(blocks) // PARTS)
+    wanted = -(-chunks * nominal(blocks) // PARTS)
     return min(most, max(least // BLOCK_CHUNKS, -(-wanted // layout.team) * layout.team))
 
 
@@ -202,8 +201,3 @@ def _aligned(region: Region, array: Strided, axis: int, vector: int) -> bool:
 def _power(count: int) -> int:
     """The least power of 2 that isn't less."""
     return 1 << max(count - 1, 0).bit_length()
-
-
-def _nominal(dim: Dim) -> int:
-    """A likely value of a dimension."""
-    return evaluate(dim, defaultdict(lambda: 64))

@@ -57,11 +57,11 @@ class Module:
 
 def _unit(sources: Sequence[str], wide: bool, backwards: bool) -> str:
     """One text with all sources, each in a namespace, and an entry for each of their launches."""
-    parts = [f"#define BACKWARDS {int(backwards)}", '#include "shim.hpp"', prelude(wide, (HERE / "device.hpp").read_text())]
+    shared = prelude(wide, (HERE / "device.hpp").read_text())
+    parts = [f"#define BACKWARDS {int(backwards)}", '#include "shim.hpp"', shared]
     for k, source in enumerate(sources):
         functions = HEAD.split(source)  # what comes before the first, then names and texts
-        plain = source.replace('extern "C" __global__', "__global__")  # names of C would be the same in all namespaces
-        parts.append(f"namespace k{k} {{\n{plain}\n}}")
+        parts.append(in_namespace(source, k))
         for name, text in zip(functions[1::2], functions[2::2], strict=True):
             waits = int(bool(WAITING.search(functions[0]) or WAITING.search(text)))
             parts.append(
@@ -70,6 +70,12 @@ def _unit(sources: Sequence[str], wide: bool, backwards: bool) -> str:
                 f"    return grid(call_{k}_{name}, v, blocks, threads, {waits});\n}}"
             )
     return "\n".join(parts)
+
+
+def in_namespace(source: str, k: int) -> str:
+    """A source beside others: functions of C would have the same names."""
+    plain = source.replace('extern "C" __global__', "__global__")
+    return f"namespace k{k} {{\n{plain}\n}}"
 
 
 @cache
