@@ -30,7 +30,7 @@ from graphc.export import export_onnx
 from graphc.ir import Graph, Node, Program, current_graph
 from graphc.ledger import ledger
 from graphc.ledger_report import Ledger
-from graphc.occurrences import scope
+from graphc.occurrences import device, scope
 from graphc.op import Op
 from graphc.operands import cast, constant
 from graphc.ops.activations import elu, gelu, leaky_relu, log_softmax, relu, silu, softmax, softplus
@@ -231,6 +231,7 @@ __all__ = [
     "current_graph",
     "custom_gradient",
     "data",
+    "device",
     "diagonal",
     "divide",
     "dot",

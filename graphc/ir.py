@@ -385,7 +385,7 @@ def make(op: Op, inputs: tuple[Node, ...], attrs: Attrs = NO_ATTRS, body: Progra
     where = derived = context.derived
     if where is None:
         code, offset = user_site(2)  # from the caller on
-        where = place(context.scope, code, offset)
+        where = place(context.scope, code, offset, context.device)
     ref = table.refs.get(key)
     if ref is not None:
         node = ref()  # type: ignore[assignment]

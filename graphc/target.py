@@ -36,6 +36,7 @@ class TargetInfo:
         max_ops: ops in one kernel.
         max_reductions: reductions in one kernel.
         prepares: kinds of kernels that keep from run to run what they derive from operands that stay the same.
+        hosts: whether nodes may be left to the host (`gc.device`), which then has kernels of its own.
         row_bytes: bytes up to which a row may be read by several passes of one kernel (softmax); beyond, it would be
             read from memory each time. A symbolic size counts as 64.
     """
@@ -52,4 +53,5 @@ class TargetInfo:
     max_live: int = 24
     max_ops: int = 96
     max_reductions: int = 5
+    hosts: bool = False
     row_bytes: int = 1 << 18

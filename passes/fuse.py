@@ -24,6 +24,7 @@ from operator import attrgetter
 
 from graphc.dims import Dim, product
 from graphc.ir import Node, Program
+from graphc.occurrences import on_host
 from graphc.operands import cast_op
 from graphc.passes.clusters import Cluster, Place, Space, Use
 from graphc.passes.foresight import LEAVES, Foresight, unviewed
@@ -65,6 +66,7 @@ class Fusion:
         self.foresight = Foresight(nodes, info)
         self.uniform = self.foresight.uniform
         self.repeated = repeated(program, info, self.foresight)
+        self._hosted = frozenset(filter(on_host, nodes) if info.hosts else ())
         result = Cluster(-1)
         for root in program.roots:
             self._uses[root] = [(result, None)]
@@ -73,6 +75,8 @@ class Fusion:
             if uses is not None:
                 if len(uses) > 1 or uses[0][0].into is not None:
                     uses = self._joined_users(node, uses)
+                if self._hosted:
+                    uses = [(cluster, self._beside(node, cluster, place)) for cluster, place in uses]
                 HANDLERS.get(node.op.kind, Fusion._heavy)(self, node, uses)
         self.clusters = [cluster for cluster in self.clusters if cluster.into is None]
 
@@ -111,11 +115,23 @@ class Fusion:
         a, b = cluster.results[0], other.results[0]
         return (
             max(cluster.height, other.height) < min(cluster.limit, other.limit)
+            and self._is_hosted(cluster) == self._is_hosted(other)
             and a.reductions + b.reductions <= self.info.max_reductions
             and len(a.members) + len(b.members) <= self.info.max_ops
             and len(a.pending.keys() | b.pending.keys()) <= self.info.max_live
             and all(a.index.get(node, index) == index for node, index in b.index.items())
         )
+
+    def _beside(self, node: Node, cluster: Cluster, place: Place | None) -> Place | None:
+        """The place of a use; none where a kernel of the host's uses what a device computes, or the other way."""
+        return None if place is None or (node in self._hosted) != self._is_hosted(cluster) else place
+
+    def _is_hosted(self, cluster: Cluster) -> bool:
+        """Whether what a kernel is made for is computed by the host."""
+        if not self._hosted:
+            return False
+        made_for = (cluster.core, cluster.assembled, *[space.sink for space in cluster.results[:1]])
+        return next(node for node in made_for if node is not None) in self._hosted
 
     # ----------------------------------------------------------------------------------------- by kind
 

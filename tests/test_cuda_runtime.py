@@ -250,6 +250,36 @@ def test_the_host_runs_what_has_no_code_and_the_report_says_so(session):
     assert "user_op" in report and "20 B copied to the host, 20 B back" in report
 
 
+def test_the_user_leaves_nodes_to_the_host(session):
+    x, w = gc.placeholder("x", shape=("n", 4)), variable(np.linspace(-1, 1, 12).reshape(4, 3))
+    with gc.device("cpu"):
+        hidden = gc.tanh(x @ w) * 2
+        with gc.device("cuda"):
+            shifted = gc.exp(hidden) + 1
+        y = hidden - shifted
+    loss = (gc.sqrt(y * y + 1) * 3).sum()
+    step = [loss, gc.optim.SGD(lr=0.01).minimize(loss)]
+    feeds = {x: np.random.default_rng(0).normal(size=(5, 4)).astype("float32")}
+    with gc.Session(device="reference") as reference, gc.Session(device="cpu") as native:
+        for _ in range(3):
+            expected = reference.run(step, feeds)[0]
+            for each in (session, native):
+                assert np.allclose(each.run(step, feeds)[0], expected, rtol=1e-5)
+                assert np.allclose(each[w], reference[w], rtol=1e-5)
+        plan, other = session.plan(step, feeds), native.plan(step, feeds)
+    ops = {True: set(), False: set()}
+    for kernel, made in zip(plan.kernels, plan.made, strict=True):
+        ops[made.native].update(node.op.name for node in kernel.nodes)
+    assert {"exp", "sqrt"} <= ops[True] and {"matmul", "tanh"} <= ops[False] and "exp" not in ops[False]
+    assert "left to the host by gc.device; " in plan.report() and "copied to the host" in plan.report()
+    assert "gc.device" not in other.report() and all(made.native for made in other.made)
+
+
+def test_nodes_are_left_to_devices_that_exist():
+    with pytest.raises(gc.ArgumentError, match="'cpu' or 'cuda', got 'gpu'"):
+        gc.device("gpu")
+
+
 def test_a_function_that_fails_leaves_variables_and_says_where(session):
     def picky(value):
         if value[0] > 5:

@@ -23,7 +23,9 @@ from test_random_graphs import expected_results, for_random
 import graphc as gc
 from graphc.ir import Graph, Node
 from graphc.op import Array
+from graphc.passes import fuse
 from graphc.passes.pipeline import run_pipeline
+from graphc.runtime.cuda import report
 from graphc.runtime.cuda.kernels import INFO
 from graphc.runtime.cuda.target import CudaTarget, on_gpu
 
@@ -82,7 +84,7 @@ def target(request, monkeypatch):
 
 def agrees(target: CudaTarget, case: Case) -> None:
     """Assert that a case means what the reference says, the first time as later."""
-    program = run_pipeline(case.program, INFO, training=case.training)
+    program = run_pipeline(case.program, target.info, training=case.training)
     executable = target.compile(program)
     runs = [executable.run(case.values, case.dims, case.draws) for _ in range(3)]
     outputs, _ = runs[0]
@@ -98,6 +100,12 @@ def agrees(target: CudaTarget, case: Case) -> None:
 @pytest.mark.parametrize(("number", "finish"), [(0, Builder.case), (1, with_gradients)])
 def test_random_programs_agree(target, number, finish):
     for_random(cases(12, finish), SEED + number, lambda case: agrees(target, case))
+
+
+def test_random_programs_agree_wherever_their_nodes_are_computed(target, monkeypatch):
+    for room in (fuse, report):
+        monkeypatch.setattr(room, "on_host", lambda node: node.serial % 3 == 0)
+    for_random(cases(12, with_gradients), SEED + 2, lambda case: agrees(target, case))
 
 
 # --- what the host can't play

@@ -71,7 +71,8 @@ class Layout:
     """Offsets in the memory of a run, in bytes.
 
     Args:
-        served: the kernels that the device runs.
+        served: the kernels that the device can run.
+        hosted: the numbers of the steps that the host runs.
         on_device: leaves whose feeds lie on the device, and are copied from there one by one.
         fetched: whether results go to the host.
         elsewhere: buffers that lie in memory of others.
@@ -93,6 +94,7 @@ class Layout:
         self,
         plan: Plan,
         served: Mapping[Kernel, CudaKernel],
+        hosted: Collection[int] = (),
         on_device: Collection[Node] = (),
         *,
         fetched: bool = True,
@@ -106,7 +108,7 @@ class Layout:
         in_home = {k for k in symbolic.updates if buffers[k].takes in self.homes}
         self.copied = {variable: new for (variable, _), new in updates if new not in in_home}
         cores = [step.kernel.core for step in plan.kernels if step.kernel.kind == "random"]
-        looking = [n for n, step in enumerate(plan.kernels) if step.kernel in served and served[step.kernel].fails]
+        looking = [n for n, step in enumerate(plan.kernels) if n not in hosted and served[step.kernel].fails]
         self.fallible = {number for number, fails in enumerate(fallible(plan.kernels)) if fails}.intersection(looking)
         seconds = [k for k, buffer in enumerate(buffers) if buffer.role == "update" and buffer.takes is None]
         small = [k for leaf, k in self.leaves.items() if plan.nbytes[k] <= SMALL and leaf not in on_device]
@@ -174,9 +176,16 @@ class Placed:
     """
 
     def __init__(
-        self, driver: Driver, plan: Plan, layout: Layout, served: Mapping[Kernel, Served], where: Addresses
+        self,
+        driver: Driver,
+        plan: Plan,
+        layout: Layout,
+        hosted: Collection[int],
+        served: Mapping[Kernel, Served],
+        where: Addresses,
     ) -> None:
-        self._driver, self._plan, self._layout, self._served, self._where = driver, plan, layout, served, where
+        self._driver, self._plan, self._layout, self._where = driver, plan, layout, where
+        self._hosted, self._served = hosted, served
         self.segments = tuple(self._segments())
         self.graphs: dict[int, object] = {}
         self.runs = 0
@@ -209,7 +218,7 @@ class Placed:
             if number == commits_at and unchecked:
                 yield Segment((*actions, *_around(self._download(layout.uploaded))), checked=True)
                 actions, unchecked = [], False
-            if step.kernel not in self._served:
+            if number in self._hosted:
                 flags = _around(self._download(layout.uploaded)) if unchecked else ()
                 yield Segment((*actions, *flags), checked=unchecked, host=(number, step))
                 actions, unchecked = [], False

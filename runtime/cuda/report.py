@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from graphc.dims import evaluate
 from graphc.kernel import Kernel
+from graphc.occurrences import on_host
 from graphc.plan import Made, Plan, Step
 from graphc.plan_text import with_unit
 from graphc.runtime.cuda.launches import CudaKernel
@@ -17,9 +18,19 @@ def made_of(plan: Plan, kernels: Mapping[Kernel, CudaKernel]) -> tuple[Made, ...
 
 
 def _made(step: Step, plan: Plan, kernel: CudaKernel | None) -> Made:
-    if kernel is not None:
+    if kernel is not None and not _is_left(step):
         return Made(True, ", ".join(kernel.notes) or "native", evaluate(kernel.workspace, plan.dims))
     core = step.kernel.core
     what = core.op.name if core is not None else ", ".join(dict.fromkeys(node.op.name for node in step.nodes))
+    why = f"no code for {what}" if kernel is None else "left to the host by gc.device"
     down, up = (with_unit(sum([plan.nbytes[k] for k in buffers])) for buffers in (step.reads, step.writes))
-    return Made(False, f"no code for {what}; {down} copied to the host, {up} back")
+    return Made(False, f"{why}; {down} copied to the host, {up} back")
+
+
+def is_hosted(step: Step, kernels: Mapping[Kernel, CudaKernel]) -> bool:
+    """Whether NumPy runs a step: there is no code for it, or the user has left it to the host."""
+    return step.kernel not in kernels or _is_left(step)
+
+
+def _is_left(step: Step) -> bool:
+    return any(map(on_host, step.nodes))

@@ -31,7 +31,7 @@ from graphc.runtime.cuda.driver import Code, Driver, Memory
 from graphc.runtime.cuda.kernels import INFO, cuda_kernel
 from graphc.runtime.cuda.launches import CudaKernel, Precision
 from graphc.runtime.cuda.memory import Feeder, Home, Room, Stored
-from graphc.runtime.cuda.report import made_of
+from graphc.runtime.cuda.report import is_hosted, made_of
 from graphc.runtime.plan import Sizes, run_step
 from graphc.runtime.profile import Description, Recorder, Span, clock
 from graphc.runtime.reference import NOWHERE, DrawKey
@@ -63,7 +63,7 @@ class CudaTarget:
         results: where results are: NumPy arrays, or arrays on the device.
     """
 
-    info = INFO
+    info = replace(INFO, hosts=True)
 
     def __init__(
         self,
@@ -122,8 +122,8 @@ class CudaExecutable:
         kernels = dict.fromkeys(step.kernel for step in symbolic.steps)
         found = {kernel: target.kernel(kernel) for kernel in kernels}
         self.kernels = {kernel: code for kernel, code in found.items() if code is not None}
-        by_numpy = [at for at, step in enumerate(symbolic.steps) if step.kernel not in self.kernels]
-        self.symbolic = updated_after(symbolic, max(by_numpy, default=-1))  # what the host does can fail
+        self.hosted = frozenset(n for n, step in enumerate(symbolic.steps) if is_hosted(step, self.kernels))
+        self.symbolic = updated_after(symbolic, max(self.hosted, default=-1))  # what the host does can fail
         self.constants: dict[int, Memory] = {}
         self._bound: OrderedDict[tuple[Sizes, frozenset[Node]], Bound] = OrderedDict()
 
@@ -142,7 +142,7 @@ class CudaExecutable:
         found = self._bound.pop(key, None)
         if found is None:
             plan = bind_plan(self.symbolic, dims, shared="arena" not in self.target.disable)
-            found = Bound(self.target, plan, self.kernels, self.constants, on_device)
+            found = Bound(self.target, plan, self.kernels, self.hosted, self.constants, on_device)
         self._bound[key] = found
         if len(self._bound) > MAX_BOUND:
             self._bound.popitem(last=False)
@@ -187,7 +187,8 @@ class Bound:
     """A plan for given sizes: where things lie in the memory of a run, and its commands once they have addresses.
 
     Args:
-        kernels: those that the device runs.
+        kernels: those that the device can run.
+        hosted: the numbers of the steps that the host runs.
         constants: the memory of each constant, by buffer; one for all sizes.
         on_device: leaves whose feeds lie there already.
     """
@@ -197,17 +198,19 @@ class Bound:
         target: CudaTarget,
         plan: Plan,
         kernels: Mapping[Kernel, CudaKernel],
+        hosted: frozenset[int],
         constants: dict[int, Memory],
         on_device: frozenset[Node],
     ) -> None:
         self.target = target
         self.plan = plan
         self.kernels = kernels
+        self.hosted = hosted
         self.constants = constants
         self.on_device = on_device
         fetched = target.results == "numpy"
         self.elsewhere = read_in_place(plan, on_device, fetched=fetched)
-        self.layout = Layout(plan, kernels, on_device, fetched=fetched, elsewhere=self.elsewhere)
+        self.layout = Layout(plan, kernels, hosted, on_device, fetched=fetched, elsewhere=self.elsewhere)
         self._placed: tuple[int, Placed] | None = None
 
     def place(self, elsewhere: Mapping[int, int]) -> Placed:
@@ -237,7 +240,7 @@ class Bound:
         served = {kernel: Served(code, module) for (kernel, code), module in modules}
         homes = {variable: target.homes[variable].memory for variable in variables}
         where = Addresses(target.room.base, target.room.mirror, homes, self.constants, elsewhere)
-        placed = Placed(target.driver, plan, layout, served, where)
+        placed = Placed(target.driver, plan, layout, self.hosted, served, where)
         self._placed = target.room.generation, placed
         return placed
 
@@ -271,7 +274,7 @@ class Bound:
         while too_large - fits > max(1, fits // 16):
             size = (fits + too_large) // 2
             plan = bind_plan(self.plan.symbolic, {**self.plan.dims, name: size})
-            bound = Bound(self.target, plan, self.kernels, self.constants, self.on_device)
+            bound = Bound(self.target, plan, self.kernels, self.hosted, self.constants, self.on_device)
             if bound._new_bytes() + self.target.room.nbytes <= free:
                 fits = size
             else:
