@@ -12,6 +12,7 @@ from typing import Any
 
 import graphc as gc
 from graphc.ops import pooling
+from graphc.ops.nn import attention_grad
 from graphc.ops.scan import recurrence_op
 from graphc.runtime.cuda.kernels import INFO as TARGET
 from graphc.runtime.cuda.launches import Argument, CudaKernel, Gemm, Key, Launch, Pointer, Precision, Size
@@ -48,6 +49,12 @@ def attended(width: int, dtype: str = "float32", **options: Any) -> Any:
     return gc.scaled_dot_product_attention(*heads, **options)
 
 
+def attended_gradient(width: int, dtype: str = "float32", is_causal: bool = False) -> Any:
+    """The gradient of attention in the keys, values and queries."""
+    operands = [leaf(name, 2, 3, "n", width, dtype=dtype) for name in "gqkv"]
+    return attention_grad(*operands, is_causal=is_causal, scale=0.25)[1]
+
+
 # Of products, the precision, too.
 PRODUCTS: Mapping[str, tuple[Precision, Callable[[], Any]]] = {
     "gemm_tiles": ("float32", lambda: gc.relu(leaf("x", "m", 70) @ leaf("y", 70, 33) + leaf("z", 33))),
@@ -66,6 +73,9 @@ PRODUCTS: Mapping[str, tuple[Precision, Callable[[], Any]]] = {
     "attention": ("float32", lambda: attended(20, is_causal=True)),
     "attention_halves": ("float32", lambda: attended(64, "bfloat16", attn_mask=leaf("m", "n", "n", dtype="bool"))),
     "attention_alone": ("float32", lambda: attended(16, "float64")),
+    "attention_gradient": ("float32", lambda: attended_gradient(20, is_causal=True)),
+    "attention_gradient_halves": ("float32", lambda: attended_gradient(64, "bfloat16")),
+    "attention_gradient_alone": ("float32", lambda: attended_gradient(300)),
 }
 
 

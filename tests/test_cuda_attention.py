@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 
 import graphc as gc
-from graphc.dims import symbol
-from graphc.runtime.cuda.kernels import INFO
+from graphc.dims import product, symbol
+from graphc.ir import Program
+from graphc.ops.nn import attention_grad
+from graphc.passes.pipeline import run_pipeline
+from graphc.passes.plan import plan_kernels
+from graphc.runtime.cuda.kernels import INFO, cuda_kernel
 from graphc.runtime.cuda.launches import Precision
 from graphc.types import np_dtype
 from tests.cuda_cores import Case, kernels_of, run, run_all
@@ -162,3 +166,91 @@ def test_what_is_not_a_number_shows() -> None:
     assert np.isnan(found[3]).all()
     assert (np.delete(found, 3, axis=0)[:, 2] == np.inf).all()
     assert np.isfinite(np.delete(found, 3, axis=0)[:, [0, 1, 3]]).all()
+
+
+class Gradient:
+    """The gradients of attention for a random cotangent, and what they should be."""
+
+    def __init__(
+        self,
+        batch: Sequence[int],
+        queries: int,
+        keys: int,
+        width: int,
+        value_width: int,
+        dtype: str = "float32",
+        precision: Precision = "float32",
+        is_masked: bool = False,
+        is_causal: bool = False,
+    ) -> None:
+        rng = np.random.default_rng(queries + keys)
+        shapes = {"g": (queries, value_width), "q": (queries, width), "k": (keys, width), "v": (keys, value_width)}
+        places = [gc.placeholder(name, (*batch, *shape), dtype) for name, shape in shapes.items()]
+        feeds = {place: rng.standard_normal(place.shape).astype(np_dtype(dtype)) for place in places}
+        exact = [feeds[place].astype(np.float64) for place in places]
+        seen = np.tri(queries, keys, dtype=bool) if is_causal else np.ones((queries, keys), bool)
+        if is_masked:
+            places.append(gc.placeholder("mask", (queries, keys), "bool"))
+            feeds[places[-1]] = rng.random((queries, keys)) < 0.5
+            feeds[places[-1]][0] = False
+            seen = seen & feeds[places[-1]]
+        scale = 1 / max(width, 1) ** 0.5
+        outputs = attention_grad(*places, is_causal=is_causal, scale=scale)
+        self.case = Case(list(outputs), feeds, precision=precision, info=INFO)
+        self.wanted = self.cotangents(*exact, seen, scale)
+        self.rounding = ROUNDING[dtype] if dtype != "float32" else PRECISIONS.get(precision, ROUNDING[dtype])
+        self.what = f"{batch} {queries}x{keys} {width} {value_width} {dtype} {precision} {is_masked} {is_causal}"
+
+    @staticmethod
+    def cotangents(g: Any, q: Any, k: Any, v: Any, seen: Any, scale: float) -> list[Any]:
+        """Those of q, k and v, by the chain rule."""
+        scores = np.where(seen, q @ k.swapaxes(-1, -2) * scale, -np.inf)
+        top = scores.max(-1, keepdims=True)
+        shares = np.exp(scores - np.where(np.isinf(top), 0, top))
+        shares /= np.maximum(shares.sum(-1, keepdims=True), 1e-300)
+        to_shares = g @ v.swapaxes(-1, -2)
+        to_scores = shares * (to_shares - (to_shares * shares).sum(-1, keepdims=True)) * scale
+        return [to_scores @ k, to_scores.swapaxes(-1, -2) @ q, shares.swapaxes(-1, -2) @ g]
+
+    def check(self) -> None:
+        """The results are as exact as their dtype and the precision allow."""
+        for found, wanted in zip(self.case.found, self.wanted, strict=True):
+            assert found.shape == wanted.shape, self.what
+            assert np.abs(found.astype(np.float64) - wanted).max(initial=0) <= self.rounding, self.what
+
+
+@pytest.mark.parametrize("dtype", ROUNDING)
+def test_gradients_in_every_dtype(dtype: str) -> None:
+    cases = [
+        Gradient((2,), 70, 45, 20, 33, dtype),
+        Gradient((), 5, 6, 4, 3, dtype, is_masked=True),
+        Gradient((1, 2), 40, 66, 16, 16, dtype, is_causal=True),
+        Gradient((), 40, 7, 8, 8, dtype, is_masked=True, is_causal=True),
+        Gradient((0,), 3, 5, 2, 4, dtype),
+        Gradient((), 3, 20, 600, 4, dtype),
+    ]
+    run_all([gradient.case for gradient in cases])
+    for gradient in cases:
+        gradient.check()
+
+
+def test_gradients_of_wide_queries_and_of_rounded_operands() -> None:
+    cases = [Gradient((), 20, 35, width, width) for width in (64, 128)]
+    cases += [Gradient((), 20, 35, 64, 128, "bfloat16"), Gradient((), 20, 35, 128, 40, precision="tf32")]
+    run_all([gradient.case for gradient in cases])
+    for gradient in cases:
+        gradient.check()
+        assert "gradients of attention, a block for each line" not in gradient.case.kernels[0].notes
+
+
+def test_training_never_stores_the_scores() -> None:
+    q, k, v = (gc.placeholder(name, (2, 300, 16)) for name in "qkv")
+    y = gc.scaled_dot_product_attention(q, k, v, is_causal=True)
+    program = Program((q, k, v), tuple(gc.gradients(gc.sum(y * y), [q, k, v])), ())
+    plan = plan_kernels(run_pipeline(program, INFO, training=True), INFO)
+    assert max(product(buffer.type.shape) for buffer in plan.buffers) == 2 * 300 * 16
+    assert all(cuda_kernel(step.kernel) is not None for step in plan.steps)
+    mask = gc.placeholder("m", (300, 300))  # its own gradient is as large as the scores
+    wanted = gc.gradients(gc.sum(gc.scaled_dot_product_attention(q, k, v, mask)), [q, mask])
+    plan = plan_kernels(run_pipeline(Program((q, k, v, mask), tuple(wanted), ()), INFO, training=True), INFO)
+    assert all(cuda_kernel(step.kernel) is not None for step in plan.steps)

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from graphc.ir import Node
 from graphc.kernel import Kernel, Region
 from graphc.op import Op
+from graphc.ops.nn import attention_grad as attention_grad_op
 from graphc.ops.nn import attention_op
 from graphc.ops.pooling import max_pool_input_grad
 from graphc.ops.sorting import topk_op
-from graphc.runtime.cuda import attention, conv, gemm, index, philox, pointwise, scan, sort, window
+from graphc.runtime.cuda import attention, attention_grad, conv, gemm, index, philox, pointwise, scan, sort, window
 from graphc.runtime.cuda.lanes import region_launches
 from graphc.runtime.cuda.launches import CudaCode, CudaKernel, Precision
 from graphc.runtime.cuda.reductions import REDUCTIONS
@@ -18,12 +19,13 @@ from graphc.target import TargetInfo
 
 Core = Callable[[CudaCode], bool]  # emits the commands of a kernel with a core; False: it isn't served
 
-ROOMS = (attention, conv, gemm, index, philox, scan, sort, window)  # each has a table of the cores that it emits
+# Each has a table of the cores that it emits.
+ROOMS = (attention, attention_grad, conv, gemm, index, philox, scan, sort, window)
 CORES: Mapping[Op, Core] = {op: core for room in ROOMS for op, core in room.CORES.items()}
 
 INFO = TargetInfo(
     name="cuda",
-    whole=frozenset({attention_op, max_pool_input_grad, topk_op}),
+    whole=frozenset({attention_grad_op, attention_op, max_pool_input_grad, topk_op}),
     epilogues=frozenset({"contract", "conv", "window", "index", "composite"}),
     views=frozenset({"contract", "conv", "window", "index", "scan", "sort", "composite"}),
 )

@@ -12,27 +12,30 @@ extern "C" __global__ void __launch_bounds__(128) kernel0(const long long n0_, c
     const Index i_3 = rest_2 % 3;
     const Index rest_4 = rest_2 / 3;
     const Index first_5 = i_1 * 64;
-    const auto query = [&](int i, int e) -> float {
-        if (first_5 + i >= n1 || e >= 20) return 0;
-        return r0[rest_4 * n2 + i_3 * 20 + (first_5 + i) * 60 + e];
+    const auto q = [&](int i, int e) -> float {
+        if ((first_5 + i) >= n1 || e >= 20) return 0;
+        return r0[rest_4 * n2 + i_3 * 20 + ((first_5 + i)) * 60 + e];
     };
-    const auto key = [&](Index j, int e) -> float {
+    const auto k = [&](Index j, int e) -> float {
         if (j >= n1 || e >= 20) return 0;
         return r1[rest_4 * n2 + i_3 * 20 + j * 60 + e];
     };
-    const auto value = [&](Index j, int v) -> float {
+    const auto v = [&](Index j, int v) -> float {
         if (j >= n1 || v >= 20) return 0;
         return r2[rest_4 * n2 + i_3 * 20 + j * 60 + v];
     };
     const auto score = [&](int i, Index j, float sum) -> float {
-        if (first_5 + i >= n1) return lowest<float>();
-        if (first_5 + i < j) return lowest<float>();
+        if ((first_5 + i) >= n1 || j >= n1) return lowest<float>();
+        if ((first_5 + i) < j) return lowest<float>();
         sum *= 0.22360679507255554f;
         return sum;
     };
     const auto out = [&](int i, int v, float sum) {
-        if (first_5 + i >= n1 || v >= 20) return;
+        if ((first_5 + i) >= n1 || v >= 20) return;
         w0[rest_4 * n2 + i_3 * n3 + ((first_5 + i)) * 20 + v] = sum;
     };
-    attend<Plain<float, 64, 32, 4, 4>, Plain<float, 64, 32, 4, 4>, 24, false>(query, key, value, score, least<Index>(n1, first_5 + 64), out);
+    const auto seen = [&](int i, float base, float divisor) {
+        if ((first_5 + i) >= n1) return;
+    };
+    attend<Plain<float, 64, 32, 4, 4>, Plain<float, 64, 32, 4, 4>, 24, false>(q, k, v, score, least<Index>(n1, first_5 + 64), out, seen);
 }

@@ -10,30 +10,32 @@ extern "C" __global__ void __launch_bounds__(256) kernel0(const long long n0_, c
     const Index rest_2 = (Index)blockIdx.x / n0;
     const Index i_3 = rest_2 % 3;
     const Index rest_4 = rest_2 / 3;
-    const auto query = [&](Index e) -> double {
+    const auto q = [&](Index e) -> double {
         if (i_1 >= n0 || e >= 16) return 0;
         return r0[rest_4 * n1 + i_3 * 16 + i_1 * 48 + e];
     };
-    const auto key = [&](Index j, Index e) -> double {
+    const auto k = [&](Index j, Index e) -> double {
         if (j >= n0 || e >= 16) return 0;
         return r1[rest_4 * n1 + i_3 * 16 + j * 48 + e];
     };
-    const auto value = [&](Index j, Index v) -> double {
+    const auto v = [&](Index j, Index v) -> double {
         if (j >= n0 || v >= 16) return 0;
         return r2[rest_4 * n1 + i_3 * 16 + j * 48 + v];
     };
     const auto score = [&](Index j, double sum) -> double {
-        if (i_1 >= n0) return lowest<double>();
+        if (i_1 >= n0 || j >= n0) return lowest<double>();
         sum *= 0.25;
         return sum;
     };
     const auto product = [&](Index j) -> double {
         double sum = 0;
-        for (Index e = 0; e < 16; e++) sum = fused_sum(query(e), key(j, e), sum);
+        for (Index e = 0; e < 16; e++) sum = fused_sum(q(e), k(j, e), sum);
         return sum;
     };
     const auto out = [&](Index v, double sum) {
         w0[rest_4 * n1 + i_3 * n2 + i_1 * 16 + v] = sum;
     };
-    attend_alone<double, false, 256>(&t7[((Index)blockIdx.x) * n0], product, value, score, n0, 16, out);
+    const auto seen = [&](double base, double divisor) {
+    };
+    attend_alone<double, false, 256>(&t7[((Index)blockIdx.x) * n0], product, v, score, n0, 16, out, seen);
 }
