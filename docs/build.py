@@ -1,7 +1,8 @@
 """Renews what is generated in this folder: `make docs`.
 
 Pictures are laid out by the packaged layout engine, whatever the machine has, so that they are the same everywhere.
-What is measured is that of the machine, and written between marks; its charts are in measured/.
+What is measured is that of the machine, and written between marks; its charts are in measured/. PyTorch is measured
+where it is installed, here or by `make bench-peers`.
 """
 
 from __future__ import annotations
@@ -11,10 +12,15 @@ import os
 import platform
 import re
 import runpy
+import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
+from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -22,6 +28,7 @@ import numpy as np
 import graphc as gc
 from graphc import eager as ge
 from graphc.exporters.images import FORMATS
+from graphc.ledger import TURN, interleaved
 from graphc.runtime.cpu.dump import machine_code
 from graphc.runtime.cpu.host import HOSTS, available_threads, this_host
 from graphc.runtime.cpu.kernels import native_kernel
@@ -110,17 +117,49 @@ def eager_step(model: Callable[..., Any], params: Any, rules: Any, loss_of: Call
     return step
 
 
-def line(rounds: int) -> gc.Ledger:
-    """Linear regression, eleven points."""
+def line_data() -> tuple[Any, Any]:
+    """Eleven points on a line."""
     xs = np.linspace(1, 8, 11, dtype="float32")
-    rules = gc.optim.SGD(lr=1e-2)
-    v, c = ge.tensor(1.0, requires_grad=True), ge.tensor(0.0, requires_grad=True)
+    return xs, 3 * xs - 1
+
+
+def declared_line() -> tuple[list[Any], list[Any]]:
+    """Linear regression, eleven points: what is fetched, and what is fed."""
     with gc.Graph():
         x, y = (gc.placeholder(name, shape=("n",)) for name in "xy")
         w, b = gc.Variable(1.0, name="w"), gc.Variable(0.0, name="b")
         loss = gc.losses.mse_loss(w * x + b, y)
-        step = eager_step(lambda inputs: v * inputs + c, [v, c], rules, gc.losses.mse_loss)
-        return gc.ledger([loss, rules.minimize(loss)], {x: xs, y: 3 * xs - 1}, eager=step, rounds=rounds)
+        return [loss, gc.optim.SGD(lr=1e-2).minimize(loss)], [x, y]
+
+
+def eager_line() -> Callable[..., Any]:
+    """The same eagerly."""
+    w, b = ge.tensor(1.0, requires_grad=True), ge.tensor(0.0, requires_grad=True)
+    return eager_step(lambda inputs: w * inputs + b, [w, b], gc.optim.SGD(lr=1e-2), gc.losses.mse_loss)
+
+
+def torch_line() -> Callable[..., Any]:
+    """The same in PyTorch."""
+    import torch
+
+    torch.set_num_threads(1)
+    w, b = torch.tensor(1.0, requires_grad=True), torch.tensor(0.0, requires_grad=True)
+    optimizer = torch.optim.SGD([w, b], lr=1e-2)
+
+    def step(x: Any, y: Any) -> Any:
+        optimizer.zero_grad()
+        loss = torch.nn.functional.mse_loss(w * torch.from_numpy(x) + b, torch.from_numpy(y))
+        loss.backward()
+        optimizer.step()
+        return [loss.detach(), None]
+
+    return step
+
+
+def line(rounds: int) -> gc.Ledger:
+    """Linear regression."""
+    fetches, feeds = declared_line()
+    return gc.ledger(fetches, dict(zip(feeds, line_data(), strict=True)), eager=eager_line(), rounds=rounds)
 
 
 def spirals(rounds: int) -> gc.Ledger:
@@ -150,13 +189,37 @@ def mlp(rounds: int) -> gc.Ledger:
         return gc.ledger([loss, rules.minimize(loss)], {x: images, y: labels}, eager=step, rounds=rounds)
 
 
+def inference(rounds: int) -> gc.Ledger:
+    """The logits of the digits example for 16 images."""
+    names = runpy.run_path(str(HERE.parent / "examples" / "digits.py"))
+    given = np.random.default_rng(0).random((16, 1, 8, 8), "float32")
+    with gc.Graph():
+        twin = ge.module(names["network"](), seed=0)
+
+    def step(images: Any) -> Any:
+        with ge.no_grad(), ge.set_training(False):
+            return twin(ge.tensor(images))
+
+    with gc.Graph():
+        images = gc.placeholder("images", shape=("batch", 1, 8, 8))
+        return gc.ledger(names["network"]()(images), {images: given}, eager=step, rounds=rounds)
+
+
 ROUNDS = 61
-LEDGERS: dict[str, Callable[[int], gc.Ledger]] = {"line": line, "spirals": spirals, "mlp": mlp}
+STEPS = 100  # whose losses are compared
+LEDGERS: dict[str, Callable[[int], gc.Ledger]] = {"line": line, "spirals": spirals, "mlp": mlp, "inference": inference}
 
 
 @cache
 def measured(name: str) -> gc.Ledger:
-    """The ledger of this name, measured once."""
+    """The ledger of this name, measured once: in a process and with a cache of code that know nothing of the others."""
+    with tempfile.TemporaryDirectory() as empty, ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(ledger_of, name, empty).result()
+
+
+def ledger_of(name: str, folder: str) -> gc.Ledger:
+    """The ledger of this name, with the code that is compiled for it in a folder."""
+    os.environ["XDG_CACHE_HOME"] = folder
     return LEDGERS[name](ROUNDS)
 
 
@@ -195,12 +258,30 @@ def machine() -> str:
 
 
 def systems() -> str:
-    """A training step of the example in each system."""
+    """A training step of the line and of the spirals in each system, turn by turn."""
     names = compared()
-    steps, took = 100, names["microseconds"](ROUNDS)
-    told = f"The losses of {steps} steps differ by {names['furthest'](names['train'](steps)):.1e} at most."
-    rows = [(name, digits3(found)) for name, found in took.items()]
-    return f"{table(('system', 'a step, µs'), rows)}\n\n{told}"
+    fetches, feeds = declared_line()
+    lines = {"static": gc.Session().compile(fetches, feeds), "eager": eager_line()}
+    spiralling = names["systems"]()
+    if "PyTorch" in spiralling:
+        lines["PyTorch"] = torch_line()
+    columns = [compared_with_static(medians(lines, line_data()))]
+    columns.append(compared_with_static(medians(spiralling, names["spirals"]())))
+    furthest = names["furthest"](names["train"](STEPS))
+    heads = ("system", "the line, µs", "times static's", "the spirals, µs", "times static's")
+    told = f"The losses of {STEPS} steps of the spirals differ by {furthest:.1e} at most."
+    return f"{table(heads, [(name, *columns[0][name], *columns[1][name]) for name in lines])}\n\n{told}"
+
+
+def compared_with_static(took: Mapping[str, float]) -> dict[str, tuple[str, str]]:
+    """The cells of each system: microseconds, and how many times static's they are."""
+    return {name: (digits3(time), f"{digits3(time / took['static'])}x") for name, time in took.items()}
+
+
+def medians(steps: Mapping[str, Callable[..., Any]], data: Sequence[Any]) -> dict[str, float]:
+    """Microseconds a step of each system."""
+    seconds = interleaved({name: partial(step, *data) for name, step in steps.items()}, ROUNDS, TURN)
+    return {name: 1e6 * median(turns) for name, turns in seconds.items()}
 
 
 def once() -> str:
@@ -254,10 +335,16 @@ def build() -> None:
     for (page, name), text in TEXTS.items():
         path = HERE / page
         path.write_text(with_text(path.read_text(encoding="utf-8"), name, text()), encoding="utf-8")
-        print(f"wrote {path}")
+        print(f"wrote {name} into {path}")
+
+
+def find_peers() -> None:
+    """Let PyTorch be imported from the environment of the peers, if it isn't installed in this one."""
+    folder = HERE.parent / ".venv-peers" / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}"
+    if find_spec("torch") is None and folder.exists():
+        sys.path.append(str(folder / "site-packages"))
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as empty:
-        os.environ["XDG_CACHE_HOME"] = empty  # what compiling takes is measured without code from earlier processes
-        build()
+    find_peers()
+    build()

@@ -229,7 +229,7 @@ def build():
     return runpy.run_path(str(DOCS / "build.py"))
 
 
-@pytest.mark.parametrize("name", ["line", "spirals", "mlp"])
+@pytest.mark.parametrize("name", ["line", "spirals", "mlp", "inference"])
 def test_what_was_measured_names_every_technique_of_today(build, name):
     """`make docs` measures anew."""
     page = (DOCS / build["STATIC"]).read_text(encoding="utf-8")

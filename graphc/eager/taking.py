@@ -1,8 +1,8 @@
 """The ways into a call: ops, public functions, methods and operators find the program for their operands, or make it.
 
 A public function, such as `gc.sum` or `gc.losses.mse_loss`, is one program however many ops it consists of, as it is
-one call in PyTorch. Its arguments besides tensors are part of the program. Where that can't be (a float may change with
-every call, a draw has to, and Python may ask for a value) the function runs in Python, and each op in it is a program.
+one call in PyTorch. Its arguments besides tensors are part of the program, and what it draws is an operand. Where that
+can't be (a float changes with every call, or Python asks for a value) it runs in Python, and each op is a program.
 """
 
 from __future__ import annotations
