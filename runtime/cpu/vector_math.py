@@ -228,6 +228,14 @@ def _less_halvings(m: Math, x: Value, n: Value, parts: int) -> Value:
     return x
 
 
+def _vanishing(m: Math, x: Value, low: float, n: Value) -> Value:
+    """The power n of 2, but one far below where x is below what gives more than 0.
+
+    CPUs take 60 times as long to find that x · 2 ** n is too small if it is so by few powers; masks are full of -inf.
+    """
+    return m.select(m.less(x, low), -(2.0**20), n)
+
+
 def exp(f: Function, x: Value) -> Value:
     """e ** x, as a polynomial times 2 ** n. The power is applied in two halves, so that subnormal results are right.
 
@@ -237,7 +245,7 @@ def exp(f: Function, x: Value) -> Value:
     low, high = EXP_RANGE[element_of(x.type)]
     if m.avx512:
         n, r = _nearest(m, m.at_least(m.at_most(x, high), low))
-        return avx512.scaled(f, m.horner(r, (1.0, 1.0, *EXP[element_of(x.type)])), n)
+        return avx512.scaled(f, m.horner(r, (1.0, 1.0, *EXP[element_of(x.type)])), _vanishing(m, x, low, n))
     vanishes = m.less(x, low)
     x = m.select(vanishes, 0.0, m.at_most(x, high))
     bias = m.format.bias
@@ -254,7 +262,7 @@ def _in_halves(m: Math, r: Value, whole: Value, half: Value) -> Value:
 
 def exp2(f: Function, x: Value) -> Value:
     """2 ** x, exact for integers: 2 ** n times exp(r·ln 2), with an r that nothing was lost of."""
-    m = Math(f, x.type)
+    m, given = Math(f, x.type), x
     low, high = EXP2_RANGE[element_of(x.type)]
     vanishes = m.less(x, low)
     x = m.at_least(m.at_most(x, high), low) if m.avx512 else m.select(vanishes, 0.0, m.at_most(x, high))
@@ -263,7 +271,8 @@ def exp2(f: Function, x: Value) -> Value:
     part = m.sub(x, m.sub(summed, base))
     r = m.fma(part, natural, m.mul(part, m.format.rounded(LN2 - Fraction(natural))))
     if m.avx512:
-        return avx512.scaled(f, m.horner(r, (1.0, 1.0, *EXP[element_of(x.type)])), m.sub(summed, base))
+        n = _vanishing(m, given, low, m.sub(summed, base))
+        return avx512.scaled(f, m.horner(r, (1.0, 1.0, *EXP[element_of(x.type)])), n)
     half = m.bits(m.fma(x, 0.5, m.format.rounder + m.format.bias))
     return m.select(vanishes, 0.0, _in_halves(m, r, m.bits(summed), half))
 
