@@ -91,6 +91,7 @@ POINTWISE = [
     Case("a slice that isn't aligned", lambda a: a[:, 1:] * 2, of((300, 261))),
     Case("an aligned slice", lambda a: a[:, 4:264] * 2, of((700, 268)), ("4 elements",)),
     Case("backwards", lambda a: gc.flip(a, 1) + a, of((300, 200))),
+    Case("backwards, of unknown sizes", lambda a: gc.flip(a, 0) + a, of(("n", "m")), ("an element",), NM),
     Case("counters", lambda a: a + gc.cast(gc.arange(260), "float32") * 3, of((700, 260)), ("4 elements",)),
     Case("a symbolic loop", blend, of(("n",), "float32", ("n",)), ("4 elements",), N),
     Case("rows of known length", blend, of(("n", 12), "float32", (12,)), ("4 elements",), N),

@@ -392,11 +392,12 @@ def _spans(region: Region) -> Iterator[Dim]:
     yield product(extents)
     accesses = [load.access for load in region.loads if load.read is not None]
     for access in (*accesses, *(store.access for store in region.stores)):
+        yield access.offset
         yield _reach(access, extents)
 
 
 def _reach(access: Access, extents: Sequence[Dim]) -> Dim:
-    """A bound of an access's offsets: those of both ends of each loop are counted, whatever the sign of its stride."""
+    """A bound of an access's offsets from its first one on; a stride of unknown sign is taken to go forward."""
     reach = access.offset
     for stride, extent in zip(access.strides, extents, strict=True):
         forward = isinstance(stride, DimExpr) or stride > 0

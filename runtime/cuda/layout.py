@@ -28,7 +28,7 @@ SYMBOLIC_TEAM = 128  # for a row whose length isn't known
 DEEP = 4  # steps of a column for each thread of a team, at least
 RESIDENT = 64  # registers of a thread for elements of a row that several passes need
 FEW = 128  # blocks that are few: long rows are divided
-PARTS = 256  # of all rows together, about, if rows are divided
+PARTS = 1024  # of all rows together, about, if rows are divided
 PART_CHUNKS = 16, 64  # for each thread in a part: at least, and at most
 
 
