@@ -29,7 +29,7 @@ from graphc.runtime.cpu.phases import Frame, KernelCode
 from graphc.runtime.cpu.values import I64, MEMORY_TYPE, PTR, Int, Value
 from graphc.runtime.strided import Strided, itemsize
 
-PANEL_BYTES = 32 << 10  # of a panel of B in one block of k: about the first-level cache
+PANELS_BYTES = 46 << 10  # of a panel of A and one of B, in one block of k: about the first-level cache
 SMALL_BYTES, CACHE_BYTES = 32 << 10, 1 << 20  # about the first level of the cache, and the second
 PANELS = 16  # of A in one unit of work
 PACKED_PANELS, PACKED_K = 8, 256  # what one unit of work packs
@@ -150,7 +150,8 @@ class Problem:
     @cached_property
     def depth(self) -> int:
         """k of one block, at most."""
-        most = PANEL_BYTES // tile(self.host, self.compute).width // itemsize(self.compute)
+        shape = tile(self.host, self.compute)
+        most = PANELS_BYTES // (shape.rows + shape.width) // itemsize(self.compute) // 8 * 8
         few, in_place = self.copied
         if isinstance(self.m, int) and self.m <= min(few, in_place):
             # Rows of B that are read where they lie take single lines of a cache that doesn't hold it.
