@@ -11,7 +11,7 @@ import graphc as gc
 from graphc.ops.sorting import _order
 from graphc.runtime.cuda.sort import FEW, PART, TILE
 from graphc.types import np_dtype
-from tests.cuda_cores import kernels_of, run
+from tests.cuda_cores import Case, kernels_of, run, run_all
 from tests.cuda_host import needs_compiler
 
 DTYPES = ("float64", "float32", "float16", "bfloat16", "int8", "uint8", "int32", "int64", "bool")
@@ -83,15 +83,20 @@ CHOSEN = [((2, TILE + 1), 1, 5), ((TILE + 3, 2), 0, 1), ((2, 2 * PART + 9), 1, F
 CHOSEN += [((PART + 1,), 0, 3), ((2, TILE + 60), 1, FEW + 1), ((TILE + 7,), 0, TILE + 7)]
 
 
-def check_first(cases: list[tuple[tuple[int, ...], int, int]], dtype: str, symbolic: bool = False, **how: Any) -> None:
+def check_first(
+    cases: list[tuple[tuple[int, ...], int, int]], dtype: str, symbolic: bool = False, wide: bool = False
+) -> None:
     """Find the first few of arrays of these shapes along an axis each, both ways."""
+    programs = []
     for shape, axis, k in cases:
-        x = values(shape, dtype)
         node = gc.placeholder("x", ("a", "b")[: len(shape)] if symbolic else shape, dtype)
         sizes = dict(zip("ab", shape, strict=False)) if symbolic else {}
         outputs = [item for way in (True, False) for item in gc.topk(node, k, axis, largest=way)]
-        found = run(outputs, {node: x}, **how, **sizes)
-        for largest, elements, order in ((True, *found[:2]), (False, *found[2:])):
+        programs.append(Case(outputs, {node: values(shape, dtype)}, **sizes))
+    run_all(programs, wide)
+    for (_, axis, k), program in zip(cases, programs, strict=True):
+        (x,) = program.feeds.values()
+        for largest, (elements, order) in ((True, program.found[:2]), (False, program.found[2:])):
             np.testing.assert_array_equal(order, np.take(wanted_order(x, axis, largest), range(k), axis))
             assert elements.tobytes() == np.take_along_axis(x, order, axis).tobytes()
 

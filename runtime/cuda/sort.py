@@ -32,6 +32,7 @@ from graphc.runtime.strided import Strided, itemsize
 from graphc.types import is_float
 
 TILE = 2048  # records that a block sorts or merges
+SEVERAL = TILE // 2  # records of a block that sorts several lines
 WIDTH = 512  # threads of a block that sorts a tile
 MERGED = 8  # records that a thread merges
 FEW = 1024  # records up to which they are chosen without sorting
@@ -43,7 +44,7 @@ INFINITY = {"float16": 0x7C00, "bfloat16": 0x7F80, "float32": 0x7F800000, "float
 RECORDS = """\
 // A key and the index of what it was made from; in one word, if they fit it.
 typedef u64 Narrow;
-struct Wide {
+struct alignas(16) Wide {
     u64 key, index;
 };
 template <bool IS_NARROW> struct Fitting { typedef Narrow Type; };
@@ -277,46 +278,66 @@ Take = Callable[[Frame, str, str, str], None]  # prints what becomes of a record
 
 
 def _sort_tiles(code: CudaCode, lines: Lines, take: Take, few: Dim | None = None) -> None:
-    """A launch that sorts tiles of lines; `take` gets the first `few` records of each, or all."""
+    """A launch that sorts tiles of lines; `take` gets the first `few` records of each, or all.
+
+    A block has a tile, or several short lines. How many is printed as a number, or found when the size is known: then
+    there are more blocks than it takes.
+    """
     for text in (RECORDS, NETWORK, lines.declared):
         code.declare(text)
-    is_short = isinstance(lines.size, int) and lines.size <= TILE
-    room = 1 << max(0, lines.size - 1).bit_length() if is_short and isinstance(lines.size, int) else TILE
-    beside = max(1, TILE // 2 // room)  # lines of a block
-    tiles = 1 if is_short else ceil_div(lines.size, TILE)
-    code.span(lines.count * tiles * TILE + TILE)
-    records, threads = beside * room, min(WIDTH, max(32, beside * room // 2))
-    frame = code.launch(ceil_div(lines.count, beside) * tiles, threads)
-    total, slots = frame.size(lines.count), f"{beside} * size" if beside > 1 else "size"
-    frame.line(f"__shared__ {lines.record} records[{records}];")
-    line, tile = _divided(frame, "blockIdx.x", tiles)
-    first = frame.value("Index", f"{line} * {beside}", "first") if beside > 1 else line
-    low = frame.value("Index", f"{tile} * {TILE}", "low") if tile != "0" else "0"
-    size = frame.size(lines.size)
-    frame.line(f"const int count = {size if low == '0' else f'(int)least<Index>({size} - {low}, {room})'};")
-    frame.line("int size = 1;")
-    frame.line("while (size < count) size *= 2;")
+    extent = lines.size
+    tiles = ceil_div(extent, TILE) if not isinstance(extent, int) or extent > TILE else 1
+    room = 1 << max(0, extent - 1).bit_length() if tiles == 1 and isinstance(extent, int) else TILE
+    several = max(1, SEVERAL // room)
+    code.span(lines.count * tiles * TILE + SEVERAL * TILE)
+    threads = min(WIDTH, max(32, several * room // 2))
+    frame = code.launch(ceil_div(lines.count, several) * tiles, threads)
+    total = frame.size(lines.count)
+    frame.line(f"__shared__ {lines.record} records[{several * room}];")
+    group, tile = _divided(frame, "blockIdx.x", tiles)
+    low = frame.value("Index", f"{tile} * {TILE}", "low") if tiles != 1 else "0"
+    rest = frame.size(extent) if tiles == 1 else f"(int)least<Index>({frame.size(extent)} - {low}, {TILE})"
+    count = frame.value("int", rest, "count")
+    size, beside = str(room), str(several)
+    if not isinstance(extent, int) or tiles != 1:
+        size, beside = _found_size(frame, count), "1"
+    if not isinstance(extent, int):
+        beside = f"({frame.size(tiles)} == 1 && {size} < {SEVERAL} ? {SEVERAL} / {size} : 1)"
+        beside = frame.value("int", beside, "beside")
+    first = group if beside == "1" else frame.value("Index", f"{group} * {beside}", "first")
+    frame.line(f"if ({first} >= {total}) return;")
+    slots = size if beside == "1" else f"{beside} * {size}"
 
     @contextmanager
     def each_record() -> Iterator[tuple[str, str, str]]:
-        """For each place of the tile, the line, the place in it, and that in shared memory."""
+        """For each place of the block, the line, the place in it, and that in shared memory."""
         with frame.block(f"for (int slot = threadIdx.x; slot < {slots}; slot += {threads})"):
-            of, at = ("slot / size", "slot % size") if lines.along else (f"slot % {beside}", f"slot / {beside}")
-            of, at = (frame.value("int", of, "of"), frame.value("int", at, "at")) if beside > 1 else ("0", "slot")
-            whole = frame.value("Index", f"{first} + {of}", "line") if beside > 1 else first
-            yield whole, at, f"records[{of} * size + {at}]" if beside > 1 else f"records[{at}]"
+            if beside == "1":
+                yield first, "slot", "slot"
+                return
+            of, at = (f"slot / {size}", f"slot % {size}") if lines.along else (f"slot % {beside}", f"slot / {beside}")
+            of, at = frame.value("int", of, "of"), frame.value("int", at, "at")
+            yield frame.value("Index", f"{first} + {of}", "line"), at, f"{of} * {size} + {at}"
 
     with each_record() as (line, at, place):
         frame.line(f"{lines.record} x = last_record<{lines.record}>();")
-        with frame.block(f"if ({at} < count && {line} < {total})"):
-            i = frame.value("Index", f"{low} + {at}" if low != "0" else at, "i")
+        with frame.block(f"if ({at} < {count} && {line} < {total})"):
+            i = frame.value("Index", at if low == "0" else f"{low} + {at}", "i")
             frame.line(f"x = record<{lines.record}>({lines.key(frame, line, i)}, (u64){i});")
-        frame.line(f"{place} = x;")
-    frame.line(f"sort_shared(records, size, {slots});")
-    wanted = "count" if few is None else f"least<Index>(count, {frame.size(few)})"
+        frame.line(f"records[{place}] = x;")
+    frame.line(f"sort_shared(records, {size}, {slots});")
+    wanted = count if few is None else f"least<Index>({count}, {frame.size(few)})"
     with each_record() as (line, at, place), frame.block(f"if ({at} < {wanted} && {line} < {total})"):
-        i = frame.value("Index", f"{low} + {at}" if low != "0" else at, "i")
-        take(frame, line, i, place)
+        i = frame.value("Index", at if low == "0" else f"{low} + {at}", "i")
+        take(frame, line, i, f"records[{place}]")
+
+
+def _found_size(frame: Frame, count: str) -> str:
+    """Print the least power of 2 that isn't less."""
+    name = frame.name("size")
+    frame.line(f"int {name} = 1;")
+    frame.line(f"while ({name} < {count}) {name} *= 2;")
+    return name
 
 
 def _divided(frame: Frame, number: str, by: Dim) -> tuple[str, str]:

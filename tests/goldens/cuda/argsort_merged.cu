@@ -11,23 +11,24 @@ extern "C" __global__ void __launch_bounds__(512) kernel0(const double* r0, i64*
     const Index line_1 = (Index)blockIdx.x / 5;
     const Index v_2 = (Index)blockIdx.x % 5;
     const Index low_3 = v_2 * 2048;
-    const int count = (int)least<Index>(10000 - low_3, 2048);
-    int size = 1;
-    while (size < count) size *= 2;
-    for (int slot = threadIdx.x; slot < size; slot += 512) {
+    const int count_4 = (int)least<Index>(10000 - low_3, 2048);
+    int size_5 = 1;
+    while (size_5 < count_4) size_5 *= 2;
+    if (line_1 >= 4) return;
+    for (int slot = threadIdx.x; slot < size_5; slot += 512) {
         Wide x = last_record<Wide>();
-        if (slot < count && line_1 < 4) {
-            const Index i_4 = low_3 + slot;
-            x = record<Wide>(sort_key(r0[line_1 * 10000 + i_4]), (u64)i_4);
+        if (slot < count_4 && line_1 < 4) {
+            const Index i_6 = low_3 + slot;
+            x = record<Wide>(sort_key(r0[line_1 * 10000 + i_6]), (u64)i_6);
         }
         records[slot] = x;
     }
-    sort_shared(records, size, size);
-    for (int slot = threadIdx.x; slot < size; slot += 512) {
-        if (slot < count && line_1 < 4) {
-            const Index i_5 = low_3 + slot;
-            Wide* const at_6 = reinterpret_cast<Wide*>(t1);
-            at_6[line_1 * 10000 + i_5] = records[slot];
+    sort_shared(records, size_5, size_5);
+    for (int slot = threadIdx.x; slot < size_5; slot += 512) {
+        if (slot < count_4 && line_1 < 4) {
+            const Index i_7 = low_3 + slot;
+            Wide* const at_8 = reinterpret_cast<Wide*>(t1);
+            at_8[line_1 * 10000 + i_7] = records[slot];
         }
     }
 }

@@ -30,23 +30,32 @@ extern "C" __global__ void __launch_bounds__(512) kernel0(const long long n0_, c
     const Index line_1 = (Index)blockIdx.x / n0;
     const Index v_2 = (Index)blockIdx.x % n0;
     const Index low_3 = v_2 * 2048;
-    const int count = (int)least<Index>(n1 - low_3, 2048);
-    int size = 1;
-    while (size < count) size *= 2;
-    for (int slot = threadIdx.x; slot < size; slot += 512) {
+    const int count_4 = (int)least<Index>(n1 - low_3, 2048);
+    int size_5 = 1;
+    while (size_5 < count_4) size_5 *= 2;
+    const int beside_6 = (n0 == 1 && size_5 < 1024 ? 1024 / size_5 : 1);
+    const Index first_7 = line_1 * beside_6;
+    if (first_7 >= 3) return;
+    for (int slot = threadIdx.x; slot < beside_6 * size_5; slot += 512) {
+        const int of_8 = slot / size_5;
+        const int at_9 = slot % size_5;
+        const Index line_10 = first_7 + of_8;
         Fitted x = last_record<Fitted>();
-        if (slot < count && line_1 < 3) {
-            const Index i_4 = low_3 + slot;
-            x = record<Fitted>(sort_key(r0[line_1 * n1 + i_4]), (u64)i_4);
+        if (at_9 < count_4 && line_10 < 3) {
+            const Index i_11 = low_3 + at_9;
+            x = record<Fitted>(sort_key(r0[line_10 * n1 + i_11]), (u64)i_11);
         }
-        records[slot] = x;
+        records[of_8 * size_5 + at_9] = x;
     }
-    sort_shared(records, size, size);
-    for (int slot = threadIdx.x; slot < size; slot += 512) {
-        if (slot < count && line_1 < 3) {
-            const Index i_5 = low_3 + slot;
-            Fitted* const at_6 = reinterpret_cast<Fitted*>(t3);
-            at_6[line_1 * n1 + i_5] = records[slot];
+    sort_shared(records, size_5, beside_6 * size_5);
+    for (int slot = threadIdx.x; slot < beside_6 * size_5; slot += 512) {
+        const int of_12 = slot / size_5;
+        const int at_13 = slot % size_5;
+        const Index line_14 = first_7 + of_12;
+        if (at_13 < count_4 && line_14 < 3) {
+            const Index i_15 = low_3 + at_13;
+            Fitted* const at_16 = reinterpret_cast<Fitted*>(t3);
+            at_16[line_14 * n1 + i_15] = records[of_12 * size_5 + at_13];
         }
     }
 }

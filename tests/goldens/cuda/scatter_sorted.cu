@@ -9,28 +9,27 @@
 extern "C" __global__ void __launch_bounds__(512) kernel0(const i64* r2, int* failed, i64* t2) {
     __shared__ Narrow records[1024];
     const Index line_1 = (Index)blockIdx.x;
-    const int count = 700;
-    int size = 1;
-    while (size < count) size *= 2;
-    for (int slot = threadIdx.x; slot < size; slot += 512) {
+    const int count_2 = 700;
+    if (line_1 >= 1) return;
+    for (int slot = threadIdx.x; slot < 1024; slot += 512) {
         Narrow x = last_record<Narrow>();
-        if (slot < count && line_1 < 1) {
-            const Index i_2 = slot;
-            const i64 x_3 = r2[i_2];
-            const i64 index_4 = x_3;
-            const Index place_5 = (Index)(index_4 < 0 ? index_4 + 50LL : index_4);
-            const bool fits_6 = index_4 >= -50LL && index_4 < 50LL;
-            if (!fits_6) *failed = 1;
-            x = record<Narrow>((u64)(fits_6 ? place_5 : 0), (u64)i_2);
+        if (slot < count_2 && line_1 < 1) {
+            const Index i_3 = slot;
+            const i64 x_4 = r2[i_3];
+            const i64 index_5 = x_4;
+            const Index place_6 = (Index)(index_5 < 0 ? index_5 + 50LL : index_5);
+            const bool fits_7 = index_5 >= -50LL && index_5 < 50LL;
+            if (!fits_7) *failed = 1;
+            x = record<Narrow>((u64)(fits_7 ? place_6 : 0), (u64)i_3);
         }
         records[slot] = x;
     }
-    sort_shared(records, size, size);
-    for (int slot = threadIdx.x; slot < size; slot += 512) {
-        if (slot < count && line_1 < 1) {
-            const Index i_7 = slot;
-            Narrow* const at_8 = reinterpret_cast<Narrow*>(t2);
-            at_8[line_1 * 700 + i_7] = records[slot];
+    sort_shared(records, 1024, 1024);
+    for (int slot = threadIdx.x; slot < 1024; slot += 512) {
+        if (slot < count_2 && line_1 < 1) {
+            const Index i_8 = slot;
+            Narrow* const at_9 = reinterpret_cast<Narrow*>(t2);
+            at_9[line_1 * 700 + i_8] = records[slot];
         }
     }
 }
