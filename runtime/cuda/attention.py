@@ -23,6 +23,7 @@ from graphc.runtime.cuda.launches import CudaCode, Frame
 from graphc.runtime.cuda.scalars import loaded, number, rounded
 from graphc.runtime.cuda.tiles import Tile, kind_of, sum_type
 from graphc.runtime.strided import Strided, itemsize
+from graphc.types import is_float
 
 SHARED_BYTES = 48 << 10  # of a block, without asking for more
 MOST_SUMS = 128  # of a thread, so that they stay in registers
@@ -223,8 +224,18 @@ Out = Callable[[Frame, Sequence[str], str], None]  # emits what is done with a n
 Seen = Callable[[Frame, Sequence[str], str, str], None]  # and with what makes shares of scores, at batch and query
 
 
+def is_of_floats(code: CudaCode, operands: int) -> bool:
+    """Whether the first operands are floats of one dtype, as the public function makes them."""
+    core = code.kernel.core
+    assert core is not None
+    dtypes = {node.dtype for node in core.inputs[:operands]}
+    return len(dtypes) == 1 and is_float(*dtypes)
+
+
 def attention(code: CudaCode) -> bool:
     """Emit scaled dot-product attention."""
+    if not is_of_floats(code, 3):
+        return False
     problem = described(code, ("q", "k", "v", "mask"))
 
     def out(frame: Frame, index: Sequence[str], sum: str) -> None:

@@ -27,6 +27,7 @@ from graphc.runtime.cuda.attention import (
     described,
     dotted,
     fetching,
+    is_of_floats,
     row_of,
     scale_of,
     scoring,
@@ -169,10 +170,10 @@ BY_KEY, BY_QUERY = Side("k", "v", ("q", "g"), (1, 2)), Side("q", "g", ("k", "v")
 
 
 def gradient(code: CudaCode) -> bool:
-    """Emit the gradient of attention; leading sizes that broadcast aren't served."""
+    """Emit the gradient of attention of floats; leading sizes that broadcast aren't served."""
     core = code.kernel.core
     assert core is not None
-    if len({node.shape[:-2] for node in core.inputs[:4]}) > 1:
+    if not is_of_floats(code, 4) or len({node.shape[:-2] for node in core.inputs[:4]}) > 1:
         return False
     problem = described(code, ("g", "q", "k", "v", "mask"))
     code.declare(EXPONENTIAL.strip())
