@@ -45,16 +45,16 @@ class Cublas:
         across_b, across_a = _layout(b, product.k, product.n), _layout(a, product.m, product.k)
         scalar = SCALARS.get(product.compute, ctypes.c_float)
         self._call(
-            "cublasGemmStridedBatchedEx",
+            "cublasGemmStridedBatchedEx_64",
             self._handle,
             *(across_b[0], across_a[0]),
-            *(product.n, product.m, product.k),
+            *map(ctypes.c_int64, (product.n, product.m, product.k)),
             ctypes.byref(scalar(1)),
             *_operand(b, across_b[1]),
             *_operand(a, across_a[1]),
             ctypes.byref(scalar(0)),
             *_operand(c, max(c.strides[1], product.n)),
-            product.batch,
+            ctypes.c_int64(product.batch),
             COMPUTE[product.compute],
             DEFAULT_ALGORITHM,
         )
@@ -75,5 +75,5 @@ def _layout(matrices: Matrices, rows: int, columns: int) -> tuple[int, int]:
 
 
 def _operand(matrices: Matrices, leading: int) -> tuple[Any, ...]:
-    stride = ctypes.c_longlong(matrices.strides[0])
-    return ctypes.c_void_p(matrices.address), DTYPES[matrices.dtype], ctypes.c_int(leading), stride
+    between = ctypes.c_longlong(matrices.strides[0])
+    return ctypes.c_void_p(matrices.address), DTYPES[matrices.dtype], ctypes.c_int64(leading), between

@@ -1,0 +1,130 @@
+"""The driver over CuPy: what it makes of CuPy's and cuBLAS's calls, on a machine without either."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from cuda_driver import Foreign
+from cuda_host import needs_compiler
+from fake_cupy import CUDARuntimeError, FakeCublas, FakeCupy
+from test_cuda_sessions import attentive, fed, mlp
+
+import graphc as gc
+from graphc.runtime.cuda import cupy_driver, gemm, target
+from graphc.runtime.cuda.cublas import Cublas
+from graphc.runtime.cuda.cupy_driver import CupyDriver
+from graphc.runtime.cuda.driver import Matrices, Product
+
+DIMS = (1, 2, 5)
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    """A stand-in for CuPy, which all sessions on "cuda" use; `cublas` is that for cuBLAS."""
+    fake = FakeCupy()
+    fake.cublas = FakeCublas(fake._do)
+    monkeypatch.setattr(cupy_driver, "_library", lambda runtime: fake.cublas)
+    monkeypatch.setattr(cupy_driver, "compile", lambda text, arch: text.encode())
+    monkeypatch.setattr(target, "opened", lambda: CupyDriver(fake))
+    return fake
+
+
+@needs_compiler
+@pytest.mark.parametrize("network", [mlp, attentive])
+def test_networks_learn_over_the_calls_of_cupy(network, cupy, monkeypatch):
+    monkeypatch.setattr(gemm, "SMALL", 0)  # products that are as small as these are cuBLAS's, too
+    with gc.Graph():
+        inputs, loss, train = network()
+        with gc.Session(device="cuda") as session, gc.Session(device="reference") as reference:
+            rng = np.random.default_rng(0)
+            for batch in (6, 6, 6, 4, 6):
+                feeds = fed(inputs, batch, rng)
+                found, expected = session.run([loss, train], feeds)[0], reference.run([loss, train], feeds)[0]
+                np.testing.assert_allclose(found, expected, rtol=5e-4)
+
+
+@needs_compiler
+def test_large_products_are_cublas(cupy):
+    with gc.Graph(), gc.Session(device="cuda") as session:
+        a, b = gc.placeholder("a", shape=("n", 300)), gc.placeholder("b", shape=(300, 300))
+        y = [a @ b, a @ b.T, (b.T @ a.T)]
+        for n in (200, 200, 200, 7):
+            x, w = (np.random.default_rng(n).normal(size=(k, 300)).astype("float32") for k in (n, 300))
+            for found, expected in zip(session.run(y, {a: x, b: w}), [x @ w, x @ w.T, w.T @ x.T], strict=True):
+                np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+    assert cupy.cublas.products
+
+
+@pytest.mark.parametrize("sizes", list(itertools.product(DIMS, repeat=3)))
+@pytest.mark.parametrize("a_turned", [False, True])
+@pytest.mark.parametrize("b_turned", [False, True])
+def test_matrices_in_rows_or_columns_are_multiplied(sizes, a_turned, b_turned):
+    m, n, k = sizes
+    rng = np.random.default_rng(m + 10 * n + 100 * k)
+    for dtype, batch in (("float32", 1), ("float64", 3), ("float16", 2)):
+        a, b = (rng.normal(size=(batch, rows, cols + 3)).astype(dtype) for rows, cols in ((m, k), (k, n)))
+        a, b = a[:, :, :k], b[:, :, :n]  # rows that don't follow each other at once
+        a = np.swapaxes(np.swapaxes(a, 1, 2).copy(), 1, 2) if a_turned else a
+        b = np.swapaxes(np.swapaxes(b, 1, 2).copy(), 1, 2) if b_turned else b
+        c = np.full((batch, m, n), np.nan, dtype)
+        operands = [Matrices(x.ctypes.data, tuple(step // x.itemsize for step in x.strides), dtype) for x in (a, b, c)]
+        compute = "float64" if dtype == "float64" else "float32"
+        Cublas(FakeCublas(lambda work: work()), 7, 0).multiply(Product(*operands, batch, m, n, k, compute))
+        expected = a.astype("float64") @ b.astype("float64")
+        np.testing.assert_allclose(c, expected, rtol=1e-5, atol=1e-2 if dtype == "float16" else 1e-5)
+
+
+@needs_compiler
+def test_arrays_on_the_device_come_and_go(cupy):
+    with gc.Graph(), gc.Session(device="cuda", results="device") as session:
+        x = gc.placeholder("x", shape=("n", 3))
+        y = x * 2
+        array = np.arange(12, dtype="float32").reshape(3, 4).T
+        for given in (Foreign(array), Foreign(array.copy()), array):
+            found = session.run(y, {x: given})
+            assert (np.asarray(found) == array * 2).all() and (np.from_dlpack(found) == array * 2).all()
+
+
+@needs_compiler
+def test_what_is_kept_in_the_pool_is_freed_before_memory_is_said_to_lack(cupy):
+    cupy.free, cupy.pooled = 1 << 12, 1 << 20
+    with gc.Graph(), gc.Session(device="cuda") as session:
+        x = gc.placeholder("x", shape=("n",))
+        assert session.run((x + 1).sum(), {x: np.ones(1 << 14, "float32")}) == 1 << 15
+        with pytest.raises(gc.ResourceError, match="the device has"):
+            session.run(x + 1, {x: np.ones(1 << 22, "float32")})
+        assert session.run((x + 1).sum(), {x: np.ones(4, "float32")}) == 8
+
+
+@needs_compiler
+def test_an_error_of_cuda_is_a_lost_device_and_ends_a_capture(cupy, monkeypatch):
+    with gc.Graph(), gc.Session(device="cuda") as session:
+        x = gc.placeholder("x", shape=("n",))
+        session.run(x + 1, {x: [1]})
+
+        def fail(*given):
+            raise CUDARuntimeError("cudaErrorIllegalAddress: an illegal memory access was encountered")
+
+        monkeypatch.setattr(cupy.cuda.driver, "launchKernel", fail)
+        with pytest.raises(gc.DeviceError, match="a device failed: cudaErrorIllegalAddress"):
+            session.run(x + 1, {x: [1]})
+        assert cupy.streams[-1].recording is None
+
+
+def test_the_first_device_is_opened_once_it_is_seen_to_work(cupy, monkeypatch):
+    monkeypatch.setattr(cupy_driver, "_cupy", lambda: cupy)
+    opened = cupy_driver.opened()
+    assert (opened.name, opened.architecture) == ("a device", "sm_90")
+    assert cupy_driver.opened() is not opened  # each session has a stream of its own
+
+
+def test_cupy_has_what_the_driver_calls():
+    real, fake = pytest.importorskip("cupy"), FakeCupy()
+    for room in ("", "cuda", "cuda.runtime", "cuda.driver", "cuda.memory", "cuda.function"):
+        there, wanted = real, fake
+        for part in filter(None, room.split(".")):
+            there, wanted = getattr(there, part), getattr(wanted, part)
+        names = ["from_dlpack", "ndarray", "cuda"] if not room else vars(wanted)
+        assert [name for name in names if not hasattr(there, name)] == []
