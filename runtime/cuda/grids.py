@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from graphc.dims import Dim, ceil_div, evaluate, product
+from graphc.dims import Dim, ceil_div, product
 from graphc.runtime.cuda.launches import CudaCode, Frame
 
 THREADS = 256  # of a block, where nothing else decides
-
-
-def nominal(dim: Dim) -> int:
-    """A likely value of a dimension."""
-    return evaluate(dim, defaultdict(lambda: 64))
 
 
 def unravelled(frame: Frame, number: str, extents: Sequence[Dim], stem: str = "i") -> list[str]:

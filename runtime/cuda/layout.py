@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from graphc.dims import Dim, ceil_div, product
 from graphc.kernel import Region
-from graphc.runtime.cuda.grids import THREADS, nominal
+from graphc.passes.sizes import guess
+from graphc.runtime.cuda.grids import THREADS
 from graphc.runtime.strided import Strided, itemsize
 
 WARP = 32
@@ -112,7 +113,7 @@ def _by_row(region: Region, varying: Sequence[Strided], axis: int | None, passes
     layout = Layout(axis, _vector(region, varying, axis), 1, 1, across=False)
     chunks = product(layout.chunks(region, reduced))
     rows = product([region.loops[k].extent for k in parallel])
-    if nominal(rows) < FEW and _is_long(chunks, THREADS):
+    if guess(rows) < FEW and _is_long(chunks, THREADS):
         layout = layout._replace(team=THREADS)
         return layout._replace(part=_part(layout, chunks, rows))
     if not isinstance(chunks, int):
@@ -140,7 +141,7 @@ def _by_column(region: Region, arrays: Sequence[Strided], axis: int) -> Layout:
     deepest = THREADS // columns
     team = min(deepest, _power(-(-steps // DEEP))) if isinstance(steps, int) else deepest
     layout = layout._replace(team=team, columns=max(columns, WARP) if team == 1 else columns)
-    if team == deepest and nominal(ceil_div(groups, columns)) < FEW and _is_long(steps, team):
+    if team == deepest and guess(ceil_div(groups, columns)) < FEW and _is_long(steps, team):
         return layout._replace(part=_part(layout, steps, ceil_div(groups, columns)))
     return layout if team > 1 else layout._replace(columns=THREADS)
 
@@ -154,7 +155,7 @@ def _part(layout: Layout, chunks: Dim, blocks: Dim) -> int:
     least, most = (each * layout.team for each in PART_CHUNKS)
     if not isinstance(chunks, int):
         return least
-    wanted = -(-chunks * nominal(blocks) // PARTS)
+    wanted = -(-chunks * guess(blocks) // PARTS)
     return min(most, max(least // BLOCK_CHUNKS, -(-wanted // layout.team) * layout.team))
 
 

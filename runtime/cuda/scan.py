@@ -21,9 +21,10 @@ from graphc.dims import Dim, ceil_div, product
 from graphc.ir import Node
 from graphc.op import Op
 from graphc.ops.scan import cumsum_op, recurrence_op
+from graphc.passes.sizes import guess
 from graphc.runtime.cuda import lanes as regions
 from graphc.runtime.cuda.cores import is_multiple, operand_or_number
-from graphc.runtime.cuda.grids import THREADS, each, nominal, unravelled
+from graphc.runtime.cuda.grids import THREADS, each, unravelled
 from graphc.runtime.cuda.launches import CudaCode, Frame
 from graphc.runtime.cuda.scalars import MEMORY, loaded, number, stored
 from graphc.runtime.strided import Strided
@@ -269,7 +270,7 @@ class _Work:
         self.team = self._team()
         part = PARTS[self.team]
         is_long = not isinstance(self.size, int) or self.size > part
-        self.is_cut = is_long and nominal(self.lines) * self.team < FULL
+        self.is_cut = is_long and guess(self.lines) * self.team < FULL
         self.parts = ceil_div(self.size, part) if self.is_cut else 1
         self.teams = self.lines * self.parts
 

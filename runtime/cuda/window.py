@@ -18,8 +18,9 @@ from graphc.dims import Dim, product
 from graphc.op import Op
 from graphc.ops import pooling
 from graphc.ops.windows import span
+from graphc.passes.sizes import guess
 from graphc.runtime.cuda import lanes as regions
-from graphc.runtime.cuda.grids import each, each_point, nominal, unravelled
+from graphc.runtime.cuda.grids import each, each_point, unravelled
 from graphc.runtime.cuda.launches import CudaCode, Frame
 from graphc.runtime.cuda.scalars import REGISTER, number
 from graphc.runtime.strided import Strided
@@ -167,7 +168,7 @@ def _lowest(dtype: str) -> str:
 
 def _is_large(axes: Sequence[_Axis]) -> bool:
     """Whether a warp should look at a window."""
-    return nominal(product([axis.kernel for axis in axes])) >= LARGE
+    return guess(product([axis.kernel for axis in axes])) >= LARGE
 
 
 @contextmanager
