@@ -49,6 +49,14 @@ def test_every_example_runs_as_a_script(path, run, monkeypatch, tmp_path):
     assert run(path)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("path", EXAMPLES, ids=shown)
+def test_every_example_runs_on_a_gpu(path, run, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(session, "BEST", "cuda")
+    assert run(path)
+
+
 # --------------------------------------------------------------------------------------------- linear regression
 
 # Reference results. Mean squared error of w * t_u + b from (1, 0); losses before the epochs 100, 200, ..., 1000 on
@@ -75,7 +83,9 @@ def test_linear_regression_starts_from_the_reference_loss_and_gradient():
     ("way", "losses", "fit"),
     [("by_hand", SGD, SGD_FIT), ("symbolic", SGD, SGD_FIT), ("sgd", SGD, SGD_FIT), ("adam", ADAM, ADAM_FIT)],
 )
-@pytest.mark.parametrize(("device", "within"), [("reference", 0.5), ("cpu", 1)])
+@pytest.mark.parametrize(
+    ("device", "within"), [("reference", 0.5), ("cpu", 1), pytest.param("cuda", 2, marks=pytest.mark.gpu)]
+)
 def test_linear_regression_gives_the_reference_results(way, losses, fit, device, within, monkeypatch):
     # The expected numbers were summed in NumPy's order; in another, 1,000 steps may move the last printed digit.
     monkeypatch.setattr(session, "BEST", device)
