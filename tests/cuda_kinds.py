@@ -86,6 +86,7 @@ REGIONS: Mapping[str, Callable[[], Any]] = {
     "pointwise_few": lambda: gc.where(leaf("c", 7, 5, dtype="bool"), leaf("x", 7, 5), 0.5),
     "pointwise_integers": lambda: leaf("x", 9, dtype="int32") // leaf("y", 9, dtype="int32") % 7,
     "pointwise_counter": lambda: gc.cast(gc.arange(100), "float32") * leaf("x", 3, 100),
+    "side_by_side": lambda: gc.concat([leaf("x", "n", 20), leaf("y", "n", 36)], 1),
     "transposed": lambda: gc.transpose(leaf("x", 300, "n")) + leaf("y", "n", 300),
     "rows_warp": lambda: gc.sum(leaf("x", 300, 131), 1),
     "rows_kept": lambda: gc.softmax(leaf("x", 300, 1000)),

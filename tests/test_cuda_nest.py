@@ -176,7 +176,38 @@ DTYPES = [
     for axis in (0, 1, None)
 ]
 
-CASES = [*POINTWISE, *ROWS, *COLUMNS, *SEVERAL, *DTYPES]
+SHARED = [
+    Case(
+        "parts of a whole, side by side",
+        lambda a, b, c: gc.concat([a, b * 2, c], 1),
+        of((300, 20), "float32", (300, 7), (300, 53)),
+        ("3 regions side by side",),
+    ),
+    Case(
+        "parts of rows of unknown number",
+        lambda a, b: gc.concat([gc.tanh(a), b], 1),
+        of(("n", 5), "float64", ("n", 12)),
+        ("2 regions side by side",),
+        N,
+        ulps=2,
+    ),
+    Case(
+        "parts of 16-bit floats, aligned",
+        lambda a, b: gc.concat([a, b], 2),
+        of((2, 3000, 32), "bfloat16", (2, 3000, 64)),
+        ("2 regions side by side",),
+    ),
+    Case("one on the other", lambda a: gc.stack([a, -a, a * a], 0), of((40, 30)), ("3 regions side by side",)),
+    Case("parts along unknown loops", lambda a, b: gc.concat([a, b], 0), of(("n", 6), "float32", ("n", 6)), (), N),
+    Case("a frame around what it is", lambda a: gc.pad(a, ((1, 2), (3, 0))), of((40, 30))),
+    Case(
+        "parts, some of them transposed",
+        lambda a, b: gc.concat([gc.transpose(a), b], 1),
+        of((40, 50), "float32", (50, 7)),
+    ),
+]
+
+CASES = [*POINTWISE, *ROWS, *COLUMNS, *SEVERAL, *SHARED, *DTYPES]
 
 
 class Built(NamedTuple):
@@ -256,7 +287,7 @@ def test_wide_indices_give_the_same_bits(case):
         assert [value.tobytes() for value in wide] == [value.tobytes() for value in narrow]
 
 
-@each([case for case in CASES if "in parts" in case.label or "transposed" in case.label] + SEVERAL[:3])
+@each([c for c in CASES if c in SHARED or "in parts" in c.label or "transposed" in c.label] + SEVERAL[:3])
 def test_the_order_of_blocks_and_threads_does_not_matter(case):
     for sizes in bound(case):
         feeds = feeds_of(case, sizes)
@@ -311,6 +342,11 @@ def test_rows_that_are_overwritten_are_read_before():
 
 def run_in_place(kernel: CudaKernel, x: Array, pairs: Mapping[int, int]) -> Array:
     return run_on_host(kernel, [x], [(x.shape, "float32")], in_place=pairs)[0]
+
+
+def test_regions_that_overwrite_each_other_run_one_after_the_other():
+    (kernel,) = kernels(next(case for case in SHARED if case.label == "a frame around what it is"))
+    assert len(kernel.launches) == 2 and not any("side by side" in note for note in kernel.notes)
 
 
 def test_nothing_is_launched_for_arrays_without_elements():

@@ -12,7 +12,7 @@ from graphc.ops.nn import attention_op
 from graphc.ops.pooling import max_pool_input_grad
 from graphc.ops.sorting import topk_op
 from graphc.runtime.cuda import attention, attention_grad, conv, gemm, index, philox, pointwise, scan, sort, window
-from graphc.runtime.cuda.lanes import region_launches
+from graphc.runtime.cuda.lanes import all_launches
 from graphc.runtime.cuda.launches import CudaCode, CudaKernel, Precision
 from graphc.runtime.cuda.reductions import REDUCTIONS
 from graphc.target import TargetInfo
@@ -43,8 +43,7 @@ def cuda_kernel(
         return None
     code = CudaCode(kernel, precision)
     if kernel.core is None:
-        for region in kernel.results:
-            region_launches(code, region)
+        all_launches(code)
     elif kernel.core.op not in cores or not cores[kernel.core.op](code):
         return None
     return code.finished()

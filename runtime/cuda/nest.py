@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
-from graphc.dims import Dim, product
+from graphc.dims import Dim, ceil_div, product
 from graphc.ir import Node
 from graphc.kernel import Region
-from graphc.runtime.cuda.launches import CudaCode
+from graphc.runtime.cuda.launches import CudaCode, Frame
 from graphc.runtime.cuda.layout import layout_of, loops_of
 from graphc.runtime.cuda.reductions import accumulator_bytes
+from graphc.runtime.cuda.transposes import Crossing, crossing
 from graphc.runtime.regions import Pass, Port, loading, over_fewer_loops, passes_of, stored_in
 from graphc.runtime.strided import Strided
 
@@ -31,7 +33,9 @@ class Nest:
         chunks: of a row.
     """
 
-    def __init__(self, code: CudaCode, region: Region, element: Strided | None, into: Strided | None) -> None:
+    def __init__(
+        self, code: CudaCode, region: Region, element: Strided | None = None, into: Strided | None = None
+    ) -> None:
         region, element, into = over_fewer_loops(region, element, into)
         self.code, self.region = code, region
         formals = list(region.body.inputs)
@@ -51,6 +55,11 @@ class Nest:
         self.parallel.sort(key=lambda k: k == self.axis)
         self.total = product(self.counts(self.parallel))
         self.chunks = product(self.counts(self.reduced))
+
+    @cached_property
+    def crossed(self) -> Crossing | None:
+        """Where operands lie across the results, if they do."""
+        return crossing(self.region, self.loads, self.stores)
 
     @property
     def axis(self) -> int | None:
@@ -90,6 +99,10 @@ class Nest:
         parts = ", in parts" if layout.part else ""
         parts += " if they are long" if layout.part and not isinstance(self.chunks, int) else ""
         return f"{kind} by {who}{kept}{parts}, {each}"
+
+    def launch(self, when: Dim = 1, parts: Dim = 1) -> Frame:
+        """Append a launch, whose teams take all rows, or all parts of them; none, if `when` is 0."""
+        return self.code.launch(ceil_div(self.total, self.layout.columns) * when * parts, self.layout.threads)
 
     def for_parts(self, node: Node, parts: Dim) -> Strided:
         """Workspace for what a reduction has of each part."""

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from graphc.dims import Dim, ceil_div
+from graphc.dims import Dim
 from graphc.ir import Node
 from graphc.runtime.cuda.grids import unravelled
+from graphc.runtime.cuda.launches import Frame
 from graphc.runtime.cuda.nest import Nest
 from graphc.runtime.cuda.points import Known, settled
 from graphc.runtime.cuda.reductions import has_positions, join_of
@@ -20,9 +21,17 @@ from graphc.runtime.cuda.scalars import MEMORY, REGISTER, loaded, stored
 from graphc.runtime.regions import Pass
 from graphc.runtime.strided import Strided
 
+BLOCK = "(Index)blockIdx.x"
+
 
 class Walk:
-    """A launch, and what is known where its text has come to.
+    """The text of a launch, and what is known where it has come to.
+
+    Args:
+        passes: over the row, that it will do.
+        at_end: outputs that it will store after the last pass.
+        parts: into which rows are divided.
+        block: the expression of the block's number.
 
     Attributes:
         known: expressions of values. Of those that differ within a chunk, for the element `v` of it.
@@ -32,18 +41,21 @@ class Walk:
     """
 
     def __init__(
-        self, nest: Nest, passes: Iterable[int], at_end: Sequence[int], when: Dim, parts: Dim | None = None
+        self,
+        nest: Nest,
+        frame: Frame,
+        passes: Iterable[int],
+        at_end: Sequence[int],
+        parts: Dim | None = None,
+        block: str = BLOCK,
     ) -> None:
         self.nest, self.layout, self.region = nest, nest.layout, nest.region
-        self.outputs = at_end
-        blocks = ceil_div(nest.total, self.layout.columns) * when
-        self.parts = parts
-        self.f = nest.code.launch(blocks if parts is None else blocks * parts, self.layout.threads)
+        self.f, self.parts, self.outputs = frame, parts, at_end
         self.known: Known = {}
         self.index: dict[int, str] = {}
         self.slots: dict[Node, str] = {}
         self.filled: set[Node] = set()
-        self.place()
+        self.place(block)
         self.bases = self.named_bases(self.arrays([nest.passes[k] for k in passes]))
         self.before(nest.passes[0].before)
 
@@ -64,10 +76,9 @@ class Walk:
 
     # ------------------------------------------------------------------------------------ where
 
-    def place(self) -> None:
+    def place(self, block: str) -> None:
         """Name the thread's place: its row, and its position in the team."""
         f, layout, nest = self.f, self.layout, self.nest
-        block = "(Index)blockIdx.x"
         if self.parts is not None:
             parts = f.size(self.parts)
             self.part = f.value("Index", f"{block} % {parts}", "part")
