@@ -102,9 +102,12 @@ class Composite(Op):
 
     def _bind(self, args: tuple[Any, ...], attrs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         counts, known, needed = self._plain
-        fits = len(args) in counts and needed <= attrs.keys() <= known
-        if fits and not any(arg is None for arg in args):
-            return args, attrs  # as nearly always
+        if len(args) in counts and (needed <= attrs.keys() <= known if attrs else not needed):
+            for arg in args:
+                if arg is None:
+                    break
+            else:
+                return args, attrs  # as nearly always
         try:
             bound = self._signature.bind(*args, **attrs)
         except TypeError as error:

@@ -135,9 +135,17 @@ WRONG_ARGUMENT = (TypeError, ValueError, AttributeError, LookupError, Arithmetic
 
 PUBLIC: set[Callable[..., Any]] = set()  # what `public` made
 
-# What takes the calls of public functions whose first argument is of a class, or begins with one that is, as
-# `take(public, fn, args, kwargs)`.
-TAKERS: dict[type, Callable[..., Any]] = {}
+
+def _by_first_item(call: Callable[..., Any], fn: Callable[..., Any], args: Sequence[Any], kwargs: Any) -> Any:
+    """The call with a list or tuple first is taken by what takes its first item."""
+    taker = TAKERS.get(args[0][0].__class__) if args[0] else None
+    if taker is None or taker is _by_first_item:
+        return fn(*args, **kwargs)
+    return taker(call, fn, args, kwargs)
+
+
+# What takes the calls of public functions by the class of their first argument, as `take(call, fn, args, kwargs)`.
+TAKERS: dict[type, Callable[..., Any]] = {list: _by_first_item, tuple: _by_first_item}
 
 
 @cache
@@ -146,18 +154,14 @@ def public(fn: F) -> F:
 
     Exceptions that rise in functions of the user's own stay what they are.
     """
-
     if fn in PUBLIC:
         return fn
 
     @wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
-            first = args[0] if args else None
-            if (first.__class__ is list or first.__class__ is tuple) and first:
-                first = first[0]
-            if first.__class__ in TAKERS:
-                return TAKERS[first.__class__](call, fn, args, kwargs)
+            if args and args[0].__class__ in TAKERS:
+                return TAKERS[args[0].__class__](call, fn, args, kwargs)
             return fn(*args, **kwargs)
         except WRONG_ARGUMENT as error:
             told = explained(error, fn, args, kwargs)

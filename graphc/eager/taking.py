@@ -83,6 +83,10 @@ def dispatched(first: Tensor, op: Op, args: Sequence[Any], attrs: dict[str, Any]
 def call(op: Op, args: Sequence[Any], attrs: Mapping[str, Any]) -> Any:
     """What an op gives for operands of which at least one is an eager tensor."""
     operands = [arg for arg in args if arg.__class__ is Tensor]
+    if len(operands) == len(args) and not attrs:
+        known = modes.known.get((op, *[operand.type for operand in operands]))
+        if known is not None:
+            return apply(known, operands)
     if len(operands) < len(args):
         args = _operands(op, args)
         operands = [arg for arg in args if isinstance(arg, Tensor)]
