@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from graphc.collector import paused
 from graphc.dims import evaluate
 from graphc.dumps import folder_of
 from graphc.errors import InternalError
@@ -218,8 +219,9 @@ class CpuExecutable:
         key = tuple(sorted(dims.items()))
         found = self._bound.pop(key, None)
         if found is None:
-            plan = bind_plan(self.symbolic, dims, shared="arena" not in self.target.disable)
-            found = Bound(plan, self.natives, self.code, self.target.epoch, together=self._together)
+            with paused():
+                plan = bind_plan(self.symbolic, dims, shared="arena" not in self.target.disable)
+                found = Bound(plan, self.natives, self.code, self.target.epoch, together=self._together)
             if self._folder is not None:
                 dump_plan(self._folder, replace(plan, made=made_of(plan, self.natives)))
         self._bound[key] = found
