@@ -39,7 +39,7 @@ from graphc.runtime.cpu.values import I64, Int, Value, vector
 from graphc.runtime.strided import Strided, aligned
 
 POINTS = 256  # of a block, about
-DEPTH = 576  # products that are summed in one go, about: a part of a panel that stays in the second cache
+DEPTH = 192  # products that are summed in one go, about: a part of a panel that stays in the first cache
 WASTE = 1.25  # times the lanes that are needed, at most
 
 
