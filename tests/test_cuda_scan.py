@@ -149,8 +149,8 @@ def test_lines_are_done_by_threads_warps_and_blocks() -> None:
     ]
     assert notes == [
         "lines by threads",
-        "lines by threads, in parts of 512",
+        f"lines by threads, in parts of {PARTS[1]}",
         "lines by warps",
         "lines by blocks",
-        "lines by blocks, in parts of 8192",
+        f"lines by blocks, in parts of {PARTS[256]}",
     ]

@@ -29,10 +29,11 @@ from graphc.runtime.cuda.launches import CudaCode, Frame
 from graphc.runtime.cuda.scalars import MEMORY, loaded, number, stored
 from graphc.runtime.strided import Strided
 
-EACH = 4  # neighbours that a thread loads at once
+WARP = 32
 SHORT = 32  # elements of a line up to which a thread does it alone
 BY_WARPS = 1024  # and up to which a warp does
-PARTS = {1: 512, 32: BY_WARPS, THREADS: 8192}  # elements of a part, by threads of a team
+PARTS = {1: 256, WARP: BY_WARPS, THREADS: 4096}  # elements of a part, by threads of a team
+EACH = {1: 8, WARP: 4, THREADS: 4}  # neighbours that a thread of it loads at once
 FULL = 1 << 16  # threads that fill a GPU
 TYPES = {"float64": "double", "float32": "float", "float16": "float", "bfloat16": "float", "int64": "u64"}  # else u32
 
@@ -128,11 +129,17 @@ template <int TEAM, typename T> __device__ __forceinline__ T of_first(T x) {
 }
 """
 
-# `load(at, count, steps)` loads up to V steps of a line, `store(at, count, values)` takes as many values.
+# `load(at, count, steps)` loads up to V steps of a line, `store(at, count, values)` takes as many values. `next(step,
+# at, state)` is the state after a step, whatever its factor.
 LINES = """\
+struct Next {
+    template <class S> __device__ __forceinline__
+    typename S::State operator()(const S& step, Index, typename S::State state) const { return step.after(state); }
+};
+
 // A thread goes through steps [low, high) of a line; the state after them. The values are the states before or after.
-template <int V, bool BEFORE, class S, class Load, class Store> __device__ __forceinline__
-typename S::State walked(Load load, Store store, Index low, Index high, typename S::State state) {
+template <int V, bool BEFORE, class S, class Load, class Store, class Next> __device__ __forceinline__
+typename S::State walked(Load load, Store store, Next next, Index low, Index high, typename S::State state) {
     for (Index at = low; at < high; at += V) {
         const int count = (int)least<Index>(high - at, V);
         S steps[V];
@@ -140,9 +147,9 @@ typename S::State walked(Load load, Store store, Index low, Index high, typename
         load(at, count, steps);
 #pragma unroll
         for (int v = 0; v < V; ++v) {
-            const typename S::State next = steps[v].after(state);
-            values[v] = BEFORE ? state : next;
-            if (v < count) state = next;
+            values[v] = state;
+            if (v < count) state = next(steps[v], at + v, state);
+            if (!BEFORE) values[v] = state;
         }
         store(at, count, values);
     }
@@ -150,10 +157,10 @@ typename S::State walked(Load load, Store store, Index low, Index high, typename
 }
 
 // A team does.
-template <int TEAM, int V, bool BEFORE, class S, class Load, class Store> __device__ __forceinline__
-void scanned(Load load, Store store, Index low, Index high, typename S::State state) {
+template <int TEAM, int V, bool BEFORE, class S, class Load, class Store, class Next> __device__ __forceinline__
+void scanned(Load load, Store store, Next next, Index low, Index high, typename S::State state) {
     if constexpr (TEAM == 1) {
-        walked<V, BEFORE, S>(load, store, low, high, state);
+        walked<V, BEFORE, S>(load, store, next, low, high, state);
     } else {
         const int rank = threadIdx.x % TEAM;
         for (Index tile = low; tile < high; tile += TEAM * V) {
@@ -167,16 +174,16 @@ void scanned(Load load, Store store, Index low, Index high, typename S::State st
             }
             const S before = steps_before<TEAM>(own, all);
             if (!all.is_regular()) {
-                if (rank == 0) state = walked<V, BEFORE, S>(load, store, tile, end, state);
+                if (rank == 0) state = walked<V, BEFORE, S>(load, store, next, tile, end, state);
                 state = of_first<TEAM>(state);
                 continue;
             }
             typename S::State values[V], here = before.after(state);
 #pragma unroll
             for (int v = 0; v < V; ++v) {
-                const typename S::State next = steps[v].after(here);
-                values[v] = BEFORE ? here : next;
-                here = next;
+                values[v] = here;
+                here = steps[v].after(here);
+                if (!BEFORE) values[v] = here;
             }
             store(at, count, values);
             state = all.after(state);
@@ -236,7 +243,7 @@ def _scan(code: CudaCode) -> bool:
     if work.is_cut:
         totals, states = [code.workspace(work.teams * nbytes) for nbytes in (work.step_bytes, work.state_bytes)]
         work.reduce_parts(totals)
-        work.walk_over_parts(totals, states)
+        work.scan_parts(totals, states)
         work.scan(states)
     else:
         work.scan(None)
@@ -251,6 +258,8 @@ class _Work:
         arrays: the operands, or the number that all of one is.
         others: the axes of which each index has a line.
         team: threads that do a part together.
+        each: neighbours that each of them loads at once.
+        part: elements of a part.
         parts: of a line.
         teams: in all.
         type: in which states are computed.
@@ -268,10 +277,10 @@ class _Work:
         self.state_bytes = 8 if self.type in ("double", "u64") else 4
         self.step_bytes = self.state_bytes * (3 if core.op is recurrence_op else 1)
         self.team = self._team()
-        part = PARTS[self.team]
-        is_long = not isinstance(self.size, int) or self.size > part
+        self.each, self.part = EACH[self.team], PARTS[self.team]
+        is_long = not isinstance(self.size, int) or self.size > self.part
         self.is_cut = is_long and guess(self.lines) * self.team < FULL
-        self.parts = ceil_div(self.size, part) if self.is_cut else 1
+        self.parts = ceil_div(self.size, self.part) if self.is_cut else 1
         self.teams = self.lines * self.parts
 
     def _team(self) -> int:
@@ -284,7 +293,7 @@ class _Work:
     def described(self) -> str:
         """In a few words."""
         team = {1: "thread", 32: "warp", THREADS: "block"}[self.team]
-        return f"lines by {team}s" + (f", in parts of {PARTS[self.team]}" if self.is_cut else "")
+        return f"lines by {team}s" + (f", in parts of {self.part}" if self.is_cut else "")
 
     # ------------------------------------------------------------------------------------ launches
 
@@ -292,29 +301,31 @@ class _Work:
         """The steps of each part, joined."""
         with self._each_team() as (frame, index, low, high):
             load = self._load(frame, index)
-            joined = f"reduced<{self.team}, {EACH}, {self.steps}>({load}, {low}, {high})"
+            joined = f"reduced<{self.team}, {self.each}, {self.steps}>({load}, {low}, {high})"
             total = frame.value(self.steps, joined, "total")
             steps = self._parts_in(frame, totals, self.steps)
             frame.line(f"if (threadIdx.x % {self.team} == 0) {steps}[team] = {total};")
 
-    def walk_over_parts(self, totals: Dim, states: Dim) -> None:
-        """The state before each part; a thread does a line."""
-        with each(self.code, self.lines) as (frame, line):
-            load = self._load(frame, unravelled(frame, line, self.others))
-            parts, lines = frame.size(self.parts), frame.size(self.lines)
-            before = self._parts_in(frame, states, self.type)
-            steps = self._parts_in(frame, totals, self.steps)
-            frame.line(f"{self.type} state = {self._start};")
-            with frame.block(f"for (Index part = 0; part < {parts}; ++part)"):
-                number = f"part * {lines} + {line}" if self.team == 1 else f"{line} * {parts} + part"
-                team = frame.value("Index", number, "team")
-                low = frame.value("Index", f"part * {PARTS[self.team]}", "low")
-                high = frame.value("Index", f"least<Index>({low} + {PARTS[self.team]}, {frame.size(self.size)})")
-                step = frame.value(self.steps, f"{steps}[{team}]", "step")
-                frame.line(f"{before}[{team}] = state;")
-                frame.line(f"auto nothing = [](Index, int, const {self.type}(&)[{EACH}]) {{}};")
-                walked = f"walked<{EACH}, true, {self.steps}>({load}, nothing, {low}, {high}, state)"
-                frame.line(f"state = {step}.is_regular() ? {step}.after(state) : {walked};")
+    def scan_parts(self, totals: Dim, states: Dim) -> None:
+        """The state before each part; a warp does a line, and goes through parts with irregular factors."""
+        with each(self.code, self.lines * WARP) as (frame, thread):
+            line = frame.value("Index", f"{thread} / {WARP}", "line")
+            elements = self._load(frame, unravelled(frame, line, self.others))
+            parts, size = frame.size(self.parts), frame.size(self.size)
+            before, steps = [self._parts_in(frame, *of) for of in ((states, self.type), (totals, self.steps))]
+            place = f"(at + v) * {frame.size(self.lines)} + {line}" if self.team == 1 else f"{line} * {parts} + at + v"
+            loaded_parts = f"steps[v] = v < count ? {steps}[{place}] : {self.steps}::none()"
+            load = self._lambda(frame, "load", "Index at, int count, {steps}", [loaded_parts])
+            stored_states = f"if (v < count) {before}[{place}] = values[v]"
+            store = self._lambda(frame, "store", "Index at, int count, const {values}", [stored_states])
+            with frame.block(f"auto next = [&](const {self.steps}& step, Index part, {self.type} state)", "};"):
+                frame.line("if (step.is_regular()) return step.after(state);")
+                frame.line(f"const Index low = part * {self.part}, high = least<Index>(low + {self.part}, {size});")
+                frame.line(f"auto nothing = [](Index, int, const {self.type}(&)[{self.each}]) {{}};")
+                walked = f"walked<{self.each}, true, {self.steps}>({elements}, nothing, Next(), low, high, state)"
+                frame.line(f"return {walked};")
+            function = f"scanned<{WARP}, {self.each}, true, {self.steps}>"
+            frame.line(f"{function}({load}, {store}, next, 0, {parts}, {self._start});")
 
     def scan(self, states: Dim | None) -> None:
         """The values of each part, from the states before them."""
@@ -322,8 +333,8 @@ class _Work:
             load, store = self._load(frame, index), self._store(frame, index)
             state = self._start if states is None else f"{self._parts_in(frame, states, self.type)}[team]"
             before = self.core.op is recurrence_op or self.core.attrs["exclusive"]
-            function = f"scanned<{self.team}, {EACH}, {'true' if before else 'false'}, {self.steps}>"
-            frame.line(f"{function}({load}, {store}, {low}, {high}, {state});")
+            function = f"scanned<{self.team}, {self.each}, {'true' if before else 'false'}, {self.steps}>"
+            frame.line(f"{function}({load}, {store}, Next(), {low}, {high}, {state});")
 
     @contextmanager
     def _each_team(self) -> Iterator[tuple[Frame, list[str], str, str]]:
@@ -331,9 +342,9 @@ class _Work:
 
         Side by side are lines, where a thread is a team, else parts of a line.
         """
-        teams, part = self.teams, PARTS[self.team]
-        self.code.span(self.parts * part + THREADS * EACH)
-        with each(self.code, teams * self.team) as (frame, thread):
+        part = self.part
+        self.code.span(self.parts * part + self.team * self.each)
+        with each(self.code, self.teams * self.team) as (frame, thread):
             frame.line(f"const Index team = {f'{thread} / {self.team}' if self.team > 1 else thread};")
             if not self.is_cut:
                 yield frame, unravelled(frame, "team", self.others), "0", frame.size(self.size)
@@ -355,7 +366,7 @@ class _Work:
     def _parts_in(self, frame: Frame, offset: Dim, type: str) -> str:
         """A pointer to workspace that has one of a type for each team."""
         words = frame.pointer("workspace", offset, "int64" if self.state_bytes == 8 else "int32")
-        name = frame.name("of")
+        name = frame.name("parts")
         frame.line(f"{type}* const {name} = reinterpret_cast<{type}*>({words});")
         return name
 
@@ -367,43 +378,63 @@ class _Work:
             along[self.axis] = f"{extent} - 1 - at"
         rest = [s for k, s in enumerate(array.strides) if k != self.axis and self.core.shape[k] != 1]
         whole = [array.offset, *rest, *([self.size] if self.core.attrs["reverse"] else [])]
-        aligned = stride == 1 and all(is_multiple(dim, EACH) for dim in whole)
+        aligned = stride == 1 and all(is_multiple(dim, self.each) for dim in whole)
         return f"&{frame.at(array, along)}", frame.size(stride), "true" if aligned else "false"
 
     def _load(self, frame: Frame, index: Sequence[str]) -> str:
         """A function that loads steps of a line; its name."""
         back = "true" if self.core.attrs["reverse"] else "false"
-        name = frame.name("load")
         lines, parts = [], []
         for k, array in enumerate(self.arrays):
             if not isinstance(array, Strided):
                 parts.append(f"({self.type}){number(array, self.core.dtype)}")
                 continue
             at, stride, aligned = self._place(frame, array, index)
-            lines.append(f"const auto x{k} = along<{EACH}, {back}>({at}, {stride}, count, {aligned});")
+            lines.append(f"const auto x{k} = along<{self.each}, {back}>({at}, {stride}, count, {aligned})")
             parts.append(f"({self.type}){loaded(array.dtype, f'x{k}.item[v]')}")
         step = f"{self.steps}{{{', '.join(parts)}{', 0' if len(parts) == 2 else ''}}}"
-        frame.line(f"auto {name} = [&](Index at, int count, {self.steps}(&steps)[{EACH}]) {{")
-        for line in [*lines, "#pragma unroll", f"for (int v = 0; v < {EACH}; ++v) steps[v] = {step};"]:
-            frame.line(f"    {line}")
-        frame.line("};")
-        return name
+        return self._lambda(frame, "load", "Index at, int count, {steps}", [f"steps[v] = {step}"], before=lines)
 
     def _store(self, frame: Frame, index: Sequence[str]) -> str:
         """A function that stores values of a line; its name."""
         at, stride, aligned = self._place(frame, self.y, index)
         back, memory = "true" if self.core.attrs["reverse"] else "false", MEMORY[self.y.dtype]
         value = "values[v] != 0" if self.y.dtype == "bool" else stored(self.y.dtype, "values[v]")
-        name = frame.name("store")
-        frame.line(f"auto {name} = [&](Index at, int count, const {self.type}(&values)[{EACH}]) {{")
-        for line in (
-            f"Pack<{EACH}, {memory}> some;",
-            "#pragma unroll",
-            f"for (int v = 0; v < {EACH}; ++v) some.item[v] = ({memory})({value});",
-            f"put_along<{EACH}, {back}>({at}, {stride}, count, {aligned}, some);",
-        ):
-            frame.line(f"    {line}")
-        frame.line("};")
+        before, after = f"Pack<{self.each}, {memory}> some", f"({at}, {stride}, count, {aligned}, some)"
+        return self._lambda(
+            frame,
+            "store",
+            "Index at, int count, const {values}",
+            [f"some.item[v] = ({memory})({value})"],
+            before=[before],
+            after=[f"put_along<{self.each}, {back}>{after}"],
+        )
+
+    def _lambda(
+        self,
+        frame: Frame,
+        stem: str,
+        parameters: str,
+        each: Sequence[str],
+        before: Sequence[str] = (),
+        after: Sequence[str] = (),
+    ) -> str:
+        """A function of statements, `each` of which is for every `v`; its name.
+
+        Args:
+            parameters: in which "{steps}" is an array of steps, and "{values}" one of values.
+        """
+        name = frame.name(stem)
+        arrays = dict(steps=f"{self.steps}(&steps)[{self.each}]", values=f"{self.type}(&values)[{self.each}]")
+        with frame.block(f"auto {name} = [&]({parameters.format(**arrays)})", "};"):
+            for statement in before:
+                frame.line(f"{statement};")
+            frame.line("#pragma unroll")
+            with frame.block(f"for (int v = 0; v < {self.each}; ++v)"):
+                for statement in each:
+                    frame.line(f"{statement};")
+            for statement in after:
+                frame.line(f"{statement};")
         return name
 
 
