@@ -23,8 +23,8 @@ extern "C" __global__ void __launch_bounds__(256) kernel0(const long long n0_, c
             }
         };
         const Shift<u64> total_7 = reduced<256, 4, Shift<u64>>(load_6, low_4, high_5);
-        Shift<u64>* const of_8 = reinterpret_cast<Shift<u64>*>(t4);
-        if (threadIdx.x % 256 == 0) of_8[team] = total_7;
+        Shift<u64>* const parts_8 = reinterpret_cast<Shift<u64>*>(t4);
+        if (threadIdx.x % 256 == 0) parts_8[team] = total_7;
     }
 }
 
@@ -41,18 +41,18 @@ extern "C" __global__ void __launch_bounds__(256) kernel1(const long long n0_, c
                 steps[v] = Shift<u64>{(u64)x0.item[v]};
             }
         };
-        u64* const of_4 = reinterpret_cast<u64*>(t3);
-        Shift<u64>* const of_5 = reinterpret_cast<Shift<u64>*>(t4);
+        u64* const parts_4 = reinterpret_cast<u64*>(t3);
+        Shift<u64>* const parts_5 = reinterpret_cast<Shift<u64>*>(t4);
         auto load_6 = [&](Index at, int count, Shift<u64>(&steps)[4]) {
             #pragma unroll
             for (int v = 0; v < 4; ++v) {
-                steps[v] = v < count ? of_5[line_2 * n1 + at + v] : Shift<u64>::none();
+                steps[v] = v < count ? parts_5[line_2 * n1 + at + v] : Shift<u64>::none();
             }
         };
         auto store_7 = [&](Index at, int count, const u64(&values)[4]) {
             #pragma unroll
             for (int v = 0; v < 4; ++v) {
-                if (v < count) of_4[line_2 * n1 + at + v] = values[v];
+                if (v < count) parts_4[line_2 * n1 + at + v] = values[v];
             }
         };
         auto next = [&](const Shift<u64>& step, Index part, u64 state) {
@@ -91,7 +91,7 @@ extern "C" __global__ void __launch_bounds__(256) kernel2(const long long n0_, c
             }
             put_along<4, false>(&w0[at], 1, count, true, some);
         };
-        u64* const of_8 = reinterpret_cast<u64*>(t5);
-        scanned<256, 4, false, Shift<u64>>(load_6, store_7, Next(), low_4, high_5, of_8[team]);
+        u64* const parts_8 = reinterpret_cast<u64*>(t5);
+        scanned<256, 4, false, Shift<u64>>(load_6, store_7, Next(), low_4, high_5, parts_8[team]);
     }
 }

@@ -21,8 +21,8 @@ extern "C" __global__ void __launch_bounds__(256) kernel0(const float* r0, const
             }
         };
         const Affine<float> total_7 = reduced<256, 4, Affine<float>>(load_6, low_4, high_5);
-        Affine<float>* const of_8 = reinterpret_cast<Affine<float>*>(t2);
-        if (threadIdx.x % 256 == 0) of_8[team] = total_7;
+        Affine<float>* const parts_8 = reinterpret_cast<Affine<float>*>(t2);
+        if (threadIdx.x % 256 == 0) parts_8[team] = total_7;
     }
 }
 
@@ -38,18 +38,18 @@ extern "C" __global__ void __launch_bounds__(256) kernel1(const float* r0, const
                 steps[v] = Affine<float>{(float)x0.item[v], (float)x1.item[v], 0};
             }
         };
-        float* const of_4 = reinterpret_cast<float*>(t2);
-        Affine<float>* const of_5 = reinterpret_cast<Affine<float>*>(t3);
+        float* const parts_4 = reinterpret_cast<float*>(t2);
+        Affine<float>* const parts_5 = reinterpret_cast<Affine<float>*>(t3);
         auto load_6 = [&](Index at, int count, Affine<float>(&steps)[4]) {
             #pragma unroll
             for (int v = 0; v < 4; ++v) {
-                steps[v] = v < count ? of_5[line_2 * 2 + at + v] : Affine<float>::none();
+                steps[v] = v < count ? parts_5[line_2 * 2 + at + v] : Affine<float>::none();
             }
         };
         auto store_7 = [&](Index at, int count, const float(&values)[4]) {
             #pragma unroll
             for (int v = 0; v < 4; ++v) {
-                if (v < count) of_4[line_2 * 2 + at + v] = values[v];
+                if (v < count) parts_4[line_2 * 2 + at + v] = values[v];
             }
         };
         auto next = [&](const Affine<float>& step, Index part, float state) {
@@ -86,7 +86,7 @@ extern "C" __global__ void __launch_bounds__(256) kernel2(const float* r0, const
             }
             put_along<4, false>(&w0[v_2 * 5000 + at], 1, count, true, some);
         };
-        float* const of_8 = reinterpret_cast<float*>(t3);
-        scanned<256, 4, true, Affine<float>>(load_6, store_7, Next(), low_4, high_5, of_8[team]);
+        float* const parts_8 = reinterpret_cast<float*>(t3);
+        scanned<256, 4, true, Affine<float>>(load_6, store_7, Next(), low_4, high_5, parts_8[team]);
     }
 }
