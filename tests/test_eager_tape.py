@@ -130,7 +130,11 @@ def test_a_changing_number_compiles_nothing_new():
     _ = t * 0.5
     before = len(KNOWN[True])
     assert [(t * k).tolist() for k in (1.5, 2, -0.0)] == [[1.5, 3], [2, 4], [0, 0]]
-    assert len(KNOWN[True]) == before
+    assert [str(t[0] * k) for k in (0.0, -0.0, 0.0, 0)] == ["tensor(0.)", "tensor(-0.)", "tensor(0.)", "tensor(0.)"]
+    _ = t * np.float64(0.5)
+    assert len(KNOWN[True]) == before + 3, "an index, a product of a number, and one with a number of NumPy's own dtype"
+    assert (t * np.float64(0.25)).dtype == (gc.placeholder("x", (2,)) * np.float64(0.25)).dtype
+    assert len(KNOWN[True]) == before + 3
 
 
 # --------------------------------------------------------------------------------------------- gradients

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from types import EllipsisType, NoneType
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ from graphc.types import TensorType, np_dtype, promote
 
 NUMBERS = (int, float)  # the classes of Python numbers, without bool
 SCALARS = {dtype: (np_dtype(dtype), TensorType(dtype)) for dtype in ACCEPTS["float"]}
+MAX_NUMBERS = 1024  # that have a tensor
 MAX_CALLS = 4096  # that are remembered in each mode
 MAX_FLOATS = 8  # different ones that a function's programs may have
 MAX_CONSTANT = 4096  # bytes of a result of numbers that is remembered
@@ -39,6 +40,7 @@ ROOMS = ("graphc.ops.", "graphc.operands", "graphc.losses", "graphc.metrics")  #
 PLAIN = frozenset({int, bool, str, NoneType, EllipsisType})  # classes whose values are part of a program
 
 Fn = Callable[..., Any]  # an op or a public function
+numbers: dict[tuple[str, float], Tensor] = {}  # recent ones beside tensors of a dtype
 
 
 # ----------------------------------------------------------------------------------------------- the short ways
@@ -53,9 +55,10 @@ def one(fn: Fn, a: Tensor) -> Any:
 def two(fn: Fn, a: Any, b: Any) -> Any:
     """What a call with two operands gives."""
     if a.__class__ is not Tensor or b.__class__ is not Tensor:
-        if not isinstance(fn, Op):
-            return at_length(fn, (a, b))
-        a, b = _operands(fn, (a, b))
+        if isinstance(fn, Op):
+            tensor, other = (a, b) if a.__class__ is Tensor else (b, a)
+            other = _operand(other, _weak(fn, tensor.type.dtype))
+            a, b = (a, other) if tensor is a else (other, b)
         if a.__class__ is not Tensor or b.__class__ is not Tensor:
             return at_length(fn, (a, b))
     known = modes.known.get((fn, a.type, b.type))
@@ -104,20 +107,32 @@ def _operands(op: Op, args: Sequence[Any]) -> list[Any]:
     Beside floats a number is an operand as any other, of their dtype: it may change with every call. Where its value
     says more (an exponent, an integer that has to fit), each value is a program of its own.
     """
-    dtype = ""
-    if op.kind == "pointwise" and len(op.accepts) == 1 and op is not power_op:
-        dtypes = {arg.type.dtype for arg in args if arg.__class__ is Tensor}
-        if dtypes <= SCALARS.keys():
-            dtype = promote(*dtypes) if len(dtypes) > 1 else dtypes.pop()
+    dtypes = {arg.type.dtype for arg in args if arg.__class__ is Tensor}
+    dtype = _weak(op, promote(*dtypes)) if dtypes <= SCALARS.keys() else ""
     return [arg if arg.__class__ is Tensor else _operand(arg, dtype) for arg in args]
+
+
+@lru_cache
+def _weak(op: Op, dtype: str) -> str:
+    """The dtype of numbers that are operands of an op beside tensors of a dtype; "" if they are part of the program."""
+    takes = op.kind == "pointwise" and len(op.accepts) == 1 and op is not power_op
+    return dtype if takes and dtype in SCALARS else ""
 
 
 def _operand(arg: Any, dtype: str) -> Any:
     """What isn't a tensor yet; a number becomes one of `dtype`, unless that is empty."""
     if dtype and arg.__class__ in NUMBERS:
-        np_type, type = SCALARS[dtype]
-        return valued(np.array(arg, np_type), type)
-    return arg if isinstance(arg, bool | int | float) else lifted(arg)
+        found = numbers.get((dtype, arg))
+        return found if found is not None and arg else _number(arg, dtype)  # zeros of two signs are equal
+    return arg if isinstance(arg, bool | int | float) and not isinstance(arg, np.generic) else lifted(arg)
+
+
+def _number(arg: float, dtype: str) -> Tensor:
+    np_type, type = SCALARS[dtype]
+    if len(numbers) >= MAX_NUMBERS:
+        numbers.clear()
+    found = numbers[dtype, arg] = valued(np.array(arg, np_type), type)
+    return found
 
 
 def _program(op: Op, operands: Sequence[Any], attrs: Mapping[str, Any]) -> tuple[list[TensorType], Any, bool]:
