@@ -66,7 +66,7 @@ def sums(x: Node, axis: Any = None) -> list[Node]:
 
 N = ({"n": 0}, {"n": 1}, {"n": 37}, {"n": 300})
 NM = ({"n": 0, "m": 5}, {"n": 5, "m": 0}, {"n": 1, "m": 1}, {"n": 7, "m": 33}, {"n": 3, "m": 1500})
-LONG = ({"n": 2, "m": 4096}, {"n": 2, "m": 4097}, {"n": 4, "m": 5000})  # some of them are divided
+LONG = ({"n": 2, "m": 4096}, {"n": 2, "m": 4097}, {"n": 130, "m": 4100})  # the second is divided
 SOME = (*NM[2:], *LONG)  # a softmax of nothing is an error
 
 POINTWISE = [
@@ -347,6 +347,12 @@ def run_in_place(kernel: CudaKernel, x: Array, pairs: Mapping[int, int]) -> Arra
 def test_regions_that_overwrite_each_other_run_one_after_the_other():
     (kernel,) = kernels(next(case for case in SHARED if case.label == "a frame around what it is"))
     assert len(kernel.launches) == 2 and not any("side by side" in note for note in kernel.notes)
+
+
+def test_many_regions_take_several_launches():
+    with Graph():
+        (kernel,) = kernels_of(gc.stack([gc.placeholder(f"x{k}", (3,)) for k in range(100)], 0))
+    assert [launch.blocks for launch in kernel.launches] == [64, 36]
 
 
 def test_nothing_is_launched_for_arrays_without_elements():

@@ -26,6 +26,9 @@ from graphc.runtime.strided import Strided, itemsize
 __all__ = ["all_launches", "element", "finish", "finish_at", "in_workspace", "operand", "region_launches", "result"]
 
 
+MOST = 64  # regions in one launch: each takes parameters
+
+
 def region_launches(
     code: CudaCode, region: Region, element: Strided | None = None, into: Strided | None = None
 ) -> None:
@@ -42,7 +45,7 @@ def all_launches(code: CudaCode) -> None:
     """Launches that compute the results of a kernel without a core; those that store apart are computed in one."""
     group: list[Nest] = []
     for nest in [Nest(code, region) for region in code.kernel.results]:
-        if not all(_may_share(nest, other) for other in group):
+        if len(group) == MOST or not all(_may_share(nest, other) for other in group):
             _together(group)
             group = []
         group.append(nest)
@@ -54,16 +57,14 @@ def _launches(nest: Nest) -> None:
     if crossed is not None:
         Tiles(nest.code, nest.region, nest.loads, crossed).print(nest.stores)
         return
-    nest.code.note(nest.described())
-    if not nest.layout.part:
-        _whole(nest)
-    elif isinstance(nest.chunks, int):
-        _in_parts(nest)
-    else:  # one of both has blocks when sizes are known
-        is_long = nest.chunks // (nest.layout.short + 1)
-        is_short = 1 // (1 + is_long)
-        _whole(nest, is_short)
-        _in_parts(nest, 1 - is_short)
+    when = nest.choice.when
+    if when != 1:
+        nest.code.note(nest.described())
+        _whole(nest, 1 - when)
+    if nest.choice.divided is not None:
+        divided = nest.divided(nest.choice.divided)
+        nest.code.note(divided.described())
+        _in_parts(divided, when)
 
 
 # --------------------------------------------------------------------------------------------- several regions

@@ -55,11 +55,6 @@ class Layout(NamedTuple):
     part: int = 0
 
     @property
-    def short(self) -> int:
-        """Chunks of a row up to which one block is as fast as several."""
-        return self.team * PART_CHUNKS[0]
-
-    @property
     def threads(self) -> int:
         """Of a block."""
         return self.team * self.columns
@@ -70,7 +65,21 @@ class Layout(NamedTuple):
         return [ceil_div(extent, self.vector) if k == self.axis else extent for k, extent in extents]
 
 
-def layout_of(region: Region, arrays: Sequence[Strided], passes: int, kept: int) -> Layout:
+class Choice(NamedTuple):
+    """Ways of walking a region.
+
+    Attributes:
+        whole: in which a team is done with its rows.
+        divided: in which rows are divided among blocks; None if that never pays.
+        when: 1 for sizes for which rows are divided, 0 for others.
+    """
+
+    whole: Layout
+    divided: Layout | None = None
+    when: Dim = 0
+
+
+def layouts_of(region: Region, arrays: Sequence[Strided], passes: int, kept: int) -> Choice:
     """How to walk a region.
 
     Args:
@@ -80,7 +89,7 @@ def layout_of(region: Region, arrays: Sequence[Strided], passes: int, kept: int)
     """
     reduced, parallel = loops_of(region)
     if not reduced:
-        return _flat(region, arrays, parallel)
+        return Choice(_flat(region, arrays, parallel))
     varying = [array for array in arrays if any(array.strides[k] != 0 for k in reduced)] or list(arrays)
     row, column = _best(region, varying, reduced), _best(region, varying, parallel)
     if column is not None and _cost(region, varying, column) < _cost(region, varying, row):
@@ -107,17 +116,14 @@ def _flat(region: Region, arrays: Sequence[Strided], parallel: Sequence[int]) ->
     return Layout(axis, vector, 1, THREADS, across=True)
 
 
-def _by_row(region: Region, varying: Sequence[Strided], axis: int | None, passes: int, kept: int) -> Layout:
+def _by_row(region: Region, varying: Sequence[Strided], axis: int | None, passes: int, kept: int) -> Choice:
     """Neighbouring threads have neighbouring chunks of a row."""
     reduced, parallel = loops_of(region)
     layout = Layout(axis, _vector(region, varying, axis), 1, 1, across=False)
     chunks = product(layout.chunks(region, reduced))
     rows = product([region.loops[k].extent for k in parallel])
-    if guess(rows) < FEW and _is_long(chunks, THREADS):
-        layout = layout._replace(team=THREADS)
-        return layout._replace(part=_part(layout, chunks, rows))
     if not isinstance(chunks, int):
-        team = SYMBOLIC_TEAM
+        team = THREADS if isinstance(rows, int) and rows < FEW else SYMBOLIC_TEAM
     elif chunks <= WARP * WARP_CHUNKS:
         team = min(WARP, _power(chunks))
     else:
@@ -128,10 +134,11 @@ def _by_row(region: Region, varying: Sequence[Strided], axis: int | None, passes
     columns = max(columns, WARP // team, 1)
     each = -(-chunks // team) if isinstance(chunks, int) else 0
     fits = passes > 1 and each * layout.vector * max(kept, 1) <= RESIDENT
-    return layout._replace(team=team, columns=columns, resident=each if fits else 0)
+    whole = layout._replace(team=team, columns=columns, resident=each if fits else 0)
+    return _choice(whole, layout._replace(team=THREADS), chunks, rows)
 
 
-def _by_column(region: Region, arrays: Sequence[Strided], axis: int) -> Layout:
+def _by_column(region: Region, arrays: Sequence[Strided], axis: int) -> Choice:
     """Neighbouring threads have neighbouring rows, and take the same steps along them."""
     reduced, parallel = loops_of(region)
     layout = Layout(axis, _vector(region, arrays, axis), 1, THREADS, across=True)
@@ -140,14 +147,18 @@ def _by_column(region: Region, arrays: Sequence[Strided], axis: int) -> Layout:
     columns = min(WARP, _power(groups)) if isinstance(groups, int) else WARP
     deepest = THREADS // columns
     team = min(deepest, _power(-(-steps // DEEP))) if isinstance(steps, int) else deepest
-    layout = layout._replace(team=team, columns=max(columns, WARP) if team == 1 else columns)
-    if team == deepest and guess(ceil_div(groups, columns)) < FEW and _is_long(steps, team):
-        return layout._replace(part=_part(layout, steps, ceil_div(groups, columns)))
-    return layout if team > 1 else layout._replace(columns=THREADS)
+    whole = layout._replace(team=team, columns=columns) if team > 1 else layout
+    return _choice(whole, layout._replace(team=deepest, columns=columns), steps, ceil_div(groups, columns))
 
 
-def _is_long(chunks: Dim, team: int) -> bool:
-    return not isinstance(chunks, int) or chunks > team * PART_CHUNKS[0]
+def _choice(whole: Layout, divided: Layout, chunks: Dim, blocks: Dim) -> Choice:
+    """Rows are divided if they are long, and few."""
+    short = divided.team * PART_CHUNKS[0]
+    is_short, is_few = 1 // (1 + chunks // (short + 1)), 1 // (1 + blocks // FEW)
+    when = (1 - is_short) * is_few
+    if when == 0:
+        return Choice(whole)
+    return Choice(whole, divided._replace(part=_part(divided, chunks, blocks)), when)
 
 
 def _part(layout: Layout, chunks: Dim, blocks: Dim) -> int:

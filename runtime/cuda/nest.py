@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from functools import cached_property
 
-from graphc.dims import Dim, ceil_div, product
+from graphc.dims import Dim, DimExpr, ceil_div, product
 from graphc.ir import Node
 from graphc.kernel import Region
 from graphc.runtime.cuda.launches import CudaCode, Frame
-from graphc.runtime.cuda.layout import layout_of, loops_of
+from graphc.runtime.cuda.layout import Layout, layouts_of, loops_of
 from graphc.runtime.cuda.reductions import accumulator_bytes
 from graphc.runtime.cuda.transposes import Crossing, crossing
 from graphc.runtime.regions import Pass, Port, loading, over_fewer_loops, passes_of, stored_in
@@ -48,13 +49,21 @@ class Nest:
         self.reduced, self.parallel = loops_of(region)
         arrays = [port.array for port in self.loads.values() if not port.counter] + self.stores
         passes = passes_of(region, lambda nodes: True)
-        self.layout = layout_of(region, arrays, len(passes), self.most_kept(passes))
+        self.choice = layouts_of(region, arrays, len(passes), self.most_kept(passes))
+        self.layout = self.choice.whole
         self.passes = passes if self.layout.resident else passes_of(region, lambda nodes: False)
         self.resident = self.kept(self.passes)
         self.reduced.sort(key=lambda k: k == self.axis)
         self.parallel.sort(key=lambda k: k == self.axis)
         self.total = product(self.counts(self.parallel))
         self.chunks = product(self.counts(self.reduced))
+
+    def divided(self, layout: Layout) -> Nest:
+        """The same, with rows that are divided among blocks."""
+        other = copy(self)
+        other.layout, other.resident = layout, []
+        other.passes = passes_of(self.region, lambda nodes: False)
+        return other
 
     @cached_property
     def crossed(self) -> Crossing | None:
@@ -97,7 +106,7 @@ class Nest:
         kind = "columns" if layout.across else "rows"
         kept = ", kept in registers" if layout.resident else ""
         parts = ", in parts" if layout.part else ""
-        parts += " if they are long" if layout.part and not isinstance(self.chunks, int) else ""
+        parts += " if they are long and few" if layout.part and isinstance(self.choice.when, DimExpr) else ""
         return f"{kind} by {who}{kept}{parts}, {each}"
 
     def launch(self, when: Dim = 1, parts: Dim = 1) -> Frame:

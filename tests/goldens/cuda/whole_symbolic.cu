@@ -1,4 +1,5 @@
-// rows by 256 threads, in parts if they are long, 4 elements a thread
+// rows by 256 threads, 4 elements a thread
+// rows by 256 threads, in parts if they are long and few, 4 elements a thread
 // kernel0<<<1//((n + 3)//16388 + 1), 256>>>(n, (n + 3)//4, read 0, write 0)
 // kernel1<<<-((n + 16383)//16384)*(1//((n + 3)//16388 + 1)) + (n + 16383)//16384, 256>>>((n + 16383)//16384, n, (n + 3)//4, read 0, workspace 0)
 // kernel2<<<-(1//((n + 3)//16388 + 1)) + 1, 256>>>(n, (n + 16383)//16384, workspace 0, write 0)
