@@ -129,6 +129,9 @@ class HostDriver:
         assert self._recording is None, "memory can't be allocated during a capture"
         return HostMemory(self, nbytes)
 
+    def trim(self) -> None:
+        self._asked("trim")
+
     def pinned(self, nbytes: int) -> Array:
         self._asked("pinned")
         data = np.full(nbytes, POISON, np.uint8)

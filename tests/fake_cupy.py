@@ -228,6 +228,9 @@ class FakeCublas:
     def cublasCreate_v2(self, handle: Any) -> int:  # noqa: N802 - cuBLAS's name
         return 0
 
+    def cublasDestroy_v2(self, handle: Any) -> int:  # noqa: N802
+        return 0
+
     def cublasSetStream_v2(self, handle: Any, stream: Any) -> int:  # noqa: N802
         return int(stream.value != Stream.ptr)
 

@@ -7,7 +7,7 @@ from collections import namedtuple
 
 import numpy as np
 import pytest
-from cuda_driver import BrokenError, Foreign, on_host
+from cuda_driver import BrokenError, Foreign, HostDriver, on_host
 from state_testing import output_of, user_op, variable
 
 import graphc as gc
@@ -415,6 +415,31 @@ def test_a_plan_that_does_not_fit_is_told_before_it_runs(monkeypatch):
         assert 16 < fitting < 4096
         session.run([y, bump], {x: np.ones((fitting, 256), "float32")})
         assert session[w].tolist() == [3] * 256
+
+
+@pytest.mark.parametrize("results", ["numpy", "device"])
+def test_whatever_memory_lacks_is_told_and_nothing_has_changed(monkeypatch, results):
+    (drivers, allocate) = on_host(monkeypatch), HostDriver.allocate
+    with gc.Graph(), gc.Session(device="cuda", results=results) as session:
+        x, w, step = training()
+        for n in range(3, 20):
+            left = [n - 3 if n < 19 else 1000]
+
+            def lacking(driver, nbytes, *, pooled=False, left=left):
+                left[0] -= 1
+                if left[0] < 0:
+                    raise MemoryError
+                return allocate(driver, nbytes, pooled=pooled)
+
+            before, feeds = session[w], {x: np.ones((n * 1000, 8), "float32")}
+            monkeypatch.setattr(HostDriver, "allocate", lacking)
+            try:
+                session.run(step, feeds)
+                assert (session[w] != before).any()
+            except gc.ResourceError:
+                assert (session[w] == before).all() and n < 19
+            monkeypatch.setattr(HostDriver, "allocate", allocate)
+    assert drivers[0].asked["launch"]
 
 
 def test_weights_that_do_not_fit_are_told(monkeypatch):

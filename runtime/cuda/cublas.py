@@ -6,6 +6,7 @@ CuPy's own binding refuses calls while a stream is being captured, which cuBLAS 
 from __future__ import annotations
 
 import ctypes
+import weakref
 from typing import Any
 
 from graphc.runtime.cuda.driver import Matrices, Product
@@ -36,6 +37,7 @@ class Cublas:
         self._library = library
         self._handle = ctypes.c_void_p()
         self._call("cublasCreate_v2", ctypes.byref(self._handle))
+        weakref.finalize(self, library.cublasDestroy_v2, self._handle).atexit = False  # CUDA may have ended by then
         self._call("cublasSetStream_v2", self._handle, ctypes.c_void_p(stream))
         self._call("cublasSetWorkspace_v2", self._handle, ctypes.c_void_p(workspace), ctypes.c_size_t(WORKSPACE_BYTES))
 

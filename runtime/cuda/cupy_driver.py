@@ -146,8 +146,12 @@ class CupyDriver:
         try:
             return self._allocated(nbytes, pooled)
         except MemoryError:
-            self._pool.free_all_blocks()
+            self.trim()
             return self._allocated(nbytes, pooled)
+
+    def trim(self) -> None:
+        """See `Driver`."""
+        self._pool.free_all_blocks()
 
     def _allocated(self, nbytes: int, pooled: bool) -> CupyMemory:
         try:

@@ -112,6 +112,10 @@ class Driver(Protocol):
         """
         ...
 
+    def trim(self) -> None:
+        """Give back what was freed and is kept for later."""
+        ...
+
     def pinned(self, nbytes: int) -> Array:
         """Bytes of the host's, uint8[nbytes], which the device copies to and from while the host does something else.
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from graphc.errors import DeviceError, InternalError
+from graphc.errors import DeviceError, InternalError, ResourceError
 from graphc.ir import Node, Program
 from graphc.kernel import Kernel
 from graphc.op import Array
@@ -112,6 +112,7 @@ class CudaTarget:
         self.room, self.feeder, self.blocks = Room(self.driver), Feeder(self.driver), Blocks()
         self.homes.clear()
         self._modules.clear()
+        self.driver.trim()
 
 
 class CudaExecutable:
@@ -234,7 +235,7 @@ class Bound:
                 target.homes[variable] = Home(target.driver, variable.tensor_type)
             self._bring_constants()
         except MemoryError:
-            raise self._shortage() from None
+            raise self.shortage() from None
         codes = [Code(kernel, kernel.is_wide(plan.dims)) for kernel in self.kernels.values()]
         modules = zip(self.kernels.items(), target.modules(codes), strict=True)
         served = {kernel: Served(code, module) for (kernel, code), module in modules}
@@ -261,7 +262,7 @@ class Bound:
         growth = self.layout.nbytes - target.room.nbytes if self.layout.nbytes > target.room.nbytes else 0
         return growth + apart + sum([self.plan.nbytes[k] for k in constants])
 
-    def _shortage(self) -> Exception:
+    def shortage(self) -> Exception:
         """What to raise where memory can't be had: with what would fit, where that can be told."""
         free, plan = self.target.driver.free_bytes() + self.target.room.nbytes, self.plan
         needed = self._new_bytes() + self.target.room.nbytes
@@ -297,10 +298,16 @@ class Run:
         self.target, self.plan, self.layout = bound.target, bound.plan, bound.layout
         self.driver = self.target.driver
         self.values, self.draws, self.into, self.out = values, draws, into, out
-        self._theirs: dict[int, Memory] = {}  # memory of results that nobody copies
-        self.placed = bound.place(self._elsewhere())
+        self._theirs: dict[int, Memory] = {}  # of results on the device, and of feeds that had to be put in order
         self._updated = [variable for variable, _ in self.plan.symbolic.program.updates]
         self._made: dict[int, list[Array]] = {}  # what NumPy has computed, by step
+        try:  # all that can be lacking is taken before anything is done
+            self._results = self._room_for_results()
+            self.placed = bound.place(self._elsewhere())
+        except ResourceError:
+            raise
+        except MemoryError:
+            raise bound.shortage() from None
 
     # ------------------------------------------------------------------------------------------- the whole
 
@@ -388,10 +395,22 @@ class Run:
                 found[k], copied = self.values[leaf].in_order()
                 if copied is not None:
                     self._theirs[k] = copied
-        for k in self.bound.elsewhere - found.keys():
-            self._theirs[k] = self.driver.allocate(self.plan.nbytes[k], pooled=True)
-            found[k] = self._theirs[k].address
-        return found
+        return found | {k: self._theirs[k].address for k in self.bound.elsewhere - found.keys()}
+
+    def _room_for_results(self) -> list[Array]:
+        """Arrays for the results: those that the caller gives, and new ones; none if they stay on the device."""
+        outputs = self.plan.symbolic.outputs
+        if self.target.results == "device":
+            nbytes = self.plan.nbytes
+            self._theirs.update({k: self.driver.allocate(max(1, nbytes[k]), pooled=True) for k in outputs})
+            return []
+        given: Sequence[Array | None] = self.out or [None] * len(outputs)
+        usable = [None if array is None or not array.flags.carray else array for array in given]
+        return [self._new(k) if array is None else array for k, array in zip(outputs, usable, strict=True)]
+
+    def _new(self, k: int) -> Array:
+        type = self.plan.buffers[k].type.bind(self.plan.dims)
+        return self.target.blocks.array([int(dim) for dim in type.shape], np_dtype(type.dtype))
 
     def _feed_one(self, leaf: Node, k: int, mirror: Array) -> None:
         value, at, nbytes = self.values[leaf], self.layout.slots[k], self.plan.nbytes[k]
@@ -462,7 +481,10 @@ class Run:
         for variable in self._updated:
             home = self.target.homes[variable]
             if not (all_at_once and self._is_kept(variable)):
-                home.preserve()
+                try:
+                    home.preserve()
+                except MemoryError:
+                    raise self.bound.shortage() from None
             home.overwritten()
 
     def _updates(self) -> list[Any]:
@@ -480,8 +502,9 @@ class Run:
                 self._settle()
             return found
         self._settle()
-        given: Sequence[Array | None] = self.out or [None] * len(outputs)
-        return [self._on_host(k, array) for k, array in zip(outputs, given, strict=True)]
+        for k, array in zip(outputs, self._results, strict=True):
+            self._fetch(k, array)
+        return list(self._results)
 
     def _settle(self) -> None:
         """Wait for the device, and see whether a step failed."""
@@ -491,25 +514,19 @@ class Run:
 
     def _on_device(self, k: int) -> DeviceArray:
         type = self.plan.buffers[k].type.bind(self.plan.dims)
-        memory = self._theirs.get(k)
-        if memory is None:
-            memory = self.driver.allocate(max(1, self.plan.nbytes[k]), pooled=True)
-            if self.plan.nbytes[k]:
-                self.driver.copy(memory.address, self.placed.at(k), self.plan.nbytes[k])
+        memory, nbytes = self._theirs[k], self.plan.nbytes[k]
+        if nbytes and k not in self.bound.elsewhere:
+            self.driver.copy(memory.address, self.placed.at(k), nbytes)
         return DeviceArray(self.driver, memory, tuple([int(dim) for dim in type.shape]), type.dtype)
 
-    def _on_host(self, k: int, given: Array | None) -> Array:
-        """A result as an array of the caller's: `given`, or a new one."""
-        type, nbytes, at = self.plan.buffers[k].type.bind(self.plan.dims), self.plan.nbytes[k], self.layout.slots[k]
-        usable = given is not None and given.flags.carray
-        shape = [int(dim) for dim in type.shape]
-        array = given if given is not None and usable else self.target.blocks.array(shape, np_dtype(type.dtype))
+    def _fetch(self, k: int, array: Array) -> None:
+        """Copy a result into the caller's array."""
+        at, nbytes = self.layout.slots[k], self.plan.nbytes[k]
         if self.layout.is_small(k):
             array[...] = self.target.room.mirror[at : at + nbytes].view(array.dtype).reshape(array.shape)
         elif nbytes:
             self.driver.download(array, self.placed.at(k))
             self.driver.synchronise()
-        return array
 
 
 def _do(segment: Segment) -> None:
