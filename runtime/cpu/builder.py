@@ -7,7 +7,7 @@ doesn't change are computed before it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial, reduce
 from itertools import groupby
@@ -104,9 +104,9 @@ class Function:
         self._lines: list[str] = []
         self._count = 0
         self._block = "entry"
-        self._always: dict[str, Value] = {}  # by instruction, what is known from the entry on
-        self._known: dict[str, Value] = {}  # and what is known here
-        self._blocks: list[list[str]] = [[], []]  # what has become known in the entry and in each enclosing block
+        self._always: dict[Hashable, Value] = {}  # by instruction, what is known from the entry on
+        self._known: dict[Hashable, Value] = {}  # and what is known here
+        self._blocks: list[list[Hashable]] = [[], []]  # what has become known in the entry and in each enclosing block
         self._depths: dict[str, int] = {}  # of values: in which of these blocks they are; 0 for parameters
         self._loops: list[_Loop] = []  # those around the next instruction, the outermost first
         self._sums: dict[str, Sum] = {}  # what i64 values are
@@ -327,7 +327,11 @@ class Function:
         """The address of an element of an array of scalars or vectors (`"i8"` to count in bytes)."""
         root, start = self._places.get(base.text, (base, ZERO))
         place = plus(start, self._sum(index), bytes_of(element))
-        at = self._far(root, place)
+        key = (root.text, *place.terms.items())
+        at = self._known.get(key)
+        if at is None:
+            at = self._known[key] = self._far(root, place)
+            self._blocks[self._depth(at.text)].append(key)
         if place.offset:
             at = self.pure(PTR, f"getelementptr i8, ptr {at.text}, i64 {place.offset}")
         self._places[at.text] = root, place

@@ -102,7 +102,8 @@ def _described(region: Region) -> Any:
     nodes = [(*_node(node), [number[i] for i in node.inputs]) for node in region.values]
     inputs = [(str(node.type), number.get(node)) for node in region.body.inputs]
     outputs = [number[node] for node in region.body.outputs]
-    return str((region.loops, region.loads, region.stores)), nodes, inputs, outputs
+    moves = [(at, access.offset, access.strides) for at, access in (*region.loads, *region.stores)]
+    return [*map(tuple, region.loops)], len(region.loads), moves, nodes, inputs, outputs
 
 
 def _node(node: Node) -> tuple[Any, ...]:

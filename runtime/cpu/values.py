@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import ml_dtypes
@@ -46,11 +47,13 @@ def vector(element: str, lanes: int) -> str:
     return element if lanes == 1 else f"<{lanes} x {element}>"
 
 
+@cache
 def element_of(type: str) -> str:
     """The element type of a vector type, or the scalar type itself."""
     return type[:-1].split(" x ", 1)[1] if type.startswith("<") else type
 
 
+@cache
 def lanes_of(type: str) -> int:
     """The number of elements of a vector type, 1 of a scalar type."""
     return int(type[1:].split(" x ", 1)[0]) if type.startswith("<") else 1
