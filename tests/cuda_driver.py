@@ -25,10 +25,11 @@ from graphc.errors import GraphcError
 from graphc.ir import Node
 from graphc.kernel import Kernel
 from graphc.op import Array
+from graphc.ops.conv import conv_input_grad, conv_op, conv_weight_grad
 from graphc.plan import Step
 from graphc.runtime.cuda import cupy_driver, target
 from graphc.runtime.cuda.arrays import DeviceArray
-from graphc.runtime.cuda.driver import Code, Imported, Product
+from graphc.runtime.cuda.driver import Code, Convolved, Imported, Product, Tensor
 from graphc.runtime.cuda.launches import Argument, CudaKernel, Failed, Key, Launch, Pointer, Size
 from graphc.runtime.feeds import sizes_needed
 from graphc.runtime.plan import run_step
@@ -78,6 +79,12 @@ class HostDriver:
 
     name = "host"
     failures = (BrokenError,)
+    has_cudnn = False
+
+    @staticmethod
+    def convolves(problem: Convolved) -> bool:
+        """Whether its cuDNN can do this one."""
+        return problem.direction != "weight"
 
     def __init__(self, total: int = 1 << 30) -> None:
         self.total = total
@@ -192,6 +199,10 @@ class HostDriver:
     def multiply(self, product: Product) -> None:
         self._asked("multiply")
         self._enqueue(lambda: _multiply(product))
+
+    def convolution(self, problem: Convolved) -> Work | None:
+        self._asked("convolution")
+        return (lambda: self._enqueue(lambda: _convolve(problem))) if self.convolves(problem) else None
 
     # graphs and time
 
@@ -334,13 +345,31 @@ def _multiply(product: Product) -> None:
     c[...] = np.matmul(a.astype(wide), b.astype(wide))
 
 
+def _convolve(problem: Convolved) -> None:
+    def array(tensor: Tensor) -> Array:
+        dtype = np_dtype(tensor.dtype)
+        reach = 1 + sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.strides, strict=True))
+        flat = _at(tensor.address, max(0, reach), dtype)
+        return np.lib.stride_tricks.as_strided(flat, tensor.shape, [dtype.itemsize * s for s in tensor.strides])
+
+    x, w, y = map(array, (problem.x, problem.w, problem.y))
+    geometry = dict(stride=problem.strides, padding=problem.padding, dilation=problem.dilations)
+    geometry["groups"] = x.shape[1] // w.shape[1]
+    if problem.direction == "forward":
+        y[...] = conv_op.ref(x, w, **geometry)
+    elif problem.direction == "data":
+        x[...] = conv_input_grad.ref(y, w, spatial=x.shape[2:], **geometry)
+    else:
+        w[...] = conv_weight_grad.ref(x, y, kernel=w.shape[2:], **geometry)
+
+
 # --- kernels that NumPy plays
 
 _numbers = itertools.count()
 played_functions: weakref.WeakKeyDictionary[CudaKernel, Callable[[Array], None]] = weakref.WeakKeyDictionary()
 
 
-def played(kernel: Kernel, precision: str = "float32") -> CudaKernel | None:
+def played(kernel: Kernel, precision: str = "float32", has_cudnn: bool = False) -> CudaKernel | None:
     """A kernel of one launch, which `HostDriver` has NumPy run; None for Python functions, which no device runs."""
     if kernel.kind == "opaque":
         return None

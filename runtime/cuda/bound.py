@@ -12,14 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from graphc.dims import evaluate
+from graphc.dims import Dim, evaluate
 from graphc.fallible import fallible
 from graphc.ir import Node
 from graphc.kernel import Kernel
 from graphc.op import Array
 from graphc.ops.state import Variable
 from graphc.plan import Plan, Step
-from graphc.runtime.cuda.driver import WORD, Driver, Matrices, Memory, Product
+from graphc.runtime.cuda.driver import WORD, Convolved, Driver, Matrices, Memory, Product, Tensor
 from graphc.runtime.cuda.launches import Argument, Convolution, CudaKernel, Failed, Gemm, Launch, Pointer, Size
 from graphc.runtime.strided import Strided, aligned, itemsize
 
@@ -262,9 +262,16 @@ class Placed:
     def _step(self, number: int, step: Step) -> Iterator[Action]:
         kernel, module = self._served[step.kernel]
         for command in kernel.commands:
+            launches: Sequence[Launch] = ()
             if isinstance(command, Gemm):
                 yield from self._product(command, step)
-            for launch in _launches(command):
+            elif isinstance(command, Convolution):
+                convolve = self._driver.convolution(self._convolved(command, step))
+                launches = command.instead if convolve is None else command.then
+                yield from () if convolve is None else (convolve,)
+            else:
+                launches = (command,)
+            for launch in launches:
                 yield from self._launch(launch, number, step, module)
 
     def _launch(self, launch: Launch, number: int, step: Step, module: object) -> Iterator[Action]:
@@ -304,11 +311,18 @@ class Placed:
         batch, rows, columns = (evaluate(stride, dims) for stride in array.strides)
         return Matrices(address, (batch, rows, columns), array.dtype)
 
+    def _convolved(self, command: Convolution, step: Step) -> Convolved:
+        arrays = zip((command.x, command.w, command.y), command.shapes, strict=True)
+        x, w, y = (self._tensor(array, shape, step) for array, shape in arrays)
+        attributes = (command.strides, command.dilations, command.padding, command.compute)
+        return Convolved(command.direction, x, w, y, *attributes)
 
-def _launches(command: Launch | Gemm | Convolution) -> Sequence[Launch]:
-    if isinstance(command, Launch):
-        return (command,)
-    return command.instead if isinstance(command, Convolution) else ()
+    def _tensor(self, array: Strided, shape: Sequence[Dim], step: Step) -> Tensor:
+        dims = self._plan.dims
+        first = evaluate(array.offset, dims) * itemsize(array.dtype)
+        address = self._address(array.place, evaluate(array.number, dims), step) + first
+        sizes, strides = (tuple([evaluate(dim, dims) for dim in some]) for some in (shape, array.strides))
+        return Tensor(address, sizes, strides, array.dtype)
 
 
 def _around(actions: Iterable[Action]) -> tuple[tuple[int, Action], ...]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from graphc.dims import Dim, DimExpr, ceil_div, product
 from graphc.op import Op
@@ -20,15 +20,21 @@ from graphc.ops.conv import conv_input_grad, conv_op, conv_weight_grad
 from graphc.runtime.conv_geometry import Axis, Convolution, described, taps_of
 from graphc.runtime.cuda import lanes
 from graphc.runtime.cuda.grids import unravelled
+from graphc.runtime.cuda.launches import Convolution as Library
 from graphc.runtime.cuda.launches import CudaCode, Frame
 from graphc.runtime.cuda.products import Lines, Products, by_columns, by_teams, by_tiles, rounded_sum
-from graphc.runtime.cuda.scalars import MEMORY, REGISTER, loaded
+from graphc.runtime.cuda.scalars import HALVES, MEMORY, REGISTER, loaded
 from graphc.runtime.cuda.tiles import guess, sum_type
 from graphc.runtime.strided import Strided
 
 FEW_ROWS = 8  # results that a thread can compute side by side
 FEW_RESULTS = 64  # of a group, which teams compute, if there are no more
 MANY = 4096  # columns, with a thread for each, that keep a GPU busy
+
+
+CUDNN_DTYPES = ("float32", *HALVES)
+CUDNN_AXES = (2, 3)
+DIRECTIONS: Mapping[str, Literal["forward", "data", "weight"]] = {"g": "forward", "x": "data", "w": "weight"}
 
 
 class Walk(NamedTuple):
@@ -87,10 +93,29 @@ def convolve(code: CudaCode) -> bool:
     if any(found is None for found in by_axis):
         return False
     arrays = {role: lanes.operand(code, k) for k, role in enumerate(convolution.roles[:2])}
+    since = code.position
     for some in itertools.product(*[found for found in by_axis if found is not None]):
         problem = _Problem(core.dtype, convolution, arrays, some).products()
         _algorithm(problem)(code, problem)
+    if code.has_cudnn and core.dtype in CUDNN_DTYPES and len(convolution.axes) in CUDNN_AXES:
+        arrays[role] = lanes.result(code, 0)
+        then = code.position
+        lanes.finish(code, 0)
+        code.convolution(_by_library(code, convolution, arrays), since, then)
     return True
+
+
+def _by_library(code: CudaCode, convolution: Convolution, arrays: Mapping[str, Strided]) -> Library:
+    """The same for cuDNN, whose y is our g."""
+    core = code.kernel.core
+    assert core is not None
+    code.note("by cudnn, where it can")
+    x, w, y = (arrays[role] for role in "xwg")
+    shapes = (convolution.extents("x"), convolution.extents("w"), convolution.extents("g"))
+    attrs = core.attrs
+    compute = code.precision if core.dtype == "float32" else "float32"
+    steps = (attrs["stride"], attrs["dilation"], attrs["padding"])
+    return Library(DIRECTIONS[convolution.roles[2]], x, w, y, shapes, *steps, compute)
 
 
 def _algorithm(problem: Products) -> Callable[[CudaCode, Products], None]:

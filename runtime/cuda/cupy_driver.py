@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
@@ -15,8 +15,10 @@ import numpy as np
 
 from graphc.errors import DeviceError, MissingExtra
 from graphc.op import Array
+from graphc.runtime.cuda import cudnn
 from graphc.runtime.cuda.cublas import WORKSPACE_BYTES, Cublas, CublasError
-from graphc.runtime.cuda.driver import WORD, Code, Imported, Memory, Product
+from graphc.runtime.cuda.cudnn import Cudnn
+from graphc.runtime.cuda.driver import WORD, Code, Convolved, Imported, Memory, Product
 from graphc.runtime.cuda.nvrtc import compile
 from graphc.runtime.cuda.prelude import prelude
 from graphc.types import np_dtype
@@ -129,6 +131,8 @@ class CupyDriver:
         self._pool = self._cuda.MemoryPool()
         self._cublas: Cublas | None = None
         self._workspace: Memory | None = None
+        self._cudnn: Cudnn | None = None
+        self._room: Memory | None = None
 
     def enter(self) -> None:
         """See `Driver`."""
@@ -230,6 +234,18 @@ class CupyDriver:
             self._workspace = self.allocate(WORKSPACE_BYTES)
             self._cublas = Cublas(_library(self._runtime), self._stream.ptr, self._workspace.address)
         self._cublas.multiply(product)
+
+    @property
+    def has_cudnn(self) -> bool:
+        """See `Driver`."""
+        return cudnn.installed() is not None
+
+    def convolution(self, problem: Convolved) -> Callable[[], None] | None:
+        """See `Driver`."""
+        if self._cudnn is None:
+            self._room = self.allocate(cudnn.WORKSPACE_BYTES)
+            self._cudnn = Cudnn(cudnn.installed(), self._stream.ptr, self._room.address)
+        return self._cudnn.convolution(problem)
 
     # ------------------------------------------------------------------------------------------- graphs and time
 

@@ -9,9 +9,9 @@ and what is downloaded isn't there, before `synchronise` has returned.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from graphc.op import Array
 from graphc.runtime.cuda.launches import CudaKernel
@@ -78,6 +78,28 @@ class Imported(NamedTuple):
     shape: tuple[int, ...]
     dtype: str
     address: int | None
+
+
+class Tensor(NamedTuple):
+    """An array in memory; strides in elements."""
+
+    address: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: str
+
+
+class Convolved(NamedTuple):
+    """A convolution of tensors in memory; see `launches.Convolution`."""
+
+    direction: Literal["forward", "data", "weight"]
+    x: Tensor
+    w: Tensor
+    y: Tensor
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    compute: str
 
 
 class Driver(Protocol):
@@ -152,6 +174,15 @@ class Driver(Protocol):
 
     def multiply(self, product: Product) -> None:
         """Multiply matrices."""
+        ...
+
+    @property
+    def has_cudnn(self) -> bool:
+        """Whether cuDNN is there to convolve."""
+        ...
+
+    def convolution(self, problem: Convolved) -> Callable[[], None] | None:
+        """What convolves whenever it is called, by cuDNN; None if that can't do this one."""
         ...
 
     # graphs and time

@@ -32,16 +32,20 @@ INFO = TargetInfo(
 
 
 def cuda_kernel(
-    kernel: Kernel, cores: Mapping[Op, Core] = CORES, precision: Precision = "float32"
+    kernel: Kernel,
+    cores: Mapping[Op, Core] = CORES,
+    precision: Precision = "float32",
+    has_cudnn: bool = False,
 ) -> CudaKernel | None:
     """The code of a kernel, or None if it must be run by NumPy.
 
     Args:
         precision: to which products may round what they multiply.
+        has_cudnn: whether cuDNN may be asked to convolve.
     """
     if not all(map(_is_served, kernel.regions)):
         return None
-    code = CudaCode(kernel, precision)
+    code = CudaCode(kernel, precision, has_cudnn)
     if kernel.core is None:
         all_launches(code)
     elif kernel.core.op not in cores or not cores[kernel.core.op](code):

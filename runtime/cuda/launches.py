@@ -96,18 +96,18 @@ class Gemm(NamedTuple):
 
 
 class Convolution(NamedTuple):
-    """A convolution by cuDNN, where it is installed.
+    """A convolution by cuDNN, if it can do this one.
 
     Attributes:
-        direction: which of the three is computed: the result of "forward", the gradient of the input ("data") or of
+        direction: which of the three is computed: the result ("forward"), or the gradient of the input ("data") or of
             the weight ("weight").
         x, w, y: input [n, c, *space], weight [k, c / groups, *window] and result [n, k, *space].
         shapes: of x, w and y.
-        strides, dilations, groups: of the convolution.
+        strides, dilations: of the convolution.
         padding: before and after each axis of space.
-        compute: in what is multiplied and added: "float32", "float64", or float32 of operands that are rounded to
-            "tf32" or "bfloat16".
-        instead: launches that do the same.
+        compute: as `Gemm.compute`.
+        then: launches that do what follows.
+        instead: launches that do all of it.
     """
 
     direction: Literal["forward", "data", "weight"]
@@ -115,11 +115,11 @@ class Convolution(NamedTuple):
     w: Strided
     y: Strided
     shapes: tuple[tuple[Dim, ...], tuple[Dim, ...], tuple[Dim, ...]]
-    strides: tuple[Dim, ...]
-    dilations: tuple[Dim, ...]
-    groups: int
-    padding: tuple[tuple[Dim, Dim], ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
     compute: str
+    then: tuple[Launch, ...] = ()
     instead: tuple[Launch, ...] = ()
 
 
@@ -150,13 +150,13 @@ class CudaKernel:
 
     @property
     def launches(self) -> tuple[Launch, ...]:
-        """All launches, those included that run instead of a library's function."""
+        """All launches, those included that run after or instead of a library's function."""
         found: list[Launch] = []
         for command in self.commands:
             if isinstance(command, Launch):
                 found.append(command)
             elif isinstance(command, Convolution):
-                found += command.instead
+                found += (*command.then, *command.instead)
         return tuple(found)
 
     def is_wide(self, dims: Mapping[str, int]) -> bool:
@@ -169,13 +169,15 @@ class CudaCode:
 
     Attributes:
         precision: to which products round operands of float32: "float32", not at all, "tf32" or "bfloat16".
+        has_cudnn: whether cuDNN may be asked.
         reads, writes: how many buffers the kernel has of each.
         results: of the core, where they are in workspace.
     """
 
-    def __init__(self, kernel: Kernel, precision: Precision = "float32") -> None:
+    def __init__(self, kernel: Kernel, precision: Precision = "float32", has_cudnn: bool = False) -> None:
         self.kernel = kernel
         self.precision = precision
+        self.has_cudnn = has_cudnn
         self.reads = 1 + max(
             (load.read for r in kernel.regions for load in r.loads if load.read is not None), default=-1
         )
@@ -184,7 +186,7 @@ class CudaCode:
         self._notes: dict[str, None] = {}
         self._declared: dict[str, None] = {}
         self._frames: list[Frame] = []
-        self._commands: list[Frame | _Again | Gemm | tuple[Convolution, list[Frame]]] = []
+        self._commands: list[Frame | _Again | Gemm | _Either] = []
         self._spans: dict[Dim, None] = {}
         self._workspace: Dim = 0
         for region in kernel.regions:
@@ -211,10 +213,10 @@ class CudaCode:
         """How many commands there are."""
         return len(self._commands)
 
-    def convolution(self, command: Convolution, since: int) -> None:
-        """Append a convolution; the launches from position `since` on are what runs instead of it."""
-        instead = [found for found in self._commands[since:] if isinstance(found, Frame)]
-        self._commands[since:] = [(command, instead)]
+    def convolution(self, command: Convolution, since: int, then: int) -> None:
+        """Append a convolution. The launches from position `since` on do all of it; those from `then` on follow it."""
+        launches = [found for found in self._commands[since:] if isinstance(found, Frame | _Again)]
+        self._commands[since:] = [_Either(command, launches[: then - since], launches[then - since :])]
 
     def declare(self, text: str) -> None:
         """Add `__device__` functions or types that launches use; said twice, they are there once."""
@@ -244,8 +246,7 @@ class CudaCode:
             elif isinstance(command, Gemm):
                 commands.append(command)
             else:
-                library, instead = command
-                commands.append(library._replace(instead=tuple([frame.launch() for frame in instead])))
+                commands.append(command.convolution())
         source = "\n\n".join([*self._declared, *(frame.text() for frame in self._frames)]) + "\n"
         taken = {type(argument) for frame in self._frames for argument in frame.launch().arguments}
         kernel = CudaKernel(source, tuple(commands), self._workspace, Key in taken, Failed in taken, ())
@@ -366,6 +367,19 @@ class Frame:
         head = f'extern "C" __global__ void __launch_bounds__({self._launch.threads}) {self._launch.symbol}'
         sizes = [f"{INDENT}const Index {name} = (Index){name}_;" for name in self._indices]
         return "\n".join([f"{head}({parameters}) {{", *sizes, *self._lines, "}"])
+
+
+class _Either(NamedTuple):
+    """A convolution, and what runs instead of it or after it."""
+
+    library: Convolution
+    instead: Sequence[Frame | _Again]
+    then: Sequence[Frame | _Again]
+
+    def convolution(self) -> Convolution:
+        """The command."""
+        then, instead = (tuple([found.launch() for found in some]) for some in (self.then, self.instead))
+        return self.library._replace(then=then, instead=instead)
 
 
 class _Again(NamedTuple):
