@@ -94,6 +94,29 @@ def test_any_order_of_what_a_session_can_do_gives_what_the_reference_gives(
         net.session.close()
 
 
+@pytest.mark.parametrize("rows", [("n", 40), ("n", 130), (200, 50)], ids=str)
+@pytest.mark.parametrize("order", ["first", "second", "transposed"])
+def test_products_keep_the_panels_of_what_is_steady(order: str, rows: tuple[int | str, int]) -> None:
+    """Runs of a few rows, which need no panels, come before others, and assignments between."""
+    count, columns = rows
+    rng = np.random.default_rng(0)
+    with gc.Graph(), gc.Session(device="cpu", threads=2) as session:
+        shape = (columns, 300) if order == "transposed" else (300, columns)
+        w = gc.Variable(rng.standard_normal(shape).astype("float32"), name="w")
+        x = gc.placeholder("x", (count, 300))
+        ways = {"first": lambda: w.T @ x.T, "second": lambda: x @ w, "transposed": lambda: x @ w.T}
+        y = gc.relu(ways[order]() - 1)
+        for size in (1, 3, 20, 150, 2, 129) if count == "n" else (200, 200):
+            for _ in range(2):
+                given = rng.standard_normal((size, 300)).astype("float32")
+                value = session[w]
+                wanted = np.maximum(given @ (value.T if order == "transposed" else value) - 1, 0)
+                found = session.run(y, {x: given})
+                np.testing.assert_allclose(found, wanted.T if order == "first" else wanted, rtol=1e-4, atol=1e-3)
+                session[w] = rng.standard_normal(shape).astype("float32")
+        assert session.plan(y, {x: given}).kept_bytes >= 300 * columns * 4
+
+
 def test_sessions_in_threads_keep_to_themselves(tmp_path: Path) -> None:
     order = ["evaluate", "train", "evaluate entry", "evaluate entry", "evaluate entry", "train entry", "evaluate entry"]
 

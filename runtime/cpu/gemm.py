@@ -25,7 +25,7 @@ from graphc.runtime.cpu.elements import Element
 from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.microkernels import FLOATS, tile
 from graphc.runtime.cpu.packing import compute_dtype
-from graphc.runtime.cpu.phases import Frame, KernelCode
+from graphc.runtime.cpu.phases import Frame, KernelCode, Place
 from graphc.runtime.cpu.values import I64, MEMORY_TYPE, PTR, Int, Value
 from graphc.runtime.strided import Strided, itemsize
 
@@ -68,6 +68,7 @@ class Problem:
             multiplied by the same B, and lie like one matrix in `a` and `c`, are one.
         swapped: whether A and B are the second operand and the first, transposed, and so is the result.
         place: where the sums may lie until they are done: `c`, or what is computed from them.
+        steady: whether A is the same run after run, and its size known, so that its panels are made once; and B.
     """
 
     host: Host
@@ -81,6 +82,7 @@ class Problem:
     c: Strided | None
     swapped: bool
     place: Strided | None
+    steady: tuple[bool, bool]
 
     @cached_property
     def compute(self) -> str:
@@ -142,8 +144,8 @@ class Problem:
     @cached_property
     def run(self) -> int:
         """Columns that a unit has at least: where lines of B come from afar and as they lie, a row of them at once."""
-        streams = self.limit("b") == MANY and CACHE_BYTES < self.nbytes(self.k, self.n) < math.inf
-        if not isinstance(self.m, int) or self.m > MANY or not streams:
+        streams = self.b_lines == "rows" and CACHE_BYTES < self.nbytes(self.k, self.n) < math.inf
+        if not isinstance(self.m, int) or self.m > self.limit("b") or not streams:
             return 0
         return RUNS[self.few is None or self.m > self.few[1]]
 
@@ -185,12 +187,12 @@ class Problem:
     @cached_property
     def packs_inside(self) -> bool:
         """Whether units pack their panels of B for themselves, as each is needed by one unit only."""
-        return isinstance(self.m, int) and self.limit("b") < self.m <= self.rows
+        return not self.steady[1] and isinstance(self.m, int) and self.limit("b") < self.m <= self.rows
 
     @cached_property
     def packs_a_inside(self) -> bool:
         """Whether units pack their panels of A for themselves: one unit has all columns, and there are many rows."""
-        if not isinstance(self.m, int) or not isinstance(self.n, int) or not self.packs_a:
+        if not isinstance(self.m, int) or not isinstance(self.n, int) or not self.packs_a or self.steady[0]:
             return False
         return self.n <= SPANNED and self.m > max(self.limit("a"), MANY)
 
@@ -217,14 +219,14 @@ class Problem:
         few = self.few[1] if self.few else NEVER
         if which == "a":
             return few if self.packs_a else ALWAYS
-        if self.b_lines != "rows" or self.dtype != self.compute:
+        if self.b_lines != "rows" or self.dtype != self.compute or self.steady[1]:
             return few
         return ALWAYS if self.nbytes(self.k, self.n) <= SMALL_BYTES else MANY
 
     @cached_property
     def packs_a(self) -> bool:
         """Whether A must be packed, or is read so often, or by columns of so few lines of the cache, that it pays."""
-        if self.a_lines == "strided" or self.dtype != self.compute:
+        if self.a_lines == "strided" or self.dtype != self.compute or self.steady[0]:
             return True
         step = self.a.strides[-1]
         collide = self.a_lines == "columns" and isinstance(step, int) and step * itemsize(self.dtype) % 4096 == 0
@@ -233,24 +235,35 @@ class Problem:
 
     @cached_property
     def few(self) -> tuple[str, int] | None:
-        """The function for few rows of A, and up to how many: none reads what must be converted."""
+        """The function for few rows of A, and up to how many: none reads what must be converted.
+
+        Panels that are there from the run before are better from two rows on.
+        """
         shape = tile(self.host, self.compute)
         if self.dtype != self.compute:
             return None
         if self.b_lines == "rows":
             small = self.nbytes(self.k, self.n) <= SMALL_BYTES
             narrow = isinstance(self.n, int) and self.n < shape.width
-            return None if small and narrow else ("thin", 1 if small else THIN)
+            return None if small and narrow else ("thin", 1 if small or self.steady[1] else THIN)
         if self.dtype not in FLOATS or self.b_lines != "columns" or self.a_lines != "rows":
             return None
         short = isinstance(self.k, int) and self.k < 2 * shape.lanes
-        return "dot", THIN if short else DOT
+        return "dot", 1 if self.steady[1] else THIN if short else DOT
 
 
 def problem_of(code: KernelCode) -> Problem:
     """The product that a kernel computes."""
     found = contraction(code.kernel, lanes.operand(code, 0), lanes.operand(code, 1))
-    return Problem(code.host, *found, found.c or _lent(code.kernel.results[0], found.dtype, found.swapped))
+    place = found.c or _lent(code.kernel.results[0], found.dtype, found.swapped)
+    a, b = (_is_kept(code, k) for k in ((1, 0) if found.swapped else (0, 1)))
+    return Problem(code.host, *found, place, (a, b))
+
+
+def _is_kept(code: KernelCode, k: int) -> bool:
+    """Whether panels of an operand stay as they are from run to run."""
+    known = all(isinstance(loop.extent, int) for loop in code.kernel.operands[k].loops)
+    return bool(code.steady) and code.is_steady(k) and known
 
 
 def _lent(region: Region, dtype: str, swapped: bool) -> Strided | None:
@@ -288,12 +301,12 @@ class Panels(NamedTuple):
     """An operand, packed into workspace: for each of its matrices, panels of `width` times k elements.
 
     Attributes:
-        offset: in workspace.
+        place: of memory.
         axes: of the batch, that the operand varies along.
         panels: of a matrix.
     """
 
-    offset: Dim
+    place: Place
     axes: tuple[int, ...]
     panels: Dim
     width: int
@@ -310,7 +323,7 @@ class Panels(NamedTuple):
         f = frame.f
         first = f.add(f.mul(matrix, frame.size(self.panels)), number)
         at = f.mul(f.add(f.mul(first, frame.size(problem.k)), k), self.width)
-        return f.address(frame.workspace(self.offset), at, MEMORY_TYPE[problem.compute])
+        return f.address(frame.memory(self.place), at, MEMORY_TYPE[problem.compute])
 
 
 def _packed(code: KernelCode, problem: Problem, which: str) -> Panels | None:
@@ -327,9 +340,10 @@ def _packed(code: KernelCode, problem: Problem, which: str) -> Panels | None:
     count = ceil_div(extent, width)
     matrices = product([problem.batch[axis] for axis in axes])
     nbytes = matrices * count * problem.k * width * itemsize(problem.compute)
-    panels = Panels(code.workspace(nbytes), axes, count, width)
+    place = code.derived(nbytes, int((which == "b") != problem.swapped))
+    panels = Panels(place, axes, count, width)
     counts = (*(problem.batch[axis] for axis in axes), ceil_div(count, PACKED_PANELS), ceil_div(problem.k, PACKED_K))
-    frame = code.phase(product(counts), matrices * extent * problem.k // 5 + 10)
+    frame = code.phase(product(counts), matrices * extent * problem.k // 5 + 10, prepares=place.is_kept)
     f = frame.f
     size, k = frame.size(extent), frame.size(problem.k)
 
