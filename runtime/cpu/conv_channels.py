@@ -8,6 +8,7 @@ points there are. The sums of a block of points are turned in the end, so that p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -83,6 +84,9 @@ def is_served(code: KernelCode, convolution: Convolution) -> bool:
     if convolution.roles[2] != "g" or not convolution.is_static or len(convolution.axes) > 2:
         return False
     wide, rows = code.host.lanes(BYTES), int(convolution.outputs)
+    is_product = all((axis.kernel, axis.stride, axis.before) == (1, 1, 0) for axis in convolution.axes)
+    if is_product and math.prod(int(axis.windows) for axis in convolution.axes) > 2 * POINTS:
+        return False  # there is nothing to copy, and much to turn
     return code.is_steady(1) and -(-rows // wide) * wide <= WASTE * rows
 
 

@@ -43,6 +43,7 @@ from graphc.runtime.strided import ALIGN, Strided, aligned
 COLUMNS = 16  # vectors of a block's columns, about
 DEPTH = 160  # rows that are multiplied at a time, about: a tile's part of them shall fit the first cache
 ROWS = 128  # of weights, at most, in one unit of work
+UNITS = 4  # of work that there should be, at least
 SETS, WAYS = 64, 8  # of the first cache, at least
 SHORT = 16  # pieces of a block's row that are copied without a loop
 
@@ -146,6 +147,9 @@ def blocking(what: Direct, host: Host) -> Blocking:
     plane = points * width
     if plane <= COLUMNS * wide:
         images, height = even_part(what.batch, COLUMNS * wide // max(1, plane)), points
+        chunks = what.groups * -(-what.rows // ROWS)
+        if isinstance(what.batch, int) and chunks * -(-what.batch // images) < UNITS:
+            images = min(images, even_part(what.batch, -(-what.batch * chunks // UNITS)))
     else:
         images, height = 1, _best_height(host, min(what.rows, ROWS), points, width)
     vectors = -(-images * height * width // wide)
@@ -270,6 +274,7 @@ class _Direct:
         """A unit of work: `first` image, row of weights and row of points, and how many of each."""
         f = self.f
         (n, r, p), (n_count, r_count, p_count) = first, counts
+        self.clear_tails(f.mul(f.mul(n_count, p_count), self.width.points))
 
         def results_of(number: Int) -> None:
             i, j = counters(f, number, [self.spread[0], self.spread[1]])
@@ -298,6 +303,20 @@ class _Direct:
             return self.result(f.sub(j, o), f.sub(i, n), f.sub(k, h), m)
 
         lanes.block(self.frame, 0, self.narrow(bounds), Element(element, "float32"))
+
+    def clear_tails(self, columns: Int) -> None:
+        """Zero what tiles multiply behind the columns of each row, lest it be denormal numbers, which are slow."""
+        f, wide, row = self.f, self.host.lanes(BYTES), self.blocking.row
+        width = self.blocking.tile.vectors * wide
+        low, high = f.mul(f.div(columns, wide), wide), f.mul(f.div(f.add(columns, width - 1), width), width)
+        zero = constant(vector(FLOAT, wide), 0)
+
+        def at_row(r: Value, _: list[Value]) -> None:
+            begin = self.scratch(1, f.mul(r, row))
+            f.loop(low, high, wide, lambda c, _: f.store(zero, f.address(begin, c, FLOAT), self.host.vector_bytes))
+
+        if not (isinstance(columns, int) and columns % width == 0):
+            f.loop(0, self.blocking.depth * _most_taps(self.what.sweeps), 1, at_row)
 
     def taps(self, axis: int, number: Int) -> Met:
         """A class of results along an axis."""

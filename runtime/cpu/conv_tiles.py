@@ -235,6 +235,12 @@ def even_part(total: Dim, most: int) -> int:
     return -(-total // -(-total // most)) if total else 1
 
 
+def paired_part(total: int, most: int) -> int:
+    """The same, where there are several parts an even number of them: two threads have as much to do."""
+    count = -(-total // most)
+    return -(-total // (count + (count > 1) * count % 2)) if total else 1
+
+
 def rows_of_tiles(f: Function, rows: Int, step: int, rest: int, call: Callable[[Int, int], None]) -> None:
     """Cover rows with tiles: `call(first row, rows of the tile)`.
 

@@ -24,6 +24,7 @@ from graphc.runtime.cpu.conv_tiles import (
     Tile,
     choose_tile,
     even_part,
+    paired_part,
     product_tile,
     rows_of_tiles,
     zero_fill,
@@ -123,9 +124,10 @@ def _shape(convolution: Convolution, host: Host) -> Shape:
     grid = grid.divided(wide * (4 if by_rows else max(1, min(4, CACHED // (PLACES * channels * wide)))))
     vectors = -(-grid.most // wide)
     chunk = max(2 * wide // 4, min(CHUNK, CACHED // (PLACES * channels))) if by_rows else CHUNK
-    tile = choose_tile(host, even_part(rows, chunk), vectors)
+    chunk = paired_part(rows, chunk) if by_rows else even_part(rows, chunk)
+    tile = choose_tile(host, chunk, vectors)
     vectors = -(-vectors // tile.vectors) * tile.vectors
-    chunk = -(-even_part(rows, chunk) // tile.rows) * tile.rows
+    chunk = -(-chunk // tile.rows) * tile.rows
     return Shape(rows, channels, grid, vectors * wide, tile, chunk, by_rows)
 
 

@@ -81,6 +81,9 @@ class Grid(NamedTuple):
 class Tiles:
     """Code that transforms the tiles of a source, in phases of a kernel.
 
+    What lanes without tiles have is multiplied, too, if never used; it is finite, and no denormal number that some
+    other kernel left in memory: those slow a processor down tenfold.
+
     Args:
         row: distance of the rows of the matrices, channels, a multiple of a vector's lanes.
         place: distance of the matrices.
@@ -90,7 +93,7 @@ class Tiles:
         self.code, self.host, self.grid, self.source = code, code.host, grid, source
         self.wide = code.host.lanes(BYTES)
         self.type = vector(FLOAT, self.wide)
-        self.place = place
+        self.row, self.place = row, place
         self.stage_row = row * grid.transform.results + self.wide
         self.zeros = -(-grid.width.size // self.wide) * self.wide  # a row that stands for those outside of the source
         self.parts = [2 * grid.transform.side * self.stage_row, self.zeros + 2 * self.wide]  # of scratch
@@ -98,24 +101,24 @@ class Tiles:
     def enter(self, frame: Frame, parts: Sequence[Value]) -> None:
         """Go on in a phase, whose scratch has room for `parts`."""
         self.frame, self.memory = frame, parts
+        zero_fill(frame.f, self.host, parts[0], self.parts[0])
         zero_fill(frame.f, self.host, parts[1], self.zeros)
 
     def transform(self, block: Int, channel: Int, target: Value) -> None:
         """Transform the tiles of one channel of a block."""
         frame, f, grid = self.frame, self.frame.f, self.grid
         n, n_count, line, lines = grid.block(frame, block)
-        vectors = f.div(f.add(grid.tiles_of(f, n_count, lines), self.wide - 1), self.wide)
         source = frame.at(self.source, (n, channel))
         steps = [frame.size(self.source.strides[0]), frame.size(self.source.strides[2])]
-        args = [n_count, line, lines, vectors, *steps]
+        args = [n_count, line, lines, *steps]
         f.call(self.function(), "void", source, target, *self.memory, *map(f.i64, args))
 
     def function(self) -> str:
         """The function that transforms the tiles of a channel of a block.
 
         Its parameters: the channel in the first image, where the transformed tiles go, memory for rows of elements, a
-        row of zeros; how many images, the first line of tiles and how many, how many vectors of tiles, and the
-        distances of images and of rows in the source.
+        row of zeros; how many images, the first line of tiles and how many, and the distances of images and of rows in
+        the source.
 
         The rows are copied so that each tile has as many elements as results, the first ones, and, in a second copy,
         the last two: one element of all tiles lies in a few vectors, equally far apart.
@@ -123,11 +126,11 @@ class Tiles:
         name, module, grid, wide = "tiles", self.code.module, self.grid, self.wide
         if module.has(name):
             return name
-        pointers, numbers = ("source", "target", "stage", "zeros"), 6
+        pointers, numbers = ("source", "target", "stage", "zeros"), 5
         parameters = [*(("ptr noalias", each) for each in pointers), *((I64, f"count{k}") for k in range(numbers))]
         f = module.function(name, parameters, internal=True)
         given = [f.parameter(k) for k in range(len(parameters))]
-        source, target, stage, zeros, images, first, count, vectors, image_step, line_step = given
+        source, target, stage, zeros, images, first, count, image_step, line_step = given
         side, results = grid.transform.side, grid.transform.results
         top, left = grid.height.reach[0], grid.width.reach[0]
 
@@ -163,7 +166,7 @@ class Tiles:
             two_passes(f, self.type, grid.transform.lines(f).source, (side, side), load, store)
 
         f.loop(0, images, 1, lambda n, _: f.loop(0, count, 1, lambda t, _: line(n, t)))
-        f.loop(0, vectors, 1, some)
+        f.loop(0, self.row // wide, 1, some)
         f.ret()
         return name
 

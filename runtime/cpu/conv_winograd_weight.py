@@ -24,6 +24,7 @@ from graphc.runtime.cpu.conv_tiles import (
     choose_tile,
     counters,
     even_part,
+    paired_part,
     product_tile,
     rows_of_tiles,
     zero_fill,
@@ -103,9 +104,10 @@ def _shape(convolution: Convolution, host: Host) -> Shape:
         images, lines = 1, even_part(down, max(1, TILES // across))
     most = max(wide // 2, min(CHUNK, CACHED // (PLACES * inputs)))
     vectors = -(-inputs // wide)
-    tile = choose_tile(host, even_part(outputs, most), vectors)
+    part = paired_part(outputs, most)
+    tile = choose_tile(host, part, vectors)
     vectors = -(-vectors // tile.vectors) * tile.vectors
-    chunk = -(-even_part(outputs, most) // tile.rows) * tile.rows
+    chunk = -(-part // tile.rows) * tile.rows
     parts = max(1, UNITS // -(-outputs // chunk))
     if isinstance(batch, int):
         parts = max(1, min(parts, -(-batch // images) * -(-down // lines)))
