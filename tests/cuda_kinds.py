@@ -131,6 +131,7 @@ KINDS: Mapping[str, Callable[[], Any]] = {
     ),
     "gather_rows": lambda: gc.take(leaf("x", 50, 64), leaf("i", 7, 3, dtype="int64"), 0),
     "gather_elements": lambda: gc.take_along_axis(leaf("x", 5, 40), leaf("i", 5, "k", dtype="int32"), 1) * 2,
+    "scatter_compared": lambda: scattered(3) * 2,
     "scatter_in_order": lambda: scattered(20),
     "scatter_sorted": lambda: scattered(700),
     **{kind: make for kind, (_, make) in PRODUCTS.items()},

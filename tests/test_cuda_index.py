@@ -10,8 +10,7 @@ import pytest
 import graphc as gc
 from graphc.op import Sample
 from graphc.ops import indexing
-from graphc.runtime.cuda.index import FEW, PART
-from graphc.runtime.cuda.launches import Failed
+from graphc.runtime.cuda.index import COMPARED, FEW, PART
 from graphc.types import np_dtype
 from tests.cuda_cores import kernels_of, run
 from tests.cuda_host import needs_compiler
@@ -60,7 +59,7 @@ def test_indices_of_every_dtype(index: str) -> None:
 
 
 SIZES = [dict(n=5, m=40, k=FEW), dict(n=3, m=9, k=FEW + 1), dict(n=1, m=1, k=9), dict(n=4, m=3, k=0)]
-SIZES += [dict(n=2, m=100, k=2500)]
+SIZES += [dict(n=2, m=100, k=2500), dict(n=7, m=30, k=COMPARED), dict(n=3, m=50, k=1)]
 
 
 @pytest.mark.parametrize("symbolic", [False, True])
@@ -150,7 +149,7 @@ def test_several_indices_and_axes_that_are_not_indexed() -> None:
 
 
 @pytest.mark.parametrize("wrong", [5, -6, 2**62, -(2**62)])
-@pytest.mark.parametrize("count", [20, 70, 3000])
+@pytest.mark.parametrize("count", [3, 20, 70, 3000])
 def test_an_index_out_of_range_sets_the_flag(wrong: int, count: int) -> None:
     index = np.random.default_rng(4).integers(-5, 5, count)
     index[count // 2] = wrong
@@ -169,13 +168,38 @@ def test_nothing_can_be_taken_from_nothing() -> None:
             run([output], feeds)
 
 
-def test_a_scatter_that_fails_writes_nothing() -> None:
-    """All launches after the first one, which looks at the indices, ask for the flag first."""
-    for count in (20, 70):
-        i, u = gc.placeholder("i", (count,), "int64"), gc.placeholder("u", (count, 3))
-        (kernel,) = kernels_of(gc.scatter_add(gc.placeholder("x", (5, 3)), i, u, 0))
-        assert all(Failed() in launch.arguments for launch in kernel.launches)
+def test_updates_of_no_columns_are_looked_at() -> None:
+    x, u = gc.placeholder("x", (5, "n")), gc.placeholder("u", (3, "n"))
+    i = gc.placeholder("i", (3,), "int64")
+    feeds = {x: np.zeros((5, 0), np.float32), u: np.zeros((3, 0), np.float32), i: np.array([0, 5, 0])}
+    with pytest.raises(IndexError):
+        run([gc.scatter_add(x, i, u, 0)], feeds, n=0)
+
+
+def test_how_updates_are_added() -> None:
+    def note(count: Any, dtype: str = "float32") -> str:
+        i, u = gc.placeholder("i", (4, count), dtype="int64"), gc.placeholder("u", (4, count), dtype)
+        (kernel,) = kernels_of(gc.scatter_add_along_axis(gc.placeholder("x", (4, 9), dtype), i, u, axis=1))
         assert kernel.fails
+        return kernel.notes[-1]
+
+    assert [note(COMPARED), note(FEW), note(FEW, "float16"), note("k")] == [
+        "the updates of an element a thread",
+        "the updates of a slice a thread",
+        "updates sorted by place",
+        "updates sorted by place",
+    ]
+
+
+def test_what_follows_a_scatter_of_few_updates_is_computed_at_once() -> None:
+    x = np.random.default_rng(12).normal(size=(6, 10)).astype(np.float32)
+    node, i = gc.placeholder("x", x.shape), gc.placeholder("i", (6, 1), "int64")
+    output = gc.scatter_add_along_axis(gc.zeros(x.shape), i, gc.full((6, 1), 2.0), axis=1) - node
+    index = np.arange(6)[:, None] % 10
+    (found,) = run([output], {node: x, i: index})
+    np.testing.assert_array_equal(found, np.eye(6, 10, dtype=np.float32) * 2 - x)
+    (kernel,) = kernels_of(output)
+    assert len(kernel.launches) == 1
 
 
 def test_indices_that_only_count_need_no_flag() -> None:

@@ -1,18 +1,20 @@
-"""Gathers and scatters on a GPU; an index that is out of range sets the run's flag, and then nothing is scattered.
+"""Gathers and scatters on a GPU; an index that is out of range sets the run's flag, and nothing is read or added there.
 
 A thread gathers one element, or as many neighbours as an access takes, where what is gathered lies contiguous.
 
 A scatter adds without atomic operations, so that its bits are the same in every run. Places that counters tell apart
-(as in `take_along_axis`) are independent: where few updates belong to each, one thread adds them in their order. Else
-the updates are sorted by their place, stably; those of one place are then neighbours, and a thread adds them up for
-each column (as in the gradient of an embedding: N. Bell and M. Garland reduce by key like this in Thrust). Many of one
-place are added in parts, which begin at multiples of a fixed number, and then the parts.
+(as in `take_along_axis`) are independent slices. Where very few updates belong to each, every element looks which of
+them are its own; where few do, one thread adds them in their order. Else the updates are sorted by their place, stably;
+those of one place are then neighbours, and a thread adds them up for each column (as in the gradient of an embedding:
+N. Bell and M. Garland reduce by key like this in Thrust). Many of one place are added in parts, which begin at
+multiples of a fixed number, and then the parts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from graphc.dims import Dim, ceil_div, product
 from graphc.ir import Node
@@ -27,10 +29,11 @@ from graphc.runtime.cuda.pointwise import UNSIGNED
 from graphc.runtime.cuda.scalars import HALVES, MEMORY, REGISTER, loaded, stored
 from graphc.runtime.cuda.sort import Lines, Sorted, sort_records
 from graphc.runtime.regions import is_direct, viewed
-from graphc.runtime.strided import itemsize
+from graphc.runtime.strided import Strided, itemsize
 
 ACCESS = 16  # bytes that a thread copies at once
-FEW = 32  # updates that one thread adds in their order
+COMPARED = 4  # updates of a slice that each element compares its place with
+FEW = 32  # and that one thread adds in their order
 PART = 32  # updates of one place that are added one after the other
 
 
@@ -160,12 +163,18 @@ def _scatter_add(code: CudaCode) -> bool:
     core = code.kernel.core
     assert core is not None
     adding = _Adding(code, core)
-    updates = product([adding.indices.shape[k] for k in adding.indices.free])
-    if isinstance(updates, int) and updates <= (1 if core.dtype in HALVES else FEW):
+    updates = product(adding.extents(adding.indices.free, adding.indices.shape))
+    known = updates if isinstance(updates, int) else FEW + 1
+    if known <= (COMPARED if core.dtype in HALVES else FEW) and not adding.has_elements:
         adding.check()
+    if known <= COMPARED:
+        adding.compare()
+        code.note("the updates of an element a thread")
+        return True
+    if known <= FEW and core.dtype not in HALVES:
         adding.copy()
         adding.add_in_order()
-        code.note("updates of a slice by a thread")
+        code.note("the updates of a slice a thread")
     else:
         found = adding.sort(updates)
         adding.copy()
@@ -189,10 +198,19 @@ class _Adding:
         self.code, self.core = code, core
         self.indices = _indices(code, core, 2)
         self.before, self.after = self.indices.result_axes(core.ndim)
-        self.y = regions.result(code, 0)
         self.type = UNSIGNED.get(core.dtype, REGISTER[core.dtype])
         self.lead = sorted(self.indices.along.values())
         self.chosen = list(self.indices.operands)
+
+    @cached_property
+    def y(self) -> Strided:
+        """Where the result is written."""
+        return regions.result(self.code, 0)
+
+    @property
+    def has_elements(self) -> bool:
+        """Whether it is known that there are elements to add to, whose threads look at the indices."""
+        return all(isinstance(dim, int) and dim > 0 for dim in self.core.shape)
 
     def extents(self, axes: Sequence[int], of: Sequence[Dim] | None = None) -> list[Dim]:
         """Sizes of some axes of the data, or of something else."""
@@ -212,16 +230,31 @@ class _Adding:
             value = stored(self.core.dtype, regions.element(frame, 0, index))
             frame.line(f"{frame.at(self.y, index)} = {value};")
 
+    def compare(self) -> None:
+        """A thread for each element goes through the updates of its slice, and adds those that are its own."""
+        free = self.extents(self.indices.free, self.indices.shape)
+        where = {k: axis for axis, k in self.indices.along.items()}
+        with each_point(self.code, self.core.shape) as (frame, index):
+            frame.line(f"{self.type} sum = ({self.type}){regions.element(frame, 0, index)};")
+            with frame.block(f"for (Index number = 0; number < {frame.size(product(free))}; ++number)"):
+                point = self._point(frame, [index[where[k]] for k in self.lead], "number")
+                places, in_range = _places(frame, self.indices, self.core.shape, point)
+                _require(frame, in_range, "return;")
+                with frame.block(f"if ({' && '.join([f'{places[k]} == {index[k]}' for k in self.chosen]) or 'true'})"):
+                    column = [index[axis] for axis in (*self.before, *self.after)]
+                    frame.line(f"sum += ({self.type}){self._update(frame, point, column)};")
+            regions.finish_at(frame, 0, index, f"({REGISTER[self.core.dtype]})sum")
+
     def add_in_order(self) -> None:
         """A thread for each slice and column goes through the updates."""
         lead, columns = self.extents(self.lead, self.indices.shape), self.extents([*self.before, *self.after])
         with each_point(self.code, [*lead, *columns]) as (frame, index):
-            self._stop(frame)
             slices, rest = index[: len(lead)], index[len(lead) :]
             updates = product(self.extents(self.indices.free, self.indices.shape))
             with frame.block(f"for (Index number = 0; number < {frame.size(updates)}; ++number)"):
                 point = self._point(frame, slices, "number")
-                places, _ = _places(frame, self.indices, self.core.shape, point)
+                places, in_range = _places(frame, self.indices, self.core.shape, point)
+                _require(frame, in_range, "return;")
                 at = frame.at(self.y, self._index(places, rest))
                 sum = f"({self.type}){loaded(self.core.dtype, at)} + ({self.type}){self._update(frame, point, rest)}"
                 frame.line(f"{at} = {self._stored(f'({sum})')};")
