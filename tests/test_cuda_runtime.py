@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections import namedtuple
 
 import numpy as np
 import pytest
+from checkout import ROOT
 from cuda_driver import BrokenError, Foreign, HostDriver, on_host
 from state_testing import output_of, user_op, variable
 
@@ -490,6 +492,12 @@ def test_what_keeps_a_gpu_from_being_used_is_told_with_the_remedy(why):
 @pytest.mark.parametrize(("driver", "made_for"), [(13020, 13020), (13000, 13020), (13020, 12090), (12040, 12090)])
 def test_drivers_run_what_was_made_for_older_ones(driver, made_for):
     assert cupy_driver.check(driver, made_for, lambda: 1) is None
+
+
+def test_the_remedies_name_extras_that_exist():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    for extra, package in cupy_driver.EXTRAS.values():
+        assert any(needed.startswith(package) for needed in extras[extra])
 
 
 def test_without_cupy_the_extra_is_named_and_nothing_is_imported_before():

@@ -24,10 +24,11 @@ import graphc as gc
 from graphc.ir import Graph, Node
 from graphc.op import Array
 from graphc.passes import fuse
-from graphc.passes.pipeline import run_pipeline
+from graphc.passes.pipeline import run_pipeline, switches
 from graphc.runtime.cuda import report
 from graphc.runtime.cuda.kernels import INFO
 from graphc.runtime.cuda.target import CudaTarget, on_gpu
+from graphc.runtime.devices import SWITCHES
 
 # Elementary functions are CUDA's: within a few units in the last place, more of them than NumPy's.
 ULPS = 2
@@ -75,16 +76,23 @@ def test_gradients_are_those_of_the_reference(op, gpu):
 
 
 @pytest.fixture(params=["played", GPU])
-def target(request, monkeypatch):
-    """The target of a GPU, and the same over the host's memory."""
+def opened(request, monkeypatch):
+    """What makes targets of a GPU, and of the same over the host's memory."""
     if request.param == "played":
         on_host(monkeypatch)
-    return on_gpu((), "float32", "numpy")
+    return on_gpu
+
+
+@pytest.fixture
+def target(opened):
+    """The target that sessions have."""
+    return opened((), "float32", "numpy")
 
 
 def agrees(target: CudaTarget, case: Case) -> None:
     """Assert that a case means what the reference says, the first time as later."""
-    program = run_pipeline(case.program, target.info, training=case.training)
+    disable = frozenset(target.disable)
+    program = run_pipeline(case.program, target.info, training=case.training, disable=disable & switches())
     executable = target.compile(program)
     runs = [executable.run(case.values, case.dims, case.draws) for _ in range(3)]
     outputs, _ = runs[0]
@@ -100,6 +108,12 @@ def agrees(target: CudaTarget, case: Case) -> None:
 @pytest.mark.parametrize(("number", "finish"), [(0, Builder.case), (1, with_gradients)])
 def test_random_programs_agree(target, number, finish):
     for_random(cases(12, finish), SEED + number, lambda case: agrees(target, case))
+
+
+@pytest.mark.parametrize("technique", sorted(SWITCHES - {"commands", "entry"}))
+def test_random_programs_agree_without_any_one_technique(opened, technique):
+    target = opened((technique,), "float32", "numpy")
+    for_random(cases(8, with_gradients), sum(map(ord, technique)), lambda case: agrees(target, case))
 
 
 def test_random_programs_agree_wherever_their_nodes_are_computed(target, monkeypatch):
