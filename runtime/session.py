@@ -89,8 +89,8 @@ class Session:
         disable: names of passes and techniques to switch off, such as `("fuse",)`; `gc.ledger` shows what each buys.
         conv_precision: "exact", as accurate as sums of products in float32 are, or "winograd4": faster, with errors
             that are several times as large. On the CPU.
-        matmul_precision: to what products of float32 round their operands on a GPU: not at all, or to "tf32" or
-            "bfloat16", which is several times as fast.
+        matmul_precision: to what products, convolutions and attention of float32 round their operands on a GPU: not at
+            all, or to "tf32" or "bfloat16", which is several times as fast.
         results: where they are: NumPy arrays, or on "device", as arrays that speak DLPack.
 
     Attributes:

@@ -93,6 +93,7 @@ def by_columns(code: CudaCode, problem: Products) -> None:
     """Emit a launch with a thread for each column of the result, of which there are few rows."""
     type, rows = sum_type(problem.dtype), int(problem.m)
     code.declare(tiles.SUMS.strip())
+    code.span(problem.k)
     code.note(f"{rows} results a thread")
     with each_point(code, [*problem.batch, problem.n]) as (frame, (*batch, j)):
         _operands(frame, problem, batch)
