@@ -226,7 +226,6 @@ class _Adding:
     def copy(self) -> None:
         """Copy what is added to."""
         with each_point(self.code, self.core.shape) as (frame, index):
-            self._stop(frame)
             value = stored(self.core.dtype, regions.element(frame, 0, index))
             frame.line(f"{frame.at(self.y, index)} = {value};")
 
@@ -292,7 +291,7 @@ class _Adding:
             with each_point(self.code, [found.lines.count, parts, *columns]) as (frame, index):
                 line, part, *rest = index
                 frame.line(f"const Index first = {part} * {PART};")
-                frame.line(f"if ({part} == 0 || *{frame.failed()}) return;")
+                frame.line(f"if ({part} == 0) return;")
                 run = self._run(frame, found, line)
                 frame.line(f"if (key_of({run}[first - 1]) != key) return;")
                 frame.line(f"{self.type} sum = 0;")
@@ -363,7 +362,7 @@ class _Adding:
         return stored(self.core.dtype, f"({REGISTER[self.core.dtype]}){sum}")
 
     def _stop(self, frame: Frame) -> None:
-        """Print that nothing is written where the run has failed."""
+        """Print that nothing is added where the run has failed: there may be no place at all."""
         if self.indices.operands:
             frame.line(f"if (*{frame.failed()}) return;")
 
