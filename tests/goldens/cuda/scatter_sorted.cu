@@ -1,8 +1,8 @@
 // bitonic tiles
 // updates sorted by place
 // kernel0<<<1, 512>>>(read 2, failed, workspace 0)
-// kernel1<<<3, 256>>>(failed, read 0, write 0)
-// kernel2<<<2, 256>>>(failed, workspace 0, read 1, workspace 5632)
+// kernel1<<<3, 256>>>(read 0, write 0)
+// kernel2<<<2, 256>>>(workspace 0, read 1, workspace 5632)
 // kernel3<<<33, 256>>>(failed, workspace 0, write 0, read 1, workspace 5632)
 // workspace 6720
 
@@ -34,25 +34,24 @@ extern "C" __global__ void __launch_bounds__(512) kernel0(const i64* r2, int* fa
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256) kernel1(int* failed, const float* r0, float* w0) {
+extern "C" __global__ void __launch_bounds__(256) kernel1(const float* r0, float* w0) {
     const Index number_1 = (Index)blockIdx.x * 256 + threadIdx.x;
     if (number_1 < 600) {
         const Index i_2 = number_1 % 12;
         const Index rest_3 = number_1 / 12;
-        if (*failed) return;
         const float x_4 = r0[rest_3 * 12 + i_2];
         w0[rest_3 * 12 + i_2] = x_4;
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256) kernel2(int* failed, i64* t1, const float* r1, float* t3) {
+extern "C" __global__ void __launch_bounds__(256) kernel2(i64* t0, const float* r1, float* t2) {
     const Index number_1 = (Index)blockIdx.x * 256 + threadIdx.x;
     if (number_1 < 264) {
         const Index i_2 = number_1 % 12;
         const Index rest_3 = number_1 / 12;
         const Index first = rest_3 * 32;
-        if (rest_3 == 0 || *failed) return;
-        Narrow* const at_5 = reinterpret_cast<Narrow*>(t1);
+        if (rest_3 == 0) return;
+        Narrow* const at_5 = reinterpret_cast<Narrow*>(t0);
         const Narrow* const run_4 = at_5 + 0 * 700;
         const u64 key = key_of(run_4[first]);
         if (key_of(run_4[first - 1]) != key) return;
@@ -64,7 +63,7 @@ extern "C" __global__ void __launch_bounds__(256) kernel2(int* failed, i64* t1, 
             const float x_7 = r1[number_6 * 12 + i_2];
             sum += (float)x_7;
         }
-        t3[rest_3 * 12 + i_2] = (float)sum;
+        t2[rest_3 * 12 + i_2] = (float)sum;
     }
 }
 
