@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import NamedTuple, Protocol
 
+from graphc.dims import Dim, product
 from graphc.ir import Node, reachable
 from graphc.kernel import Access, Kernel, Load, Loop, Region
 from graphc.passes.index_maps import row_major
 from graphc.passes.lower import collapsed
-from graphc.runtime.strided import Strided
+from graphc.runtime.strided import Strided, itemsize
 from graphc.types import TupleType
 
 
@@ -62,6 +63,40 @@ def result_dtype(kernel: Kernel, k: int) -> str:
     assert kernel.core is not None
     type = kernel.core.type
     return type.items[k].dtype if isinstance(type, TupleType) else kernel.core.dtype
+
+
+class Code(Protocol):
+    """The code of a kernel in the making, as both targets have it.
+
+    Attributes:
+        results: of the core, where they are in workspace.
+    """
+
+    kernel: Kernel
+    results: dict[int, Strided]
+
+    def workspace(self, nbytes: Dim) -> Dim:
+        """Take memory that all of the kernel sees; its offset in bytes."""
+        ...
+
+
+def in_workspace(code: Code, shape: Sequence[Dim], dtype: str) -> Strided:
+    """A new row-major array in workspace."""
+    offset = code.workspace(product(shape) * itemsize(dtype))
+    return Strided("workspace", offset, 0, row_major(tuple(shape)), dtype)
+
+
+def result(code: Code, k: int) -> Strided:
+    """Where the core shall write its k-th result, row-major: the buffer that is wanted, or workspace."""
+    region = code.kernel.results[k]
+    dtype = result_dtype(code.kernel, k)
+    shape = tuple([loop.extent for loop in region.loops])
+    if is_direct(region):
+        return Strided("write", region.stores[0].write, 0, row_major(shape), dtype)
+    found = code.results.get(k)
+    if found is None:
+        found = code.results[k] = in_workspace(code, shape, dtype)
+    return found
 
 
 def over_fewer_loops(

@@ -23,15 +23,18 @@ from graphc.runtime.cpu.row_passes import kept_bytes, passes_of
 from graphc.runtime.cpu.values import Int, Value
 from graphc.runtime.regions import (
     Port,
+    in_workspace,
     is_direct,
     loading,
     over_fewer_loops,
-    result_dtype,
+    result,
     rows_joined,
     stored_in,
     viewed,
 )
 from graphc.runtime.strided import Strided, itemsize
+
+__all__ = ["block", "finish", "in_workspace", "nominal", "operand", "region_phase", "result"]
 
 LONG = 1 << 15  # elements of a row that are reduced in one unit, if there are few rows
 FEW = 16  # rows, or vectors of rows side by side, that are few
@@ -218,25 +221,6 @@ def operand(code: KernelCode, k: int) -> Strided:
     array = place.array(row_major(shape), dtype)
     region_phase(code, region, into=array, prepares=place.is_kept)
     return array
-
-
-def in_workspace(code: KernelCode, shape: Sequence[Dim], dtype: str) -> Strided:
-    """A new row-major array in workspace."""
-    offset = code.workspace(product(shape) * itemsize(dtype))
-    return Strided("workspace", offset, 0, row_major(tuple(shape)), dtype)
-
-
-def result(code: KernelCode, k: int) -> Strided:
-    """Where the core shall write its k-th result, row-major: the buffer that is wanted, or workspace."""
-    region = code.kernel.results[k]
-    dtype = result_dtype(code.kernel, k)
-    shape = tuple([loop.extent for loop in region.loops])
-    if is_direct(region):
-        return Strided("write", region.stores[0].write, 0, row_major(shape), dtype)
-    found = code.results.get(k)
-    if found is None:
-        found = code.results[k] = in_workspace(code, shape, dtype)
-    return found
 
 
 def finish(code: KernelCode, k: int) -> None:

@@ -14,14 +14,13 @@ from typing import NamedTuple
 
 from graphc.dims import Dim, ceil_div, product
 from graphc.kernel import Region
-from graphc.passes.index_maps import row_major
 from graphc.runtime.cuda.launches import CudaCode
 from graphc.runtime.cuda.nest import Nest
 from graphc.runtime.cuda.points import element, finish_at
 from graphc.runtime.cuda.transposes import Tiles
 from graphc.runtime.cuda.walk import BLOCK, Walk
-from graphc.runtime.regions import is_direct, result_dtype, viewed
-from graphc.runtime.strided import Strided, itemsize
+from graphc.runtime.regions import in_workspace, is_direct, result, viewed
+from graphc.runtime.strided import Strided
 
 __all__ = ["all_launches", "element", "finish", "finish_at", "in_workspace", "operand", "region_launches", "result"]
 
@@ -163,25 +162,6 @@ def operand(code: CudaCode, k: int) -> Strided:
     array = in_workspace(code, [loop.extent for loop in region.loops], region.body.outputs[0].dtype)
     region_launches(code, region, into=array)
     return array
-
-
-def in_workspace(code: CudaCode, shape: Sequence[Dim], dtype: str) -> Strided:
-    """A new row-major array in workspace."""
-    offset = code.workspace(product(shape) * itemsize(dtype))
-    return Strided("workspace", offset, 0, row_major(tuple(shape)), dtype)
-
-
-def result(code: CudaCode, k: int) -> Strided:
-    """Where the core shall write its k-th result, row-major: the buffer that is wanted, or workspace."""
-    region = code.kernel.results[k]
-    shape = [loop.extent for loop in region.loops]
-    dtype = result_dtype(code.kernel, k)
-    if is_direct(region):
-        return Strided("write", region.stores[0].write, 0, row_major(tuple(shape)), dtype)
-    found = code.results.get(k)
-    if found is None:
-        found = code.results[k] = in_workspace(code, shape, dtype)
-    return found
 
 
 def finish(code: CudaCode, k: int) -> None:
