@@ -120,8 +120,10 @@ class Made(NamedTuple):
         native: whether there is code for it; otherwise NumPy runs it.
         how: it computes, in a few words: "gemm 14x32, B packed"; without code, why there is none.
         workspace, scratch: bytes that it needs while it runs: for all threads, and for each.
-        parts: into which it is divided, so that several threads can help; 1 if it isn't.
+        parts: into which it is divided, so that several threads can help; 1 if it isn't, 0 on a device that sees to
+            it by itself.
         kept: bytes of what it derives from steady operands, kept from run to run.
+        copied: bytes that go from a device to the host, where NumPy runs it, and back.
     """
 
     native: bool
@@ -130,6 +132,7 @@ class Made(NamedTuple):
     scratch: int = 0
     parts: int = 1
     kept: int = 0
+    copied: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)

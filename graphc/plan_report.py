@@ -111,9 +111,16 @@ def _code(plan: Plan) -> Iterator[str]:
         return
     workspace = max([made.workspace for made in native], default=0)
     scratch = max([made.scratch for made in native], default=0)
-    needed = f"{with_unit(workspace)} of workspace, {with_unit(scratch)} of scratch a thread"
-    divided = sum(made.parts > 1 for made in native)
-    yield f"code: {len(native)} of {len(plan.made)} kernels are native; {divided} are divided among threads; {needed}"
+    what, needed = f"{len(native)} of {len(plan.made)} kernels are native", f"{with_unit(workspace)} of workspace"
+    if all(made.parts for made in native):
+        divided = sum(made.parts > 1 for made in native)
+        what += f"; {divided} are divided among threads"
+        needed += f", {with_unit(scratch)} of scratch a thread"
+    yield f"code: {what}; {needed}"
+    to_host, back = (sum([made.copied[way] for made in plan.made]) for way in (0, 1))
+    if to_host or back:
+        copied = f"{with_unit(to_host)} to the host, for what NumPy computes, and {with_unit(back)} back"
+        yield f"copies: a run takes {copied}"
 
 
 # ------------------------------------------------------------------------------------------- what became of ops

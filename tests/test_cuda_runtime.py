@@ -250,6 +250,8 @@ def test_the_host_runs_what_has_no_code_and_the_report_says_so(session):
         assert len(seen) == k + 1
     report = session.plan([y, bump], {x: fed}).report()
     assert "user_op" in report and "20 B copied to the host, 20 B back" in report
+    assert "copies: a run takes 20 B to the host, for what NumPy computes, and 20 B back" in report
+    assert "threads" not in report
 
 
 def test_the_user_leaves_nodes_to_the_host(session):

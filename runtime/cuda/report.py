@@ -19,12 +19,12 @@ def made_of(plan: Plan, kernels: Mapping[Kernel, CudaKernel]) -> tuple[Made, ...
 
 def _made(step: Step, plan: Plan, kernel: CudaKernel | None) -> Made:
     if kernel is not None and not _is_left(step):
-        return Made(True, ", ".join(kernel.notes) or "native", evaluate(kernel.workspace, plan.dims))
+        return Made(True, ", ".join(kernel.notes) or "native", evaluate(kernel.workspace, plan.dims), parts=0)
     core = step.kernel.core
     what = core.op.name if core is not None else ", ".join(dict.fromkeys(node.op.name for node in step.nodes))
     why = f"no code for {what}" if kernel is None else "left to the host by gc.device"
-    down, up = (with_unit(sum([plan.nbytes[k] for k in buffers])) for buffers in (step.reads, step.writes))
-    return Made(False, f"{why}; {down} copied to the host, {up} back")
+    down, up = (sum([plan.nbytes[k] for k in buffers]) for buffers in (step.reads, step.writes))
+    return Made(False, f"{why}; {with_unit(down)} copied to the host, {with_unit(up)} back", copied=(down, up))
 
 
 def is_hosted(step: Step, kernels: Mapping[Kernel, CudaKernel]) -> bool:
