@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import defaultdict
 from functools import partial
 
@@ -263,6 +264,19 @@ def test_what_lies_in_memory_already_is_no_copy():
         assert np.shares_memory(y.numpy(), x.numpy())
     assert counted(lambda: x[7]).nbytes == 0
     assert not np.shares_memory(x.T.numpy(), x.numpy())
+
+
+def test_few_elements_of_a_large_tensor_take_no_more_than_their_own_memory():
+    x = ge.tensor(np.zeros((4000, 500), "float32"))
+    x[:, 1:3]  # imports and caches of the first call
+    tracemalloc.start()
+    try:
+        found = [x[::1000, 3], x[5, ::100], x[::2000].T]
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert [y.size for y in found] == [4, 5, 1000]
+    assert most < x.numpy().nbytes * 1.5, "a blank of which nothing is read, and no index"
 
 
 def test_what_has_to_be_made_room_for_is_what_is_made_again_easily(monkeypatch):

@@ -20,7 +20,7 @@ from graphc.types import np_dtype
 MOVES = ("view", "concat")  # kinds of ops whose results consist of elements of their operands
 SMALL = 1 << 16  # bytes of a result up to which NumPy is no slower than native code
 
-FEW = 1024  # elements of a result whose places are remembered
+FEW, MANY = 1024, 1 << 16  # elements of a result whose places are remembered, and of what they are places in
 
 Step = tuple[Callable[..., Any], Sequence[int], Mapping[str, Any]]  # a meaning, where its operands are, attributes
 
@@ -49,10 +49,13 @@ def _small(nodes: Sequence[Node]) -> bool:
 
 def _viewed(operand: Node, steps: Sequence[Step]) -> Callable[[Array], Array] | None:
     """Views, one after the other, as one: a part of the array as it lies in memory, or a few elements by place."""
-    blank = np.empty(operand.shape, np_dtype(operand.dtype))
-    view = np.asarray(_values([blank], steps)[-1])  # no element is read
+    try:
+        blank = np.empty(operand.shape, np_dtype(operand.dtype))
+        view = np.asarray(_values([blank], steps)[-1])  # where views are views, no element is read
+    except MemoryError:
+        return None
     if not (view.flags.c_contiguous and np.may_share_memory(view, blank)):  # empty arrays share none
-        return _taken(blank.shape, steps) if view.size <= FEW else None
+        return _taken(blank.shape, steps) if blank.size <= MANY and view.size <= FEW else None
     if view.size == blank.size:
         return methodcaller("reshape", view.shape)
     shape, start = view.shape, (view.ctypes.data - blank.ctypes.data) // blank.itemsize
