@@ -100,10 +100,12 @@ def test_every_tile(dtype: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_large_results_get_large_tiles_and_small_ones_small_tiles() -> None:
-    found = {(m, n): chosen("float32", "float32", m, n, 1) for m, n in ((4096, 4096), (1024, 1024), (8, 512), (30, 30))}
-    assert [(tile.rows, tile.columns) for tile in found.values()] == [(128, 128), (64, 64), (16, 64), (16, 64)]
-    assert chosen("float32", "tf32", 4096, 4096, 1).kind == "Tf32"
-    assert chosen("bfloat16", "float32", symbol("m"), 8, 1).kind == "Pair_bf16"
+    sizes = ((4096, 4096), (1024, 1024), (8, 512), (30, 30))
+    found = [chosen("float32", "float32", m, n, 1, 64) for m, n in sizes]
+    assert [(tile.rows, tile.columns) for tile in found] == [(128, 128), (64, 64), (16, 64), (16, 64)]
+    assert chosen("float32", "float32", 64, 576, 1, 100_000).rows == 64  # of which many parts are computed side by side
+    assert chosen("float32", "tf32", 4096, 4096, 1, 64).kind == "Tf32"
+    assert chosen("bfloat16", "float32", symbol("m"), 8, 1, 64).kind == "Pair_bf16"
 
 
 def commands(*outputs: Node) -> list[Any]:

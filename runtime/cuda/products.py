@@ -63,7 +63,7 @@ class Products(NamedTuple):
 def by_tiles(code: CudaCode, problem: Products) -> None:
     """Emit launches that compute the products, and say how."""
     batch, (m, n, k) = product(problem.batch), (problem.m, problem.n, problem.k)
-    tile = tiles.chosen(problem.dtype, code.precision, m, n, batch)
+    tile = tiles.chosen(problem.dtype, code.precision, m, n, batch, k)
     part = tiles.part_of(tile, m, n, batch, k)
     tiles.declare(code, tile)
     code.span(k + tile.step)

@@ -352,6 +352,7 @@ PRECISIONS = {"tf32": "Tf32", "bfloat16": "Pair_bf16"}  # what products of float
 ENOUGH = 128  # blocks that keep a GPU busy
 UNKNOWN = 256  # what a size is taken for that isn't known yet
 PART = 512  # of k, that is worth a block of its own where there are too few
+PARTS = 4  # times as many blocks as keep a GPU busy, if k is divided: they hide what each waits for
 
 
 def sum_type(dtype: str) -> str:
@@ -370,14 +371,18 @@ def kind_of(dtype: str, precision: Precision) -> str:
     return PRECISIONS.get(precision, "") if dtype == "float32" else ""
 
 
-def chosen(dtype: str, precision: Precision, m: Dim, n: Dim, batch: Dim) -> Tile:
-    """The tile that suits the sizes best: larger ones read less, smaller ones are more and hang over less."""
+def chosen(dtype: str, precision: Precision, m: Dim, n: Dim, batch: Dim, k: Dim) -> Tile:
+    """The tile that suits the sizes best: larger ones read less, smaller ones are more and hang over less.
+
+    What is too few blocks is divided along k where that is long.
+    """
     kind = kind_of(dtype, precision)
-    rows, columns, count = map(guess, (m, n, batch))
+    rows, columns, count, parts = guess(m), guess(n), guess(batch), max(1, guess(k) // PART)
 
     def time(found: tuple[Tile, float]) -> float:
         tile, share = found
-        return max(ENOUGH, guess(tile.blocks(rows, columns)) * count) * tile.rows * tile.columns / share
+        blocks = guess(tile.blocks(rows, columns)) * count
+        return max(ENOUGH, blocks * parts) / parts * tile.rows * tile.columns / share
 
     tile, _ = min((CORE_TILES if kind else PLAIN_TILES).items(), key=time)
     return tile._replace(kind=kind)
@@ -389,7 +394,7 @@ def part_of(tile: Tile, m: Dim, n: Dim, batch: Dim, k: Dim) -> Dim:
     It depends on sizes alone, so that sums are the same on every device.
     """
     blocks = max(1, guess(tile.blocks(m, n)) * guess(batch))
-    parts = min(-(-ENOUGH // blocks), guess(k) // PART)
+    parts = min(-(-PARTS * ENOUGH // blocks), guess(k) // PART) if blocks < ENOUGH else 1
     return k if parts < 2 else -(-guess(k) // parts // tile.step) * tile.step
 
 
