@@ -15,7 +15,6 @@ from typing import NamedTuple
 from graphc.dims import Dim
 from graphc.runtime.conv_geometry import Convolution, sweep
 from graphc.runtime.cpu import conv_direct, lanes
-from graphc.runtime.cpu.builder import Function
 from graphc.runtime.cpu.conv_source import padded
 from graphc.runtime.cpu.conv_tiles import (
     BYTES,
@@ -33,18 +32,9 @@ from graphc.runtime.cpu.conv_winograd_tiles import Grid, Tiles
 from graphc.runtime.cpu.elements import Element
 from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.phases import Frame, KernelCode, Place
-from graphc.runtime.cpu.values import I64, Int, Value, constant, vector
-from graphc.runtime.cpu.winograd import (
-    FOUR,
-    PLACES,
-    RESULTS,
-    SIDE,
-    TAPS,
-    Lines,
-    interleaved,
-    store_column,
-    two_passes,
-)
+from graphc.runtime.cpu.values import Int, Value, vector
+from graphc.runtime.cpu.winograd import FOUR, PLACES, RESULTS, TAPS
+from graphc.runtime.cpu.winograd_library import Weights, transform_results, transform_weights
 from graphc.runtime.strided import Strided, aligned
 
 LEAST = 16  # channels, on both sides
@@ -195,7 +185,7 @@ class _Winograd:
         f = frame.f
 
         def unit(row: Value, _: list[Value]) -> None:
-            f.call(self.weights(), "void", self.weights_at(row), self.at_once(f.mul(row, shape.channels)), f.i64(1))
+            self.transform_weights(row, self.at_once(f.mul(row, shape.channels)), 1)
 
         f.loop(frame.low, frame.high, 1, unit)
         frame.done()
@@ -225,7 +215,7 @@ class _Winograd:
         def chunk_of_rows(number: Value, _: list[Value]) -> None:
             first = f.mul(number, shape.chunk)
             rows = f.min(shape.chunk, f.sub(shape.rows, first))
-            f.call(self.weights(), "void", self.weights_at(first), self.scratch(2), f.i64(rows))
+            self.transform_weights(first, self.scratch(2), rows)
 
             def block(b: Value, _: list[Value]) -> None:
                 self.products(b, first, self.scratch(2), self.at_once(f.mul(b, PLACES * self.tile_place)))
@@ -281,7 +271,7 @@ class _Winograd:
 
         def row(r: Value, _: list[Value]) -> None:
             sums = f.address(self.scratch(3), f.mul(r, shape.row), FLOAT)
-            f.call(self.results(), "void", sums, self.scratch(4), f.i64(vectors))
+            transform_results(f, sums, self.scratch(4), vectors, self.sum_place, shape.row)
             o, top = f.add(first, r), f.mul(line, RESULTS)
             bottom = f.min(f.add(top, f.mul(lines, RESULTS)), grid.height.results)
             bounds = [(n, f.add(n, n_count)), (o, f.add(o, 1)), (top, bottom), (0, grid.width.results)]
@@ -304,84 +294,12 @@ class _Winograd:
 
     # ------------------------------------------------------------------------------------ addresses
 
-    def weights_at(self, row: Int) -> Value:
-        """The weights of a row."""
-        return self.frame.at(self.weight, (0, row) if self.turned else (row, 0))
-
-    # ------------------------------------------------------------------------------------ functions
-
-    def function(self, name: str, pointers: int, numbers: int) -> tuple[Function, list[Value]] | None:
-        """A new function of addresses and numbers, with its parameters; None if it has been begun."""
-        if self.code.module.has(name):
-            return None
-        parameters = [
-            *(("ptr noalias", f"at{k}") for k in range(pointers)),
-            *((I64, f"count{k}") for k in range(numbers)),
-        ]
-        f = self.code.module.function(name, parameters, internal=True)
-        return f, [f.parameter(k) for k in range(pointers + numbers)]
-
-    def weights(self) -> str:
-        """The function that transforms rows of weights: from where, to where, how many."""
-        begun = self.function("weights", 2, 1)
-        if begun is None:
-            return "weights"
-        f, (source, target, count) = begun
-        shape, wide, lines = self.shape, self.wide, Lines(f)
+    def transform_weights(self, row: Int, target: Value, rows: Int) -> None:
+        """Transform rows of weights, those of transposed convolutions with their taps turned round."""
         o_step, i_step, *taps_step = (int(step) for step in self.weight.strides)
         row_step, channel_step = (i_step, o_step) if self.turned else (o_step, i_step)
         down, across = (-taps_step[0], -taps_step[1]) if self.turned else taps_step
         corner = (TAPS - 1) * sum(taps_step) if self.turned else 0
-        steps = f.binary("mul", f.counter(wide, "i32"), constant(vector("i32", wide), channel_step))
-
-        def some(r: Int, c: Int) -> None:
-            at = f.address(source, f.add(f.add(f.mul(r, row_step), f.mul(c, channel_step)), corner), FLOAT)
-            into = f.address(target, f.add(f.mul(r, shape.channels), c), FLOAT)
-            mask = f.mask(f.sub(shape.channels, c), wide) if shape.channels % wide else None
-
-            def load(i: Value) -> list[Value]:
-                row = f.address(at, f.mul(i, down), FLOAT)
-                taps = [f.addresses(f.address(row, j * across, FLOAT), steps, FLOAT) for j in range(TAPS)]
-                return [f.gather(self.type, tap, BYTES, mask) for tap in taps]
-
-            def store(j: Value, values: Sequence[Value]) -> None:
-                store_column(f, f.address(into, f.mul(j, self.weight_place), FLOAT), values, self.weight_place, mask)
-
-            two_passes(f, self.type, lines.taps, (TAPS, SIDE), load, store)
-
-        if channel_step < row_step:
-            f.loop(0, count, 1, lambda r, _: f.loop(0, shape.channels, wide, lambda c, _: some(r, c)))
-        else:
-            f.loop(0, shape.channels, wide, lambda c, _: f.loop(0, count, 1, lambda r, _: some(r, c)))
-        f.ret()
-        return "weights"
-
-    def results(self) -> str:
-        """The function that transforms the products of one row: from where, to where, and how many vectors of tiles.
-
-        The results lie as four rows, the lines of the tiles one after the other in each.
-        """
-        begun = self.function("results", 2, 1)
-        if begun is None:
-            return "results"
-        f, (source, target, vectors) = begun
-        wide, lines, align = self.wide, Lines(f), self.host.vector_bytes
-
-        def some(v: Value, _: list[Value]) -> None:
-            begin, into = f.address(source, f.mul(v, wide), FLOAT), f.address(target, f.mul(v, RESULTS * wide), FLOAT)
-
-            def load(j: Value) -> list[Value]:
-                column = f.address(begin, f.mul(j, self.sum_place), FLOAT)
-                places = [f.address(column, i * SIDE * self.sum_place, FLOAT) for i in range(SIDE)]
-                return [f.load(self.type, at, align) for at in places]
-
-            def store(i: Value, values: Sequence[Value]) -> None:
-                row = f.address(into, f.mul(i, RESULTS * self.shape.row), FLOAT)
-                for k, value in enumerate(interleaved(f, values)):
-                    f.store(value, f.address(row, k * wide, FLOAT), align)
-
-            two_passes(f, self.type, lines.results, (SIDE, RESULTS), load, store)
-
-        f.loop(0, vectors, 1, some)
-        f.ret()
-        return "results"
+        begin = self.f.address(self.frame.at(self.weight, (0, row) if self.turned else (row, 0)), corner, FLOAT)
+        how = Weights(self.shape.channels, row_step, channel_step, down, across, self.weight_place)
+        transform_weights(self.f, self.host, begin, target, rows, how)

@@ -9,7 +9,7 @@ from functools import cache
 from graphc.ir import Node
 from graphc.kernel import Kernel, Region
 from graphc.op import Op
-from graphc.runtime.cpu import conv, conv_tiles, gemm, index, philox, pointwise, scan, sort, window
+from graphc.runtime.cpu import conv, conv_tiles, gemm, index, philox, pointwise, scan, sort, window, winograd_library
 from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.lanes import region_phase
 from graphc.runtime.cpu.phases import KernelCode, NativeKernel
@@ -24,10 +24,13 @@ CORES: Mapping[Op, Core] = {op: core for room in ROOMS for op, core in room.CORE
 EXACT_CORES: Mapping[Op, Core] = {**CORES, **conv.EXACT_CORES}  # none of an algorithm that loses bits for speed
 
 
+LIBRARIES = {"outer": conv_tiles.library, "winograd": winograd_library.library}  # by how names begin; else gemm's
+
+
 @cache
 def function(host: Host, symbol: str) -> str:
     """The assembly of a function that kernels call, by its name; made once, since many plans ask for the same."""
-    room = conv_tiles.library if symbol.startswith("outer.") else gemm.library
+    room = LIBRARIES.get(symbol.split(".")[0], gemm.library)
     return room(host, symbol)
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from graphc.runtime.cpu.builder import Function
-from graphc.runtime.cpu.values import Value, constant, lanes_of
+from graphc.runtime.cpu.values import Int, Value, constant, lanes_of
 from graphc.runtime.strided import ALIGN
 
 SIDE = 6  # of the part of the source that a tile meets
@@ -183,7 +183,7 @@ def two_passes(
     f.loop(0, made, 1, column)
 
 
-def store_column(f: Function, at: Value, values: Sequence[Value], apart: int, mask: Value | None = None) -> None:
+def store_column(f: Function, at: Value, values: Sequence[Value], apart: Int, mask: Value | None = None) -> None:
     """Store the values of a column of places.
 
     Args:
@@ -192,7 +192,7 @@ def store_column(f: Function, at: Value, values: Sequence[Value], apart: int, ma
         apart: distance of neighbouring places in memory, in elements; those of a column are a row of places apart.
     """
     for i, value in enumerate(values):
-        f.store(value, f.address(at, i * len(values) * apart, "float"), 4, mask)
+        f.store(value, f.address(at, f.mul(i * len(values), apart), "float"), 4, mask)
 
 
 # --------------------------------------------------------------------------------------------- lanes
