@@ -289,7 +289,7 @@ def _sort_tiles(code: CudaCode, lines: Lines, take: Take, few: Dim | None = None
     tiles = ceil_div(extent, TILE) if not isinstance(extent, int) or extent > TILE else 1
     room = 1 << max(0, extent - 1).bit_length() if tiles == 1 and isinstance(extent, int) else TILE
     several = max(1, SEVERAL // room)
-    code.span(lines.count * tiles * TILE + SEVERAL * TILE)
+    code.span(lines.count * tiles * room + SEVERAL * TILE)
     threads = min(WIDTH, max(32, several * room // 2))
     frame = code.launch(ceil_div(lines.count, several) * tiles, threads)
     total = frame.size(lines.count)
