@@ -31,7 +31,7 @@ from graphc.runtime.strided import Strided, itemsize
 
 PANELS_BYTES = 46 << 10  # of a panel of A and one of B, in one block of k: about the first-level cache
 SMALL_BYTES, CACHE_BYTES = 32 << 10, 1 << 20  # about the first level of the cache, and the second
-PANELS = 16  # of A in one unit of work
+PANELS, ALL_PANELS = 16, 24  # of A in one unit of work, at most; so many more if these are all and B is wide
 PACKED_PANELS, PACKED_K = 8, 256  # what one unit of work packs
 THIN = 4  # rows of A for which B is streamed
 DOT = 16  # rows of A up to which inner products are better than packing a transposed B
@@ -40,7 +40,7 @@ OFTEN = 256  # columns of B for which A is read often enough to pack it
 MANY = 112  # rows of A up to which B is read in place, if it can be, unless it is small
 SPANNED = 512  # columns of B up to which units have all columns, and pack their part of more than `MANY` rows of A
 FEW_PANELS, SHARES = 4, 4  # panels of A in such a unit, about; their number is a multiple, for threads to share evenly
-RUNS = 512, 256  # columns of a unit that reads a large B in place, at least: for a few rows, and for more
+RUNS = 512, 256, 128  # columns of a unit that alone reads its part of a large B, at least: few rows, more, many
 PARTS = 64  # units of a large product
 UNIT_NS = 8_000, 200_000  # time of a unit of work, at least and at most: a part of all between them
 FLOPS, BYTES = 150, 40  # per nanosecond, roughly: of arithmetic, and of what is read from memory
@@ -115,8 +115,9 @@ class Problem:
         if not isinstance(self.m, int):
             return PANELS * self.height
         panels = -(-self.m // self.height)
-        blocks = max(1, -(-panels // PANELS))
-        if blocks > 1 and isinstance(self.n, int) and self.n <= OFTEN:  # there are few units besides
+        is_wide = isinstance(self.n, int) and self.n > OFTEN
+        blocks = max(1, -(-panels // (ALL_PANELS if is_wide and panels <= ALL_PANELS else PANELS)))
+        if blocks > 1 and isinstance(self.n, int) and not is_wide:  # there are few units besides
             blocks = -(-blocks // SHARES) * SHARES
         return self.height * max(1, -(-panels // blocks))
 
@@ -145,6 +146,8 @@ class Problem:
     def run(self) -> int:
         """Columns that a unit has at least: where lines of B come from afar and as they lie, a row of them at once."""
         streams = self.b_lines == "rows" and CACHE_BYTES < self.nbytes(self.k, self.n) < math.inf
+        if streams and self.packs_inside and isinstance(self.n, int):
+            return min(RUNS[2], self.n // (2 * SHARES))
         if not isinstance(self.m, int) or self.m > self.limit("b") or not streams:
             return 0
         return RUNS[self.few is None or self.m > self.few[1]]
