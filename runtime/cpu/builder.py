@@ -342,13 +342,10 @@ class Function:
         at, least = base, self._depth(base.text)
         terms = sorted([(self._depth(text), text) for text in place.terms])
         for depth, group in groupby(terms, lambda term: max(least, term[0])):
-            parts = [self._times(Value(text, I64), place.terms[text]) for _, text in group]
+            parts = [self.mul(Value(text, I64), place.terms[text]) for _, text in group]
             total = reduce(partial(self._integer, "add nsw"), parts)
-            at = self._early(depth, PTR, f"getelementptr i8, ptr {at.text}, i64 {total.text}")
+            at = self._early(depth, PTR, f"getelementptr i8, ptr {at.text}, i64 {text_of(total)}")
         return at
-
-    def _times(self, value: Value, factor: int) -> Value:
-        return value if factor == 1 else self._integer("mul nsw", value, factor)
 
     def _depth(self, text: str) -> int:
         return self._depths.get(text, 0)
