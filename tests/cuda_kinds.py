@@ -105,7 +105,8 @@ REGIONS: Mapping[str, Callable[[], Any]] = {
 KINDS: Mapping[str, Callable[[], Any]] = {
     **REGIONS,
     "uniform": lambda: gc.random.uniform((3, "n"), -1.0, 2.0),
-    "normal_float32": lambda: gc.random.normal((1000,), 1.0, 0.5),
+    "normal_float32": lambda: gc.random.normal((1000,), 0.0, 0.5),
+    "normal_with_mean": lambda: gc.random.normal((1000,), 1.0, 0.5, dtype="float16"),
     "normal_float64": lambda: gc.random.normal((1000,), dtype="float64"),
     "bernoulli": lambda: gc.random.bernoulli(0.3, ("n",)),
     "integers": lambda: gc.random.integers(-3, 1000, (1000,), "int32"),

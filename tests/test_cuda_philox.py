@@ -65,14 +65,23 @@ def test_uniform_numbers_stay_below_the_upper_bound(dtype: str) -> None:
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_normal_numbers(dtype: str) -> None:
     count = 1 << 17
-    draws = gc.random.normal((count + 3,), dtype=dtype), gc.random.normal((99,), -2.0, 0.5, dtype=dtype)
+    draws = gc.random.normal((count + 3,), dtype=dtype), gc.random.normal((count,), -2.0, 0.5, dtype=dtype)
     found, scaled = [array.astype(float) for array in drawn(*draws)]
-    wanted = philox.normal(*KEY, found.shape, np_dtype(dtype)).astype(float)
-    # Beside zeros of sine and cosine the reference in float64 is itself only as good as its angle.
-    atol = 2e-15 if dtype == "float64" else 0
-    np.testing.assert_allclose(found, wanted, rtol=4 * EPSILON[dtype], atol=atol)
-    wanted = philox.normal(*KEY, (99,), np_dtype(dtype), -2.0, 0.5).astype(float)
-    np.testing.assert_allclose(scaled, wanted, rtol=4 * EPSILON[dtype], atol=4 * EPSILON[dtype])
+    # Beside zeros of what float64 gives, the reference itself is only as good as its angle.
+    near = dict(rtol=4 * EPSILON[dtype], atol=2e-15)
+    np.testing.assert_allclose(found, philox.normal(*KEY, found.shape, np_dtype(dtype)).astype(float), **near)
+    wanted = philox.normal(*KEY, (count,), np_dtype(dtype), -2.0, 0.5).astype(float)
+    np.testing.assert_allclose(scaled, wanted, **near)
+
+
+@pytest.mark.parametrize("std", [0.0, 1e-44, 1e-32, 0.01, 3.0, 1e32, 1e39])
+def test_normal_numbers_of_every_scale(std: float) -> None:
+    (found,) = drawn(gc.random.normal((5000,), 0.0, std))
+    with np.errstate(over="ignore"):
+        wanted = philox.normal(*KEY, (5000,), np.float32, 0.0, std)
+    is_tiny = np.abs(wanted) < 1e-37
+    np.testing.assert_allclose(found[~is_tiny], wanted[~is_tiny], rtol=4 * EPSILON["float32"])
+    np.testing.assert_array_equal(found[is_tiny], wanted[is_tiny])
 
 
 def test_normal_numbers_differ_by_few_units_in_the_last_place() -> None:

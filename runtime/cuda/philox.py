@@ -5,13 +5,14 @@ so a few times, so that the key is mixed once for many elements. Each element de
 
 Uniforms, bernoullis and integers have the bits of the reference. So that normals of up to 32 bits need no arithmetic in
 float64, which most GPUs have little of, their logarithm and angle are taken in float32 of what the words give exactly:
-1 - u near 1 by log1p, and the angle from the nearest quarter turn, found in integers.
+1 - u near 1 by log1p, and the angle from the nearest quarter turn, found in integers. That is within 4 units in the
+last place; a mean could cancel all other places, so with one the sum is made in float64.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from graphc.types import np_dtype
 
 THREADS = 256
 BLOCKS = 4  # of the generator, for each thread
+SMALL = 1e-30  # standard deviations between this and its reciprocal scale float32 without loss
 
 GENERATOR = f"""\
 struct Words {{
@@ -95,8 +97,7 @@ struct Pair64 {
     double first, second;
 };
 
-__device__ inline Pair64 normal_pair(u64 w0, u64 w1) {
-    const double u = (double)(w0 >> 11) * 0x1p-53, v = (double)(w1 >> 11) * 0x1p-53;
+__device__ inline Pair64 normal_pair(double u, double v) {
     const double radius = sqrt(-2.0 * log(1.0 - u)), angle = 6.283185307179586 * v;
     return Pair64{radius * cos(angle), radius * sin(angle)};
 }
@@ -157,15 +158,24 @@ def _normal(attrs: Mapping[str, Any]) -> _Draw | None:
     mean, std = attrs["mean"], attrs["std"]
     if not (math.isfinite(mean) and math.isfinite(std) and std >= 0):
         return None
-    is_wide = attrs["dtype"] == "float64"
-    dtype = "float64" if is_wide else "float32"
-    words = WORDS64 if is_wide else WORDS32
+    if attrs["dtype"] == "float64":
+        units = [f"(double)({word} >> 11) * 0x1p-53" for word in WORDS64]
+        return _normal_of(units, mean, std, "float64")
+    if mean == 0 and (std == 0 or SMALL < std < 1 / SMALL):
+        return _normal_of(WORDS32, mean, std, "float32")
+    exact = _normal_of([f"(double){word} * 0x1p-32" for word in WORDS32], mean, std, "float64")
+    return exact._replace(values=tuple([f"(float)({value})" for value in exact.values]))
+
+
+def _normal_of(units: Sequence[str], mean: float, std: float, dtype: str) -> _Draw:
+    """Pairs of normal numbers, computed in a dtype of what `normal_pair` takes."""
     lines, values = [], []
-    for pair in range(len(words) // 2):
-        lines.append(f"const Pair{dtype[5:]} z{pair} = normal_pair({words[2 * pair]}, {words[2 * pair + 1]});")
-        for z in (f"z{pair}.first", f"z{pair}.second"):
-            values.append(f"{number(mean, dtype)} + {number(std, dtype)} * {z}" if (mean, std) != (0, 1) else z)
-    return _Draw(tuple(values), tuple(lines), NORMAL64 if is_wide else NORMAL32)
+    for k in range(0, len(units), 2):
+        lines.append(f"const Pair{dtype[5:]} z{k} = normal_pair({units[k]}, {units[k + 1]});")
+        for z in (f"z{k}.first", f"z{k}.second"):
+            scaled = z if std == 1 else f"{number(std, dtype)} * {z}"
+            values.append(scaled if mean == 0 else f"{number(mean, dtype)} + {scaled}")
+    return _Draw(tuple(values), tuple(lines), NORMAL64 if dtype == "float64" else NORMAL32)
 
 
 def _drawn(rule: Callable[[Mapping[str, Any]], _Draw | None]) -> Callable[[CudaCode], bool]:

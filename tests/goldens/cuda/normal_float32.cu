@@ -10,8 +10,8 @@ extern "C" __global__ void __launch_bounds__(256) kernel0(const long long* key, 
         if (at >= 1000) break;
         const Words words = words_of(mixed_key, counter, (u64)block);
         const Pair32 z0 = normal_pair(words.at[0], words.at[1]);
-        const Pair32 z1 = normal_pair(words.at[2], words.at[3]);
-        const Pack<4, float> some = {{(1.0f + 0.5f * z0.first), (1.0f + 0.5f * z0.second), (1.0f + 0.5f * z1.first), (1.0f + 0.5f * z1.second)}};
+        const Pair32 z2 = normal_pair(words.at[2], words.at[3]);
+        const Pack<4, float> some = {{(0.5f * z0.first), (0.5f * z0.second), (0.5f * z2.first), (0.5f * z2.second)}};
         put<4>(w0 + at, (int)least<Index>(1000 - at, 4), true, some);
     }
 }
