@@ -169,6 +169,7 @@ WITHOUT_CASE: dict[str, str] = {
     **dict.fromkeys(("expand_dims", "squeeze", "reshape"), _VIEW),
     **dict.fromkeys(("conv_input_grad", "conv_weight_grad"), _PART + "conv's gradient"),
     **dict.fromkeys(("max_pool_input_grad", "max_pool_indices"), _PART + "max_pool's gradient"),
+    "scaled_dot_product_attention_grad": _PART + "scaled_dot_product_attention's gradient",
     "avg_pool_input_grad": _PART + "avg_pool's gradient",
     "standardize": _PART + "layer_norm",
     "batch_stats": _PART + "batch norm in the training of ResNet-18",

@@ -382,6 +382,7 @@ def _cotangents(g: Any, q: Any, k: Any, v: Any, mask: Any, is_causal: bool, scal
     """The cotangents of attention's operands, that of a float mask included."""
     shares, up = _shares(q, k, mask, is_causal, scale), widened(g)
     to_shares = matmul(up, swapaxes(widened(v), -2, -1))
+    to_scores: Any
     (to_scores,) = softmax_vjp(to_shares, shares, shares, axis=shares.ndim - 1)
     to_mask = to_scores
     if mask is not None and mask.dtype == "bool":
