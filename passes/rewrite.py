@@ -378,7 +378,8 @@ class Candidates:
         key = (node.op, *[i.op for i in node.inputs])
         found = self._found.get(key)
         if found is None:
-            found = self._found[key] = tuple([each for each in self.rules if each.may_fit(key[0], key[1:])])
+            likely = [each for each in self.rules if each.left is None or each.left.op is node.op]
+            found = self._found[key] = tuple([each for each in likely if each.may_fit(key[0], key[1:])])
         return found
 
 
