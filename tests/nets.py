@@ -49,7 +49,8 @@ def linear_regression() -> Net:
     example = runpy.run_path(str(ROOT / "examples" / "linear_regression.py"), run_name="linear_regression")
     model = example["Regression"]("regression")
     feeds = {model.t_u: example["T_U"], model.t_c: example["T_C"]}
-    return Net(model.predicted, model.loss, Adam(lr=0.1).minimize(model.loss), feeds)
+    predicted = example["predict"](model.t_u, model.w, model.b)
+    return Net(predicted, model.loss, Adam(lr=0.1).minimize(model.loss), feeds)
 
 
 def digits() -> Net:

@@ -260,4 +260,4 @@ def least_peak(plan: Plan) -> int:
 
 def is_tight(plan: Plan) -> bool:
     """Whether the arena is at most 8 % larger than what must be live at a time."""
-    return plan.peak_bytes <= 1.08 * least_peak(plan)
+    return plan.peak_bytes - plan.kept_bytes <= 1.08 * least_peak(plan)

@@ -13,7 +13,7 @@ from random_checks import byte_problems, is_tight, least_peak
 
 import graphc as gc
 from graphc.runtime import plan as plan_target
-from graphc.runtime.session import DEVICES
+from graphc.runtime.devices import DEVICES
 from graphc.verify_plan import verify_plan
 
 

@@ -32,11 +32,7 @@ from graphc.runtime.cpu.values import (
 
 
 class Module:
-    """Functions, what they declare, and constant tables; `text()` is what LLVM parses.
-
-    Args:
-        avx512: whether the code may use instructions of AVX-512.
-    """
+    """Functions, which may use AVX-512 or not, what they declare, and constant tables; `text()` is what LLVM parses."""
 
     def __init__(self, avx512: bool = False) -> None:
         self.avx512 = avx512

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -57,7 +57,7 @@ def assembly(host: Host) -> str:
     f = module.function("timed", PARAMETERS, I64)
     table, args, low, high, scratch = (f.parameter(k) for k in range(5))
     given = Fields(f, args)
-    phase, inner, log = (given.load(PTR, offset) for offset in (PHASE, INNER, LOG))
+    phase, inner, log = (f.in_entry(partial(given.load, PTR, offset)) for offset in (PHASE, INNER, LOG))
     start = _ticks(f, host)
     failed = call(f, phase, table, inner, low, high, scratch)
     end = _ticks(f, host)
