@@ -177,6 +177,22 @@ def test_no_more_is_kept_than_memory_is_meant_for(monkeypatch: pytest.MonkeyPatc
         assert same(net.session.run(net.y, {net.x: x}), reference.session.run(reference.y, {reference.x: x}))
 
 
+def test_plans_of_a_session_share_what_they_keep(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.ones((2, CHANNELS, SIDE, SIDE), "float32")
+    with gc.Graph():
+        net = Net(device="cpu")
+        first = net.session.plan(net.y, {net.x: x}).kept_bytes
+        monkeypatch.setattr(target, "MAX_KEPT", first)  # which has no room for more
+        assert net.session.plan([net.y, net.counted], {net.x: x}).kept_bytes == first
+        other = gc.relu(gc.conv2d(net.x, net.w, padding=0)) * 3.0
+        assert net.session.plan(other, {net.x: x}).kept_bytes == 0
+        for factor in (1.0, 2.0):
+            net.session[net.w] = np.full(net.w.shape, factor, "float32")
+            alone = net.session.run(net.y, {net.x: x})
+            assert np.array_equal(net.session.run([net.y, net.counted], {net.x: x})[0], alone)
+            assert np.array_equal(net.session.run(net.y, {net.x: x}), alone)
+
+
 def test_the_driver_prepares_when_the_epoch_is_another_one() -> None:
     epoch, y = np.zeros(1, np.int64), np.zeros(100, np.int64)
     state = State(epoch, CommandList([command("note", 1), command("note", 2)]))

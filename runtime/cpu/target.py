@@ -45,7 +45,7 @@ from graphc.shortage import shortage
 from graphc.target import TargetInfo
 from graphc.types import np_dtype
 
-MAX_KEPT = 1 << 28  # bytes that a plan keeps from run to run, at most; the first steps come first
+MAX_KEPT = 1 << 28  # bytes that a session's plans keep from run to run, at most; the first steps come first
 MAX_BOUND = 16  # sizes for which the commands are kept; the least recently used go first
 
 
@@ -65,6 +65,14 @@ class Memory:
     def base(self) -> int:
         """The address of the first byte."""
         return address(self.bytes)
+
+
+class Kept(Memory):
+    """What one variant of a kernel keeps from run to run; the plans of a session that have it share it."""
+
+    def __init__(self, nbytes: int) -> None:
+        super().__init__()
+        self.nbytes = nbytes
 
 
 def address(array: Array) -> int:
@@ -107,6 +115,7 @@ class CpuTarget:
         self.blocks = Blocks()
         self.conv_precision = conv_precision
         self.cores = CORES if conv_precision == "winograd4" else EXACT_CORES
+        self._kept: weakref.WeakValueDictionary[tuple[Variant, tuple[Node, ...]], Kept] = weakref.WeakValueDictionary()
         self.epoch = np.zeros(1, np.int64)  # counts the runs that changed variables
         self._natives: dict[Variant, NativeKernel | None] = {}
         self._units: dict[Variant, Unit] = {}
@@ -154,15 +163,24 @@ class CpuTarget:
         bare = tuple([native and replace(native, assembly="") for native in natives])
         return Pack(bare, tuple([self._units.get(variant) for variant in variants]), objects)
 
-    def within_budget(self, symbolic: SymbolicPlan) -> SymbolicPlan:
-        """The plan, in which no more steps keep what they derive from steady reads than memory is meant for."""
-        left, steps = MAX_KEPT, []
+    def within_budget(self, symbolic: SymbolicPlan) -> tuple[SymbolicPlan, dict[tuple[int, ...], Kept]]:
+        """The plan, in which no more steps keep what they derive from steady reads than memory is meant for; and where
+        those do that write these buffers."""
+        left, steps, blocks = MAX_KEPT - sum(block.nbytes for block in self._kept.values()), [], {}
         for step in symbolic.steps:
             native = self.native(step.variant) if step.steady else None
-            kept = 0 if native is None or native.kept is None else native.kept
-            steps.append(step if kept <= left else step._replace(steady=frozenset()))
-            left -= kept if kept <= left else 0
-        return replace(symbolic, steps=tuple(steps))
+            if native is not None and native.kept:
+                key = step.variant, tuple([symbolic.buffers[step.reads[k]].node for k in sorted(step.steady)])
+                block = self._kept.get(key)
+                if block is None and native.kept <= left:
+                    block = self._kept[key] = Kept(native.kept)
+                    left -= native.kept
+                if block is None:
+                    step = step._replace(steady=frozenset())
+                else:
+                    blocks[step.writes] = block
+            steps.append(step)
+        return replace(symbolic, steps=tuple(steps)), blocks
 
     def compile(self, program: Program) -> CpuExecutable:
         """Fuse, schedule and generate code for a program whose passes have run."""
@@ -184,7 +202,7 @@ class CpuExecutable:
         key = None if self._folder else packs.key_of(variants, target.host, target.conv_precision)
         pack = packs.recalled(key)
         target.learn(variants, pack)
-        symbolic = target.within_budget(symbolic)
+        symbolic, self.kept = target.within_budget(symbolic)
         library = partial(function, target.host)
         loading = Loading(library, pack.objects)
         loading.add(*driver.module())  # which is compiled along with the kernels of the first plan
@@ -205,7 +223,6 @@ class CpuExecutable:
         self.code = dict(zip(self.natives, codes, strict=True))
         if key is not None and pack is packs.EMPTY and (objects := loading.objects()) is not None:
             packs.keep(key, target.pack(variants, objects))
-        self.kept = Memory()  # what is derived from steady reads, for all sizes
         self._bound: OrderedDict[Sizes, Bound] = OrderedDict()
 
     def plan(self, dims: Mapping[str, int]) -> Plan:
@@ -221,7 +238,7 @@ class CpuExecutable:
         if found is None:
             with paused():
                 plan = bind_plan(self.symbolic, dims, shared="arena" not in self.target.disable)
-                found = Bound(plan, self.natives, self.code, self.target.epoch, together=self._together)
+                found = Bound(plan, self.natives, self.code, self.target.epoch, self.kept, together=self._together)
             if self._folder is not None:
                 dump_plan(self._folder, replace(plan, made=made_of(plan, self.natives)))
         self._bound[key] = found
@@ -289,6 +306,7 @@ class Bound:
         natives: Mapping[Variant, NativeKernel],
         code: Mapping[Variant, Code],
         epoch: Array,
+        kept: Mapping[tuple[int, ...], Kept],
         *,
         together: bool = True,
     ) -> None:
@@ -299,11 +317,11 @@ class Bound:
         self.draws = {node: next(slots) for node in dict.fromkeys(node for node in draws if node is not None)}
         updates = zip(plan.symbolic.program.updates, plan.symbolic.updates, strict=True)
         self.copied = {v: (new, next(slots)) for (v, _), new in updates if plan.buffers[new].takes is None}
-        keeping = {step: native for step in steps if (native := natives.get(step.variant)) is not None and native.kept}
-        self._kept_slots = {step: next(slots) for step in keeping}
+        self._kept = {next(slots): kept[step.writes] for step in steps if step.writes in kept}
         self.slots = next(slots)
-        places = np.cumsum([0, *[native.kept for native in keeping.values()]])
-        self.kept, self._kept_offsets = int(places[-1]), places[:-1]
+        self.kept = sum(block.nbytes for block in self._kept.values())
+        keeping = [step for step in steps if step.writes in kept]
+        self._kept_slots = dict(zip(keeping, self._kept, strict=True))
         steady = dict.fromkeys(plan.buffers[step.reads[number]] for step in keeping for number in step.steady)
         self._sources = [buffer.node for buffer in steady if buffer.role == "given"]
         self._seen: list[weakref.ref[Array]] = []
@@ -318,15 +336,14 @@ class Bound:
             self.memory_bytes += evaluate(aligned(plan.nbytes[new]), dims)
         self.segments = tuple(self._segments(natives, code, epoch, together))
 
-    def place_kept(self, table: Array, memory: Memory, values: Mapping[Node, Array]) -> None:
+    def place_kept(self, table: Array, values: Mapping[Node, Array]) -> None:
         """Put the addresses of what steps keep into a table, and see that it is made of these values.
 
         What plans write over variables, they count themselves (`CpuTarget.epoch`); here other arrays are noticed.
         """
-        if not self.kept:
-            return
-        memory.reserve(self.kept)
-        table[[*self._kept_slots.values()]] = memory.base + self._kept_offsets
+        for slot, block in self._kept.items():
+            block.reserve(block.nbytes)
+            table[slot] = block.base
         arrays = [values[node] for node in self._sources]
         if len(self._seen) != len(arrays) or any(r() is not a for r, a in zip(self._seen, arrays, strict=True)):
             self.state.forget()  # first: this may be interrupted
@@ -413,7 +430,7 @@ class Run:
         self.table = bound.offsets + target.memory.base
         self._inside = {buffer for buffer, _ in bound.copied.values()}
         self._take(values, into)
-        bound.place_kept(self.table, executable.kept, values)
+        bound.place_kept(self.table, values)
         keys = [np.array(draws[node], np.uint64).view(np.int64) for node in bound.draws]
         for slot, key in zip(bound.draws.values(), keys, strict=True):
             self.table[slot] = address(key)
