@@ -63,7 +63,7 @@ class Stream:
     def end_capture(self) -> Any:
         assert self.recording is not None
         works, self.recording = self.recording, None
-        return SimpleNamespace(launch=lambda stream: [work() for work in works])
+        return SimpleNamespace(works=works, launch=lambda stream: [work() for work in works])
 
     def record(self, event: Any) -> Any:
         return event

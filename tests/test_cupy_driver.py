@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 
 import numpy as np
 import pytest
@@ -111,6 +112,19 @@ def test_an_error_of_cuda_is_a_lost_device_and_ends_a_capture(cupy, monkeypatch)
         with pytest.raises(gc.DeviceError, match="a device failed: cudaErrorIllegalAddress"):
             session.run(x + 1, {x: [1]})
         assert cupy.streams[-1].recording is None
+
+
+def test_copies_of_another_thread_are_no_part_of_a_graph():
+    driver, target = CupyDriver(FakeCupy()), np.zeros(4, "float32")
+    memory = driver.allocate(16)
+    driver.upload(memory.address, np.ones(4, "float32"))
+    other = threading.Thread(target=lambda: driver.download(target, memory.address))
+    with driver.capture() as found:
+        other.start()
+        other.join(0.1)  # it waits until the graph is complete
+    other.join()
+    found[0].launch(None)
+    assert found[0].works == [] and (target == 1).all()
 
 
 def test_the_first_device_is_opened_once_it_is_seen_to_work(cupy, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -128,6 +129,7 @@ class CupyDriver:
         self.name = properties["name"].decode()
         self.architecture = f"sm_{properties['major']}{properties['minor']}"
         self._stream = self._cuda.Stream(non_blocking=True)
+        self._lock = threading.RLock()  # another thread's copies must not become part of a graph
         self._pool = self._cuda.MemoryPool()
         self._cublas: Cublas | None = None
         self._workspace: Memory | None = None
@@ -195,7 +197,8 @@ class CupyDriver:
         self._copy(to, source, nbytes, self._runtime.memcpyDeviceToDevice)
 
     def _copy(self, to: int, source: int, nbytes: int, kind: int) -> None:
-        self._runtime.memcpyAsync(to, source, nbytes, kind, self._stream.ptr)
+        with self._lock:
+            self._runtime.memcpyAsync(to, source, nbytes, kind, self._stream.ptr)
 
     # ------------------------------------------------------------------------------------------- code
 
@@ -253,13 +256,14 @@ class CupyDriver:
     def capture(self) -> Iterator[list[Any]]:
         """See `Driver`."""
         found: list[Any] = []
-        self._stream.begin_capture()
-        try:
-            yield found
-        except BaseException:
-            self._stream.end_capture()  # or the stream can't be used any more
-            raise
-        found.append(self._stream.end_capture())
+        with self._lock:
+            self._stream.begin_capture()
+            try:
+                yield found
+            except BaseException:
+                self._stream.end_capture()  # or the stream can't be used any more
+                raise
+            found.append(self._stream.end_capture())
 
     def replay(self, graph: Any) -> None:
         """See `Driver`."""
@@ -279,7 +283,8 @@ class CupyDriver:
 
     def synchronise(self) -> None:
         """See `Driver`."""
-        self._stream.synchronize()
+        with self._lock:
+            self._stream.synchronize()
 
     # ------------------------------------------------------------------------------------------- arrays of others
 
