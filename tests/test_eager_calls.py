@@ -266,6 +266,12 @@ def test_what_lies_in_memory_already_is_no_copy():
     assert not np.shares_memory(x.T.numpy(), x.numpy())
 
 
+def test_a_part_keeps_the_memory_of_a_large_result_that_is_gone():
+    x = ge.tensor(np.ones((4096, 1100), "float32"))  # large enough for its memory to be used again
+    rows = [(x * float(k))[3] for k in range(5)]
+    assert [np.unique(row.numpy()).tolist() for row in rows] == [[k] for k in range(5)]
+
+
 def test_few_elements_of_a_large_tensor_take_no_more_than_their_own_memory():
     x = ge.tensor(np.zeros((4000, 500), "float32"))
     x[:, 1:3]  # imports and caches of the first call

@@ -58,14 +58,19 @@ def _viewed(operand: Node, steps: Sequence[Step]) -> Callable[[Array], Array] | 
         return _taken(blank.shape, steps) if blank.size <= MANY and view.size <= FEW else None
     if view.size == blank.size:
         return methodcaller("reshape", view.shape)
-    shape, start = view.shape, (view.ctypes.data - blank.ctypes.data) // blank.itemsize
-    part = slice(start, start + view.size)
+    return _part((view.ctypes.data - blank.ctypes.data) // blank.itemsize, view.shape)
+
+
+def _part(start: int, shape: tuple[int, ...]) -> Callable[[Array], Array]:
+    part = slice(start, start + math.prod(shape))
     return lambda array: array.reshape(-1)[part].reshape(shape)
 
 
 def _taken(shape: tuple[int, ...], steps: Sequence[Step]) -> Callable[[Array], Array]:
-    places = np.arange(math.prod(shape)).reshape(shape)
-    return methodcaller("take", np.array(_values([places], steps)[-1], order="C"), None, None, "clip")
+    places = np.array(_values([np.arange(math.prod(shape)).reshape(shape)], steps)[-1], order="C")
+    if not places.ndim:  # of which NumPy would make a scalar
+        return _part(int(places), ())
+    return methodcaller("take", places, None, None, "clip")
 
 
 def _stepwise(steps: Sequence[Step], results: Sequence[int], alone: bool) -> Callable[..., Any]:
