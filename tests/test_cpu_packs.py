@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc as collector
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -43,6 +43,15 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[Variant]:
 
     monkeypatch.setattr(target.CpuTarget, "_written", noting)
     return found
+
+
+@pytest.fixture(autouse=True)
+def unchanged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Files that somebody edits while the tests run count as those that were imported."""
+    monkeypatch.setattr(packs, "IMPORTED", 1 << 62)
+    packs._sources.cache_clear()
+    yield
+    packs._sources.cache_clear()
 
 
 def chain(depth: int = DEPTH, width: int = 5, act: Callable[..., gc.Node] = gc.tanh) -> np.ndarray:
@@ -160,4 +169,12 @@ def test_ops_of_users_are_not_taken_for_ours(monkeypatch: pytest.MonkeyPatch) ->
     mine = primitive("tanh", lambda x: x, lambda x: x + 1, None, "pointwise")
     variants = variants_of(monkeypatch, act=mine)
     assert len(variants) >= packs.MIN_KERNELS
+    assert packs.key_of(variants, this_host(), "winograd4") is None
+
+
+def test_code_of_files_that_were_changed_since_they_were_imported_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    variants = variants_of(monkeypatch)
+    assert packs.key_of(variants, this_host(), "winograd4") is not None
+    monkeypatch.setattr(packs, "IMPORTED", 0)
+    packs._sources.cache_clear()
     assert packs.key_of(variants, this_host(), "winograd4") is None

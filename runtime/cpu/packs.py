@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import time
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -28,6 +29,7 @@ from graphc.runtime.cpu.jit import NO_OBJECTS, Objects, Unit, generator
 from graphc.runtime.cpu.phases import NativeKernel
 from graphc.types import TensorType, TupleType
 
+IMPORTED = time.time_ns()
 MIN_KERNELS = 16  # in a plan that is kept
 ROOMS = [Path(module.__file__ or "").parent for module in (ops, dims, host, kernel, strided)]  # what code depends on
 
@@ -130,6 +132,12 @@ def _plain(value: Any) -> Iterator[Any]:
 
 @cache
 def _sources() -> str:
-    """What writes code: the files of its rooms, by their sizes and when they were changed."""
+    """What writes code: the files of its rooms, by their sizes and when they were changed.
+
+    Nothing, if that is after they were imported: they don't say then what this process runs.
+    """
     files = [file for room in ROOMS for file in sorted(room.glob("*.py"))]
-    return "\n".join(f"{file} {status.st_size} {status.st_mtime_ns}" for file in files for status in [file.stat()])
+    found = [(file, file.stat()) for file in files]
+    if any(status.st_mtime_ns > IMPORTED for _, status in found):
+        return ""
+    return "\n".join(f"{file} {status.st_size} {status.st_mtime_ns}" for file, status in found)
