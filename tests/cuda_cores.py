@@ -91,8 +91,22 @@ def run_all(cases: Sequence[Case], wide: bool = False, backwards: bool = False) 
         case.run(module)
 
 
-def run(outputs: Sequence[Node], feeds: Mapping[Node, Any], *, wide: bool = False, **options: Any) -> list[Any]:
-    """The outputs of one program; options as for `Case`."""
+def run(
+    outputs: Sequence[Node],
+    feeds: Mapping[Node, Any],
+    *,
+    wide: bool = False,
+    module: Module | None = None,
+    **options: Any,
+) -> list[Any]:
+    """The outputs of one program; options as for `Case`.
+
+    Args:
+        module: in which its kernels are compiled already.
+    """
     case = Case(outputs, feeds, **options)
-    run_all([case], wide)
+    if module is None:
+        run_all([case], wide)
+    else:
+        case.run(module)
     return case.found

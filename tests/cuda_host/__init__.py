@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
 import re
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -31,6 +33,8 @@ COMPILER = shutil.which("g++")
 FLAGS = ("-std=c++17", "-O1", "-w", "-fPIC", "-shared", "-fno-strict-aliasing", "-ffp-contract=off")
 HEAD = re.compile(r'extern "C" __global__ void __launch_bounds__\(\d+\) (\w+)\(')
 WAITING = re.compile(r"\bjoined(_lanes|_columns)?<|__sync|__shfl|_sync\(")  # what needs a block's threads to take turns
+FOLDER = HERE.parents[1] / ".test-cache" / "cuda-host"
+KEPT = 1000  # libraries; those that were not used for longest go first
 POISON = 0xFF
 
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="there is no g++ to compile CUDA C for the CPU")
@@ -78,23 +82,40 @@ def in_namespace(source: str, k: int) -> str:
     return f"namespace k{k} {{\n{plain}\n}}"
 
 
-@cache
-def _folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="cuda-host-"))
-
-
 def _compiled(text: str) -> Path:
-    """The shared library of a text; each is compiled once by a process."""
-    assert COMPILER is not None
-    name = hashlib.sha256(text.encode()).hexdigest()[:24]
-    library = _folder() / f"{name}.so"
-    if not library.exists():
-        source = _folder() / f"{name}.cpp"
+    """The shared library of a text; what was compiled once is kept for later runs of the tests."""
+    name = hashlib.sha256("\0".join([*_compiler(), text]).encode()).hexdigest()[:32]
+    library = FOLDER / f"{name}.so"
+    if library.exists():
+        os.utime(library)  # it is used: others go before it
+        return library
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
+        source, made = Path(folder) / "kernels.cpp", Path(folder) / "kernels.so"
         source.write_text(text)
-        command = [COMPILER, *FLAGS, f"-I{HERE}", str(source), "-o", str(library)]
+        command = [str(COMPILER), *FLAGS, f"-I{HERE}", str(source), "-o", str(made)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{source}: {done.stderr[:4000]}"
+        assert done.returncode == 0, done.stderr[:4000]
+        os.replace(made, library)
+    _evict()
     return library
+
+
+def _evict() -> None:
+    """Delete what was not used for longest; other processes do the same."""
+    files = []
+    for path in FOLDER.glob("*.so"):
+        with suppress(FileNotFoundError):
+            files.append((path.stat().st_mtime_ns, path))
+    for _, path in sorted(files, reverse=True)[KEPT:]:
+        path.unlink(missing_ok=True)
+
+
+@cache
+def _compiler() -> tuple[str, ...]:
+    """What a library depends on beside its text."""
+    version = subprocess.run([str(COMPILER), "--version"], capture_output=True, text=True, check=True).stdout
+    return (version, *FLAGS, (HERE / "shim.hpp").read_text())
 
 
 # --------------------------------------------------------------------------------------------- kernels
