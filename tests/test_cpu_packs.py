@@ -49,9 +49,10 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[Variant]:
 def unchanged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Files that somebody edits while the tests run count as those that were imported."""
     monkeypatch.setattr(packs, "IMPORTED", 1 << 62)
-    packs._sources.cache_clear()
+    found = packs._sources
+    found.cache_clear()
     yield
-    packs._sources.cache_clear()
+    found.cache_clear()
 
 
 def chain(depth: int = DEPTH, width: int = 5, act: Callable[..., gc.Node] = gc.tanh) -> np.ndarray:
