@@ -35,6 +35,9 @@ GEOMETRIES: Mapping[str, tuple[Any, ...]] = {
     "stride of many classes": ((1, 2, 9, 9), (3, 2, 4, 4), (4, 4), ((0, 0), (0, 0)), (1, 1), 1),
     "groups": ((2, 4, 9, 8), (6, 2, 3, 2), (3, 2), ((2, 0), (0, 1)), (1, 2), 2),
     "depthwise": ((3, 6, 4, 4), (6, 1, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 6),
+    "depthwise, stride 2": ((2, 5, 11, 37), (5, 1, 3, 5), (2, 2), ((1, 1), (2, 1)), (1, 1), 5),
+    "depthwise, two results a channel": ((3, 4, 7, 20), (8, 1, 5, 4), (1, 1), ((2, 2), (1, 2)), (2, 1), 4),
+    "depthwise, stride 3, one axis": ((2, 3, 70), (3, 1, 4), (3,), ((1, 1),), (1,), 3),
     "1x1": ((1, 40, 5, 21), (35, 40, 1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
     "rows in one set of the cache": ((1, 1024, 3, 5), (20, 1024, 1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
     "few channels": ((3, 5, 17, 13), (4, 5, 3, 2), (1, 1), ((0, 1), (1, 2)), (1, 2), 1),
@@ -106,7 +109,10 @@ def test_all_geometries_are_served(op: Any, geometry: tuple[Any, ...]) -> None:
     case.check(run([case.node], case.feeds)[0])
 
 
-@pytest.mark.parametrize("name", ["padded", "stride 2", "groups", "depthwise", "one axis", "few channels, wide rows"])
+@pytest.mark.parametrize(
+    "name",
+    ["padded", "stride 2", "groups", "depthwise", "depthwise, stride 2", "one axis", "few channels, wide rows"],
+)
 @pytest.mark.parametrize("width", NARROW)
 @EACH_OP
 def test_every_width_of_vectors_gives_the_same(op: Any, width: int, name: str) -> None:

@@ -16,6 +16,7 @@ from graphc.ops.conv import conv_input_grad, conv_op, conv_weight_grad
 from graphc.runtime.conv_geometry import Axis, Convolution, described
 from graphc.runtime.cpu import (
     conv_channels,
+    conv_depthwise_weight,
     conv_direct,
     conv_few,
     conv_points,
@@ -60,6 +61,7 @@ _EXACT = (
     Algorithm("direct, few points", conv_points_weight.is_served, conv_points_weight.weight_gradient),
     Algorithm("direct, channels in lanes", conv_channels.is_served, conv_channels.channels),
     Algorithm("direct, source in place", conv_few.is_served, conv_few.few),
+    Algorithm("direct, windows in lanes", conv_depthwise_weight.is_served, conv_depthwise_weight.weight_gradient),
     Algorithm("direct", conv_direct.is_served, conv_direct.direct),
     Algorithm("direct", conv_weight.is_served, conv_weight.weight_gradient),
 )

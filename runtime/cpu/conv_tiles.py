@@ -270,7 +270,7 @@ def copy_row(f: Function, host: Host, source: Value, target: Value, count: int, 
     whole = count // lanes * lanes
 
     def piece(i: Int, left: int) -> None:
-        value = _strided_load(f, f.address(source, f.mul(i, stride), FLOAT), lanes, left, stride)
+        value = strided_load(f, f.address(source, f.mul(i, stride), FLOAT), lanes, left, stride)
         f.store(value, f.address(target, i, FLOAT), BYTES)
 
     if whole > 8 * lanes:
@@ -295,7 +295,7 @@ def copy_run(f: Function, host: Host, source: Value, target: Value, count: Int) 
     f.if_(f.is_less(whole, count), lambda: piece(whole, f.mask(f.sub(count, whole), lanes)))
 
 
-def _strided_load(f: Function, at: Value, lanes: int, count: int, stride: int) -> Value:
+def strided_load(f: Function, at: Value, lanes: int, count: int, stride: int) -> Value:
     """`count` elements that lie `stride` apart, in the first lanes."""
     if lanes == 1:
         return f.load(FLOAT, at, BYTES)
