@@ -65,6 +65,7 @@ PRODUCTS: Mapping[str, tuple[Precision, Callable[[], Any]]] = {
     "gemm_row": ("float32", lambda: leaf("x", 70) @ leaf("y", 70, 40)),
     "gemm_column": ("float32", lambda: leaf("x", 40, "k") @ leaf("y", "k")),
     "convolution": ("float32", lambda: gc.relu(convolution("y", stride=2))),
+    "convolution_slabs": ("tf32", lambda: convolution("y", shape=(2, 32, 20, 20), stride=2)),
     "convolution_bfloat16": ("bfloat16", lambda: convolution("y")),
     "convolution_data": ("float32", lambda: convolution("x", stride=2)),
     "convolution_weight": ("float32", lambda: convolution("w", stride=2)),

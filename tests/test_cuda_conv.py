@@ -71,6 +71,29 @@ def test_every_way_to_compute_gives_the_same(op: Any, way: str, monkeypatch: pyt
     made.cache_clear()
 
 
+# As `GEOMETRIES`, with so many channels that slabs of tiles have one tap each.
+IN_SLABS = (
+    ((2, 32, 5, 6), (32, 32, 3, 3), (1, 1), ((1, 1), (2, 0)), (1, 1), 1),
+    ((2, 64, 7, 5), (64, 32, 3, 2), (2, 1), ((1, 1), (0, 1)), (1, 2), 2),
+    ((1, 32, 9, 4), (32, 32, 3, 2), (3, 2), ((0, 0), (0, 0)), (1, 1), 1),
+    ((3, 64, 6), (32, 64, 1), (1,), ((0, 0),), (1,), 1),
+    ((1, 32, 3, 4, 2), (32, 32, 2, 3, 2), (1, 2, 1), ((0, 1), (1, 1), (1, 1)), (1, 1, 1), 1),
+)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("op", [conv_op, conv_input_grad], ids=lambda op: op.name)
+def test_slabs_of_one_tap(op: Any, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphc.runtime.cuda.conv._algorithm", lambda problem: products.by_tiles)
+    made.cache_clear()
+    convolutions = [Convolution(op, geometry, dtype) for geometry in IN_SLABS]
+    check(convolutions)
+    for convolution in convolutions:
+        (kernel,) = kernels_of(convolution.node, info=INFO)
+        assert "weight arranged" in kernel.notes
+    made.cache_clear()
+
+
 @EACH_OP
 def test_the_batch_may_be_a_symbol(op: Any) -> None:
     for name in ("padded", "stride 2", "small planes", "no images"):
@@ -132,6 +155,6 @@ def test_few_channels_and_few_results_do_without_tiles() -> None:
 
 
 def test_strides_are_never_walked_in_vain() -> None:
-    x, w = gc.placeholder("x", (2, 16, 9, 9)), gc.placeholder("w", (32, 16, 3, 3))
+    x, w = gc.placeholder("x", (2, 16, 9, 9)), gc.placeholder("w", (20, 16, 3, 3))
     (gradient,) = gc.gradients(gc.sum(gc.conv2d(x, w, stride=2, padding=1)), [x])
     assert len(kernels_of(gradient, info=INFO)[-1].launches) == 4  # each of 2 x 2 classes meets its own taps

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from typing import Literal, NamedTuple
 
 from graphc.dims import Dim, DimExpr, ceil_div, product
@@ -19,7 +20,7 @@ from graphc.op import Op
 from graphc.ops.conv import conv_input_grad, conv_op, conv_weight_grad
 from graphc.runtime.conv_geometry import Axis, Convolution, described, taps_of
 from graphc.runtime.cuda import lanes
-from graphc.runtime.cuda.grids import unravelled
+from graphc.runtime.cuda.grids import each_point, unravelled
 from graphc.runtime.cuda.launches import Convolution as Library
 from graphc.runtime.cuda.launches import CudaCode, Frame
 from graphc.runtime.cuda.products import Lines, Products, by_columns, by_teams, by_tiles, rounded_sum
@@ -94,8 +95,9 @@ def convolve(code: CudaCode) -> bool:
         return False
     arrays = {role: lanes.operand(code, k) for k, role in enumerate(convolution.roles[:2])}
     since = code.position
+    arranged = cache(partial(_arranged, code, convolution, arrays))
     for some in itertools.product(*[found for found in by_axis if found is not None]):
-        problem = _Problem(core.dtype, convolution, arrays, some).products()
+        problem = _Problem(core.dtype, convolution, arrays, some, arranged).products()
         _algorithm(problem)(code, problem)
     if code.has_cudnn and core.dtype in CUDNN_DTYPES and len(convolution.axes) in CUDNN_AXES:
         arrays[role] = lanes.result(code, 0)
@@ -144,13 +146,34 @@ class Steps(NamedTuple):
         return frame.offset(0, strides, unravelled(frame, number, extents))
 
 
+def _arranged(code: CudaCode, convolution: Convolution, arrays: Mapping[str, Strided]) -> Strided:
+    """The weight as tiles of x or g read it best, [group, *taps, what is summed over, rows]; emits what copies it."""
+    w, by_output = arrays["w"], convolution.roles[2] == "g"
+    taps = [axis.kernel for axis in convolution.axes]
+    channels = (convolution.inputs, convolution.outputs) if by_output else (convolution.outputs, convolution.inputs)
+    shape = [convolution.groups, *taps, *channels]
+    copy = lanes.in_workspace(code, shape, w.dtype)
+    with each_point(code, shape) as (frame, index):
+        group, *tap, inner, row = index
+        output, given = (row, inner) if by_output else (inner, row)
+        outer = frame.value("Index", frame.offset(0, (convolution.outputs, 1), (group, output)), "output")
+        frame.line(f"{frame.at(copy, index)} = {frame.at(w, (outer, given, *tap))};")
+    code.note("weight arranged")
+    return copy
+
+
 class _Problem(NamedTuple):
-    """One class of results."""
+    """One class of results.
+
+    Attributes:
+        arranged: emits a copy of the weight, when it is first asked for; see `_arranged`.
+    """
 
     dtype: str
     convolution: Convolution
     arrays: Mapping[str, Strided]
     walks: tuple[Walk, ...]
+    arranged: Callable[[], Strided]
 
     @property
     def channels(self) -> tuple[Dim, Dim, Dim]:
@@ -166,7 +189,69 @@ class _Problem(NamedTuple):
         n = lead * product([walk.columns for walk in self.walks])
         k = inner * product([walk.rows for walk in self.walks])
         by_weight = self.convolution.roles[2] == "w"
-        return Products(self.dtype, (self.convolution.groups,), rows, n, k, by_weight, self.operands, self.out)
+        sizes = ((self.convolution.groups,), rows, n, k)
+        return Products(self.dtype, *sizes, by_weight, self.operands, self.out, self.in_slabs)
+
+    def in_slabs(self, code: CudaCode, step: int) -> Products | None:
+        """The same, tap by tap, if slabs have no more than one tap each: then it is found once for a slab."""
+        _, _, inner = self.channels
+        if self.convolution.roles[2] == "w" or not isinstance(inner, int) or inner == 0 or inner % step:
+            return None
+        weight = self.arranged()
+
+        def operands(frame: Frame, batch: Sequence[str]) -> tuple[Lines, Lines]:
+            (group,) = batch
+            return self.plain_slabs(frame, group, weight), self.source_slabs(frame, group)
+
+        return self.products()._replace(operands=operands, along=False, in_slabs=lambda *_: None)
+
+    def plain_slabs(self, frame: Frame, group: str, weight: Strided) -> Lines:
+        """The arranged weight, whose rows lie side by side."""
+        rows, _, inner = self.channels
+        pointer = f"const {MEMORY[self.dtype]}*"
+        base = frame.value(pointer[6:], f"&{frame.at(weight, (group,))}", "base")
+        extents = [*(walk.rows for walk in self.walks), inner]
+        _, *taps, along, _ = weight.strides
+        first = sum([walk.tap * stride for walk, stride in zip(self.walks, taps, strict=True)])
+        strides = [walk.tap_step * stride for walk, stride in zip(self.walks, taps, strict=True)]
+
+        def line() -> None:
+            frame.line(f"return i < {frame.size(rows)} ? {base} + {frame.offset(first, (1,), ('i',))} : nullptr;")
+
+        def slab() -> None:
+            frame.line(f"if (p == nullptr || k >= {frame.size(product(extents))}) return nullptr;")
+            frame.line(f"return p + {frame.offset(0, (*strides, along), unravelled(frame, 'k', extents))};")
+
+        return Lines(False, pointer, line, partial(self.element, frame, along), (pointer, slab))
+
+    def source_slabs(self, frame: Frame, group: str) -> Lines:
+        """The columns of the implicit matrix, of which a slab has one tap."""
+        source = self.source(frame, group)
+        array = self.arrays["g" if self.convolution.roles[2] == "x" else "x"]
+        pointer = f"const {MEMORY[self.dtype]}*"
+        extents = [*(walk.rows for walk in self.walks), self.channels[2]]
+
+        def slab() -> None:
+            frame.line(f"if (p.start == nullptr || k >= {frame.size(product(extents))}) return nullptr;")
+            *taps, inner = unravelled(frame, "k", extents)
+            places = self.places(frame, taps, "nullptr")
+            frame.line(f"return p.start + {frame.offset(0, array.strides[1:], (inner, *places))};")
+
+        return source._replace(slab=(pointer, slab), at=partial(self.element, frame, array.strides[1]))
+
+    def element(self, frame: Frame, stride: Dim) -> None:
+        """Emit what returns an element of a slab."""
+        found = loaded(self.dtype, f"p[{frame.offset(0, (stride,), ('k',))}]")
+        frame.line(f"return p != nullptr ? ({sum_type(self.dtype)}){found} : 0;")
+
+    def places(self, frame: Frame, taps: Sequence[str], beyond: str) -> list[str]:
+        """Where a column meets these taps, along each axis; emits what returns `beyond` where it meets nothing."""
+        met = []
+        for number, (walk, v) in enumerate(zip(self.walks, taps, strict=True)):
+            met.append(frame.value("Index", f"p.at{number} + {_affine(frame, 0, v, walk.down)}", "place"))
+            if not _is_inside(walk):
+                frame.line(f"if ({met[-1]} < 0 || {met[-1]} >= {frame.size(walk.size)}) return {beyond};")
+        return met
 
     def operands(self, frame: Frame, batch: Sequence[str]) -> tuple[Lines, Lines]:
         """The operand that is read as it lies, and the source."""
@@ -227,14 +312,8 @@ class _Problem(NamedTuple):
 
         def at() -> None:
             frame.line(f"if (p.start == nullptr || k >= {frame.size(product(rows))}) return 0;")
-            index = unravelled(frame, "k", rows)
-            met = []
-            for number, (walk, v) in enumerate(zip(self.walks, index[1:], strict=True)):
-                place = frame.value("Index", f"p.at{number} + {_affine(frame, 0, v, walk.down)}", "place")
-                met.append(place)
-                if not _is_inside(walk):
-                    frame.line(f"if ({place} < 0 || {place} >= {frame.size(walk.size)}) return 0;")
-            at = frame.offset(0, (outer[1], *array.strides[2:]), (index[0], *met))
+            first, *taps = unravelled(frame, "k", rows)
+            at = frame.offset(0, (outer[1], *array.strides[2:]), (first, *self.places(frame, taps, "0")))
             frame.line(f"return ({sum_type(self.dtype)}){loaded(self.dtype, f'p.start[{at}]')};")
 
         return Lines(self.convolution.roles[2] == "w", "Column", line, at)

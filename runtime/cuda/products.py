@@ -32,13 +32,16 @@ class Lines(NamedTuple):
         along: whether elements are rather side by side along k than across lines.
         type: in C, of what is known of a line.
         line: emits lines that return it, for line `i`.
-        at: emits lines that return an element of line `p` at `k`, 0 where there is none.
+        at: emits lines that return an element of line `p` at `k`, 0 where there is none; of a slab `p` at its `k`-th
+            place, if slabs are prepared.
+        slab: what is known of a line `p` in the slab from `k` on: its type, and what emits lines that return it.
     """
 
     along: bool
     type: str
     line: Callable[[], None]
     at: Callable[[], None]
+    slab: tuple[str, Callable[[], None]] | None = None
 
 
 class Products(NamedTuple):
@@ -48,6 +51,8 @@ class Products(NamedTuple):
         along: whether elements of columns are rather side by side along k than across columns.
         operands: emits what both have in common, for a batch, and gives them.
         out: emits what is done with a sum, an expression, for an index: batch, i and j.
+        in_slabs: emits what prepares the operands for tiles whose slabs have so many elements, and gives the same with
+            them, if there is something to prepare.
     """
 
     dtype: str
@@ -58,6 +63,7 @@ class Products(NamedTuple):
     along: bool
     operands: Callable[[Frame, Sequence[str]], tuple[Lines, Lines]]
     out: Callable[[Frame, Sequence[str], str], None]
+    in_slabs: Callable[[CudaCode, int], Products | None] = lambda *_: None
 
 
 def by_tiles(code: CudaCode, problem: Products) -> None:
@@ -66,6 +72,7 @@ def by_tiles(code: CudaCode, problem: Products) -> None:
     tile = tiles.chosen(problem.dtype, code.precision, m, n, batch, k)
     part = tiles.part_of(tile, m, n, batch, k)
     tiles.declare(code, tile)
+    problem = problem.in_slabs(code, tile.step) or problem
     code.span(k + tile.step)
     code.note(f"tiles of {tile}" + ("" if part == k else f", k in parts of {part}"))
     if part == k:
@@ -182,7 +189,8 @@ def _launch(
     j0 = frame.value("Index", f"{inside} / {height} * {tile.columns}", "j0")
     lines = _operands(frame, problem, batch)
     for name, each in zip("ab", lines, strict=True):
-        frame.line(f"const auto {name} = lines<{str(each.along).lower()}>({name}_line, {name}_at);")
+        kind, prepare = ("lines", "") if each.slab is None else ("slabbed", f"{name}_slab, ")
+        frame.line(f"const auto {name} = {kind}<{str(each.along).lower()}>({name}_line, {prepare}{name}_at);")
     with frame.block(f"const auto out = [&](Index i, Index j, {sum_type(problem.dtype)} sum)", "};"):
         frame.line(f"if (i >= {frame.size(m)} || j >= {frame.size(n)}) return;")
         out(frame, number, [*batch, "i", "j"], "sum")
@@ -197,6 +205,10 @@ def _operands(frame: Frame, problem: Products, batch: Sequence[str]) -> tuple[Li
     for name, lines in zip("ab", found, strict=True):
         with frame.block(f"const auto {name}_line = [&](Index i) -> {lines.type}", "};"):
             lines.line()
+        if lines.slab is not None:
+            type, prepare = lines.slab
+            with frame.block(f"const auto {name}_slab = [&](const auto& p, Index k) -> {type}", "};"):
+                prepare()
         with frame.block(f"const auto {name}_at = [&](const auto& p, Index k) -> {sum_type(problem.dtype)}", "};"):
             lines.at()
     return found

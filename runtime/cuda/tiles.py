@@ -6,9 +6,10 @@ thread stay in its registers, in a `Plain` tile, whose threads multiply by thems
 warps use tensor cores. In the end the tile goes through shared memory once more, row by row, so that threads side by
 side give elements side by side.
 
-What differs between users are functors: `line(i)` prepares line i of an operand, a row of A or a column of B, and
-`at(line, k)` gives an element, 0 outside; `ALONG` says that elements are rather side by side along k than across
-lines. `out(i, j, sum)` takes an element of the result.
+What differs between users are functors: `line(i)` prepares line i of an operand, a row of A or a column of B,
+`slab(line, k)` what is known of it in the slab from k on, and `in(slab, k, d)` gives an element of that, 0 outside;
+`ALONG` says that elements are rather side by side along k than across lines. `out(i, j, sum)` takes an element of the
+result.
 """
 
 from __future__ import annotations
@@ -162,7 +163,13 @@ HALF_KIND = r"""
 struct KIND {
     static constexpr int PACKED = 2;
     static __device__ u32 word(const float* x) {
+#if __CUDA_ARCH__ >= 800
+        u32 bits;
+        asm("cvt.rn.HALFx2.f32 %0, %1, %2;" : "=r"(bits) : "f"(x[1]), "f"(x[0]));
+        return bits;
+#else
         return (u32)narrowed<HALF>(x[0]).bits | (u32)narrowed<HALF>(x[1]).bits << 16;
+#endif
     }
     static __device__ float fused(u32 a, u32 b, float sum) {
         const float low = fused_sum(widened(HALF{(u16)a}), widened(HALF{(u16)b}), sum);
@@ -191,10 +198,26 @@ struct Lines {
     Line line;
     At at;
     static constexpr bool ALONG = ALONG_;
+    template <class P> __device__ P slab(const P& p, Index) const { return p; }
+    template <class P> __device__ auto in(const P& p, Index k, int d) const { return at(p, k + d); }
+};
+
+// The same where slabs are prepared, too: `at` takes what `prepare` gives, and the place in the slab.
+template <bool ALONG_, class Line, class Prepare, class At>
+struct Slabbed {
+    Line line;
+    Prepare prepare;
+    At at;
+    static constexpr bool ALONG = ALONG_;
+    template <class P> __device__ auto slab(const P& p, Index k) const { return prepare(p, k); }
+    template <class P> __device__ auto in(const P& p, Index, int d) const { return at(p, d); }
 };
 
 template <bool ALONG, class Line, class At>
 __device__ Lines<ALONG, Line, At> lines(Line line, At at) { return {line, at}; }
+
+template <bool ALONG, class Line, class Prepare, class At>
+__device__ Slabbed<ALONG, Line, Prepare, At> slabbed(Line line, Prepare prepare, At at) { return {line, prepare, at}; }
 
 // Which words of a slab of LINES x DEPTH a thread carries: COUNT, of OWN lines.
 template <class Tile, class Given, int LINES, int DEPTH>
@@ -220,11 +243,14 @@ struct Share {
         for (int s = 0; s < OWN; s++) own[s] = given.line(first + line(s));
     }
     __device__ void fetch(Index k) {
+        decltype(given.slab(own[0], k)) slabs[OWN];
+#pragma unroll
+        for (int s = 0; s < OWN; s++) slabs[s] = given.slab(own[s], k);
 #pragma unroll
         for (int s = 0; s < COUNT; s++) {
             typename Tile::Element x[Tile::PACKED];
 #pragma unroll
-            for (int e = 0; e < Tile::PACKED; e++) x[e] = given.at(own[s % OWN], k + depth(s) * Tile::PACKED + e);
+            for (int e = 0; e < Tile::PACKED; e++) x[e] = given.in(slabs[s % OWN], k, depth(s) * Tile::PACKED + e);
             words[s] = Tile::word(x);
         }
     }
