@@ -99,20 +99,34 @@ def test_rows_of_a_table(columns: int) -> None:
     np.testing.assert_array_equal(gradient, wanted)  # so few of a place are added in their order
 
 
+@pytest.mark.parametrize("columns", [3, 16])
 @pytest.mark.parametrize("dtype", DTYPES[:-1])
-def test_many_updates_of_one_place_are_added_in_parts(dtype: str) -> None:
+def test_many_updates_of_one_place_are_added_in_parts(dtype: str, columns: int) -> None:
     rng = np.random.default_rng(3)
     count = 5 * PART + 7
     index = np.sort(rng.integers(0, 3, count)) + 4
     index[::50] = -1
-    sent = rng.integers(0, 3, (2, count, 3)).astype(np_dtype(dtype))
-    x = np.ones((2, 9, 3), np_dtype(dtype))
+    sent = rng.integers(0, 3, (2, count, columns)).astype(np_dtype(dtype))
+    x = np.ones((2, 9, columns), np_dtype(dtype))
     nodes = gc.placeholder("x", x.shape, dtype), gc.placeholder("u", sent.shape, dtype)
     i = gc.placeholder("i", (count,), "int64")
     (found,) = run([indexing.scatter_add_op(*nodes, i, axes=(1,))], {nodes[0]: x, nodes[1]: sent, i: index})
     total = x.astype(float)
     np.add.at(total, (slice(None), index), sent.astype(float))
     np.testing.assert_array_equal(found.astype(float), total)
+
+
+def test_updates_that_are_views_are_added_as_they_lie() -> None:
+    rng = np.random.default_rng(13)
+    sent, index = rng.integers(-4, 5, (16, 100, 24)).astype(np.float32), rng.integers(-7, 7, 100)
+    u, i, x = gc.placeholder("u", sent.shape), gc.placeholder("i", (100,), "int64"), gc.zeros((7, 8))
+    cases = [(u[3, :, 8:16], sent[3, :, 8:16]), (u[3, :, 5:13], sent[3, :, 5:13])]
+    cases += [(gc.transpose(u[:8, :, 2]), sent[:8, :, 2].T), (gc.flip(u[1, :, :8], 1), sent[1, :, 7::-1])]
+    found = run([gc.scatter_add(x, i, view, 0) for view, _ in cases], {u: sent, i: index})
+    for ours, (_, updates) in zip(found, cases, strict=True):
+        wanted = np.zeros((7, 8), np.float32)
+        np.add.at(wanted, index, updates)
+        np.testing.assert_array_equal(ours, wanted)
 
 
 def test_sums_of_halves_are_rounded_once() -> None:

@@ -12,7 +12,8 @@ multiples of a fixed number, and then the parts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -281,36 +282,89 @@ class _Adding:
         return sort_records(self.code, Lines(product(lead), updates, bits, True, key))
 
     def add_sorted(self, found: Sorted) -> None:
-        """A thread for each column of the first update of a place adds all of that place."""
+        """A thread for some columns of the first update of a place adds all of that place."""
         parts = ceil_div(found.lines.size, PART)
-        columns = self.extents([*self.before, *self.after])
-        partial = None
-        if parts != 1:
-            kept = {"u32": "int32", "u64": "int64", "float": "float32", "double": "float64"}[self.type]
-            partial = regions.in_workspace(self.code, [found.lines.count, parts, *columns], kept)
-            with each_point(self.code, [found.lines.count, parts, *columns]) as (frame, index):
-                line, part, *rest = index
-                frame.line(f"const Index first = {part} * {PART};")
-                frame.line(f"if ({part} == 0) return;")
-                run = self._run(frame, found, line)
-                frame.line(f"if (key_of({run}[first - 1]) != key) return;")
-                frame.line(f"{self.type} sum = 0;")
-                self._add_run(frame, found, run, line, rest)
-                frame.line(f"{frame.at(partial, index)} = ({MEMORY[kept]})sum;")
-        with each_point(self.code, [found.lines.count, found.lines.size, *columns]) as (frame, index):
-            line, first, *rest = index
+        partial = self._add_parts(found, parts) if parts != 1 else None
+        with self._each_column([found.lines.count, found.lines.size]) as (frame, (line, first), rest):
             frame.line(f"const Index first = {first};")
             self._stop(frame)
             run = self._run(frame, found, line)
             frame.line(f"if (first > 0 && key_of({run}[first - 1]) == key) return;")
-            at = frame.at(self.y, self._place_of(frame, line, "key", rest))
-            frame.line(f"{self.type} sum = ({self.type}){loaded(self.core.dtype, at)};")
+            place = self._place_of(frame, line, "key", rest)
+            old = self._fetched(frame, self.y, place)
+            frame.line(f"{self.type} sum[{self.vector}];")
+            with self._each_lane(frame) as v:
+                frame.line(f"sum[{v}] = ({self.type}){loaded(self.core.dtype, f'{old}.item[{v}]')};")
             self._add_run(frame, found, run, line, rest)
             if partial is not None:
                 more = f"for (; at < {frame.size(found.lines.size)} && key_of({run}[at]) == key; at += {PART})"
                 with frame.block(more):
-                    frame.line(f"sum += ({self.type}){frame.at(partial, [line, f'at / {PART}', *rest])};")
-            frame.line(f"{at} = {self._stored('sum')};")
+                    rest_of = self._fetched(frame, partial, [line, f"at / {PART}", *rest])
+                    with self._each_lane(frame) as v:
+                        frame.line(f"sum[{v}] += ({self.type}){rest_of}.item[{v}];")
+            self._put(frame, self.y, place, self._stored)
+
+    def _add_parts(self, found: Sorted, parts: Dim) -> Strided:
+        """Add what of each part has the place of what comes before it; where these sums lie."""
+        kept = {"u32": "int32", "u64": "int64", "float": "float32", "double": "float64"}[self.type]
+        columns = self.extents([*self.before, *self.after])
+        partial = regions.in_workspace(self.code, [found.lines.count, parts, *columns], kept)
+        with self._each_column([found.lines.count, parts]) as (frame, (line, part), rest):
+            frame.line(f"const Index first = {part} * {PART};")
+            frame.line(f"if ({part} == 0) return;")
+            run = self._run(frame, found, line)
+            frame.line(f"if (key_of({run}[first - 1]) != key) return;")
+            frame.line(f"{self.type} sum[{self.vector}] = {{}};")
+            self._add_run(frame, found, run, line, rest)
+            self._put(frame, partial, [line, part, *rest], lambda sum: f"({MEMORY[kept]}){sum}")
+        return partial
+
+    @cached_property
+    def vector(self) -> int:
+        """Neighbouring columns of a thread, which are aligned wherever they lie."""
+        region, axis = self.code.kernel.operands[1], self.core.ndim - 1
+        if axis not in self.after or not region.is_view:
+            return 1
+        updates = viewed(region)
+        steps = [s for s, loop in zip(updates.strides[:-1], region.loops, strict=False) if loop.extent != 1]
+        vector = ACCESS // itemsize(updates.dtype) if updates.strides[-1] == 1 else 1
+        while not all(is_multiple(dim, vector) for dim in (updates.offset, *steps, self.core.shape[axis])):
+            vector //= 2
+        return vector
+
+    @contextmanager
+    def _each_column(self, outer: Sequence[Dim]) -> Iterator[tuple[Frame, list[str], list[str]]]:
+        """A launch with a thread for some columns at each point of a box: that point, and the first column."""
+        columns = self.extents([*self.before, *self.after])
+        columns[-1:] = [ceil_div(dim, self.vector) for dim in columns[-1:]]
+        with each_point(self.code, [*outer, *columns]) as (frame, index):
+            rest = index[len(outer) :]
+            if self.vector > 1:
+                rest[-1] = frame.value("Index", f"{rest[-1]} * {self.vector}", "column")
+            yield frame, index[: len(outer)], rest
+
+    @contextmanager
+    def _each_lane(self, frame: Frame) -> Iterator[str]:
+        """For each of a thread's columns: its number."""
+        if self.vector == 1:
+            yield "0"
+            return
+        frame.line("#pragma unroll")
+        with frame.block(f"for (int v = 0; v < {self.vector}; ++v)"):
+            yield "v"
+
+    def _fetched(self, frame: Frame, array: Strided, index: Sequence[str]) -> str:
+        """Print that a thread's columns are loaded; the name of the pack."""
+        pack = f"Pack<{self.vector}, {MEMORY[array.dtype]}>"
+        return frame.value(pack, f"fetched<{self.vector}>(&{frame.at(array, index)})", "x")
+
+    def _put(self, frame: Frame, array: Strided, index: Sequence[str], element: Callable[[str], str]) -> None:
+        """Print that the sums of a thread's columns are stored."""
+        name = frame.name("out")
+        frame.line(f"Pack<{self.vector}, {MEMORY[array.dtype]}> {name};")
+        with self._each_lane(frame) as v:
+            frame.line(f"{name}.item[{v}] = {element(f'sum[{v}]')};")
+        frame.line(f"put<{self.vector}>(&{frame.at(array, index)}, {name});")
 
     def _run(self, frame: Frame, found: Sorted, line: str) -> str:
         """Print a pointer to the records of a line, and the key of the first."""
@@ -329,7 +383,13 @@ class _Adding:
         with frame.block(f"for (; at < end && key_of({run}[at]) == key; ++at)"):
             number = frame.value("Index", f"(Index)index_of({run}[at])", "number")
             point = self._point(frame, lead, number)
-            frame.line(f"sum += ({self.type}){self._update(frame, point, rest)};")
+            if self.vector == 1:
+                frame.line(f"sum[0] += ({self.type}){self._update(frame, point, rest)};")
+                return
+            cut = len(self.before)
+            pack = self._fetched(frame, viewed(self.code.kernel.operands[1]), [*rest[:cut], *point, *rest[cut:]])
+            with self._each_lane(frame) as v:
+                frame.line(f"sum[{v}] += ({self.type}){loaded(self.core.dtype, f'{pack}.item[{v}]')};")
 
     def _place_of(self, frame: Frame, line: str, key: str, rest: Sequence[str]) -> list[str]:
         """Print the place in the data of a key, in a slice and a column."""
