@@ -66,7 +66,7 @@ test-gpu bench-gpu: %-gpu:
 	@if $(HAS_GPU); then $(MAKE) --no-print-directory on-gpu-$*; else echo "no NVIDIA GPU here: nothing to $*"; fi
 
 on-gpu-test: .venv/.stamp-dev,$(GPU)
-	$(BIN)/pytest -q -m gpu
+	GRAPHC_TEST_GPU=1 $(BIN)/pytest -q -m gpu
 
 on-gpu-bench: .venv/.stamp-dev,$(GPU)
 	$(BIN)/python -m benchmarks gpu --python $(GPU_PEERS_BIN)/python
