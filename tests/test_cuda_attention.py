@@ -254,3 +254,10 @@ def test_training_never_stores_the_scores() -> None:
     wanted = gc.gradients(gc.sum(gc.scaled_dot_product_attention(q, k, v, mask)), [q, mask])
     plan = plan_kernels(run_pipeline(Program((q, k, v, mask), tuple(wanted), ()), INFO, training=True), INFO)
     assert all(cuda_kernel(step.kernel) is not None for step in plan.steps)
+
+
+def test_counters_of_64_bits() -> None:
+    cases = [Attention((2,), 20, 35, 8, 8, is_causal=True), Gradient((2,), 20, 35, 8, 8, is_causal=True)]
+    run_all([each.case for each in cases], wide=True)
+    for each in cases:
+        each.check()

@@ -158,3 +158,12 @@ def test_strides_are_never_walked_in_vain() -> None:
     x, w = gc.placeholder("x", (2, 16, 9, 9)), gc.placeholder("w", (20, 16, 3, 3))
     (gradient,) = gc.gradients(gc.sum(gc.conv2d(x, w, stride=2, padding=1)), [x])
     assert len(kernels_of(gradient, info=INFO)[-1].launches) == 4  # each of 2 x 2 classes meets its own taps
+
+
+@EACH_OP
+def test_counters_of_64_bits(op: Any) -> None:
+    convolutions = [Convolution(op, geometry) for geometry in (GEOMETRIES["stride 2"], IN_SLABS[1])]
+    cases = [case_of(convolution) for convolution in convolutions]
+    run_all(cases, wide=True)
+    for convolution, case in zip(convolutions, cases, strict=True):
+        convolution.check(case.found[0])

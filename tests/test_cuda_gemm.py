@@ -179,3 +179,11 @@ def test_a_long_sum_of_a_small_product_is_divided_by_sizes_alone() -> None:
     (kernel,) = kernels_of(x @ y, info=INFO)
     assert len(kernel.commands) == 2
     assert any("k in parts of" in note for note in kernel.notes)
+
+
+def test_counters_of_64_bits() -> None:
+    shapes = [(33, 65, 31), (1, 40, 7)]
+    products = [Product(*shape, "tn", dtype) for shape in shapes for dtype in ("float32", "float16")]
+    run_all([product.case for product in products], wide=True)
+    for product in products:
+        product.check()
