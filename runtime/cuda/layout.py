@@ -30,7 +30,8 @@ DEEP = 4  # steps of a column for each thread of a team, at least
 RESIDENT = 64  # registers of a thread for elements of a row that several passes need
 FEW = 128  # blocks that are few: long rows are divided
 PARTS = 1024  # of all rows together, about, if rows are divided
-PART_CHUNKS = 16, 64  # for each thread in a part: at least, and at most
+SHORT = 16  # chunks for each thread of a row that isn't worth dividing
+PART_CHUNKS = 4, 64  # for each thread in a part: at least, and at most
 
 
 class Layout(NamedTuple):
@@ -153,7 +154,7 @@ def _by_column(region: Region, arrays: Sequence[Strided], axis: int) -> Choice:
 
 def _choice(whole: Layout, divided: Layout, chunks: Dim, blocks: Dim) -> Choice:
     """Rows are divided if they are long, and few."""
-    short = divided.team * PART_CHUNKS[0]
+    short = divided.team * SHORT
     is_short, is_few = 1 // (1 + chunks // (short + 1)), 1 // (1 + blocks // FEW)
     when = (1 - is_short) * is_few
     if when == 0:
@@ -163,11 +164,11 @@ def _choice(whole: Layout, divided: Layout, chunks: Dim, blocks: Dim) -> Choice:
 
 def _part(layout: Layout, chunks: Dim, blocks: Dim) -> int:
     """Chunks of a part: a multiple of the team, so that all threads have as much to do."""
-    least, most = (each * layout.team for each in PART_CHUNKS)
     if not isinstance(chunks, int):
-        return least
+        return layout.team * SHORT
+    least, most = (each * layout.team for each in PART_CHUNKS)
     wanted = -(-chunks * guess(blocks) // PARTS)
-    return min(most, max(least // BLOCK_CHUNKS, -(-wanted // layout.team) * layout.team))
+    return min(most, max(least, -(-wanted // layout.team) * layout.team))
 
 
 # --------------------------------------------------------------------------------------------- memory

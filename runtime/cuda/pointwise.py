@@ -145,18 +145,3 @@ TABLE: Mapping[Op, Print] = MappingProxyType(
         ops.where: lambda node, args: f"{args[0]} ? {args[1]} : {args[2]}",
     }
 )
-
-# What an element of an op costs, in elementary operations; of what isn't here, 1.
-COSTS: Mapping[Op, int] = MappingProxyType(
-    {
-        **dict.fromkeys((ops.divide, ops.sqrt), 8),
-        **dict.fromkeys((ops.floor_divide, ops.remainder, ops.power_op), 40),
-        **dict.fromkeys((ops.exp, ops.expm1, ops.log, ops.log1p, ops.log2, ops.log10), 12),
-        **dict.fromkeys((ops.sin, ops.cos, ops.tanh, ops.erf), 20),
-    }
-)
-
-
-def cost(node: Node) -> int:
-    """Elementary operations of an element of a pointwise op, roughly."""
-    return COSTS.get(node.op, 1)
