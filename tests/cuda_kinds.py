@@ -89,6 +89,7 @@ REGIONS: Mapping[str, Callable[[], Any]] = {
     "pointwise_counter": lambda: gc.cast(gc.arange(100), "float32") * leaf("x", 3, 100),
     "side_by_side": lambda: gc.concat([leaf("x", "n", 20), leaf("y", "n", 36)], 1),
     "transposed": lambda: gc.transpose(leaf("x", 300, "n")) + leaf("y", "n", 300),
+    "transposed_many": lambda: gc.transpose(sum([leaf(f"x{k}", 40, 50, dtype="float64") for k in range(9)])),
     "rows_warp": lambda: gc.sum(leaf("x", 300, 131), 1),
     "rows_kept": lambda: gc.softmax(leaf("x", 300, 1000)),
     "rows_block": lambda: gc.max(leaf("x", 300, 5000), 1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -86,6 +87,12 @@ POINTWISE = [
     Case("a transposed operand", lambda a, b: gc.transpose(a) + b, of((301, 70), "float32", (70, 301)), ("32x32",)),
     Case("transposed twice", lambda a: gc.transpose(a, (2, 0, 1)) * 2, of((5, 50, 70), "float16"), ("32x32",)),
     Case("two transposed operands", lambda a, b: gc.transpose(a - b), of((33, 65), "int16", (33, 65)), ("32x32",)),
+    Case(
+        "more transposed operands than fit",
+        lambda *leaves: gc.transpose(functools.reduce(lambda a, b: a * 0.5 + b, leaves)),
+        of((40, 50), "float64", *[(40, 50)] * 8),
+        ("32x32",),
+    ),
     Case("transposed, of unknown sizes", lambda a: gc.transpose(a) + 1, of(("n", "m")), ("32x32",), NM),
     Case("short loops are not worth tiles", lambda a: gc.transpose(a) + 1, of((3000, 3)), ("an element a thread",)),
     Case("a slice that isn't aligned", lambda a: a[:, 1:] * 2, of((300, 261))),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import NamedTuple
 
 from graphc.dims import ceil_div, product
@@ -19,11 +20,11 @@ from graphc.runtime.cuda.launches import CudaCode
 from graphc.runtime.cuda.points import Known, loaded_at, settled
 from graphc.runtime.cuda.scalars import MEMORY, loaded, stored
 from graphc.runtime.regions import Port
-from graphc.runtime.strided import Strided
+from graphc.runtime.strided import Strided, itemsize
 
 SIDE = 32  # points along each side of a tile
 ROWS = 8  # rows of a tile that the threads of a block take at a time
-SHARED = 8  # operands that lie in shared memory, at most
+SHARED = 40 << 10  # bytes of shared memory, at most: what is left of 48 KiB is for others
 SHORT = 8  # loops that are shorter aren't worth a tile
 
 
@@ -42,7 +43,7 @@ class Crossing(NamedTuple):
 
 
 def crossing(region: Region, loads: Mapping[Node, Port], stores: Sequence[Strided]) -> Crossing | None:
-    """Where operands lie across the results, if that is worth tiles; None if they don't, or if too many do."""
+    """Where operands lie across the results, if they do and that is worth tiles; as many of them as fit."""
     long = [k for k in range(len(region.loops)) if not _is_short(region, k)]
     axis = next((k for k in reversed(long) if all(array.strides[k] == 1 for array in stores)), None)
     if axis is None or any(loop.reduce for loop in region.loops):
@@ -51,8 +52,9 @@ def crossing(region: Region, loads: Mapping[Node, Port], stores: Sequence[Stride
     scattered = {node: array for node, array in arrays.items() if array.strides[axis] not in (0, 1, -1)}
     for across in reversed([k for k in long if k != axis]):
         turned = [node for node, array in scattered.items() if array.strides[across] == 1]
+        ends = accumulate([SIDE * (SIDE + 1) * itemsize(scattered[node].dtype) for node in turned])
         if turned:
-            return Crossing(axis, across, turned) if len(turned) <= SHARED else None
+            return Crossing(axis, across, [node for node, end in zip(turned, ends, strict=True) if end <= SHARED])
     return None
 
 
