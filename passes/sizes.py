@@ -12,9 +12,9 @@ from graphc.errors import ShapeError
 NOMINAL: Mapping[str, int] = defaultdict(lambda: 64)
 
 
-def guess(dim: Dim) -> int:
-    """A likely value of `dim`, from sizes of 64 for all symbols."""
+def guess(dim: Dim, sizes: Mapping[str, int] = NOMINAL) -> int:
+    """A likely value of `dim`, from sizes of 64 for all symbols, or other `sizes`."""
     try:
-        return max(evaluate_dim(dim, NOMINAL), 0)
+        return max(evaluate_dim(dim, sizes), 0)
     except ShapeError:  # it divides by what isn't positive at these sizes
-        return NOMINAL[""]
+        return sizes[""]

@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 from graphc.dims import Dim, DimExpr, ceil_div, product
 from graphc.op import Op
 from graphc.ops.conv import conv_input_grad, conv_op, conv_weight_grad
+from graphc.passes.sizes import guess
 from graphc.runtime.conv_geometry import Axis, Convolution, described, taps_of
 from graphc.runtime.cuda import lanes
 from graphc.runtime.cuda.grids import each_point, unravelled
@@ -25,7 +26,7 @@ from graphc.runtime.cuda.launches import Convolution as Library
 from graphc.runtime.cuda.launches import CudaCode, Frame
 from graphc.runtime.cuda.products import Lines, Products, by_columns, by_teams, by_tiles, rounded_sum
 from graphc.runtime.cuda.scalars import HALVES, MEMORY, REGISTER, loaded
-from graphc.runtime.cuda.tiles import guess, sum_type
+from graphc.runtime.cuda.tiles import sum_type
 from graphc.runtime.strided import Strided
 
 FEW_ROWS = 8  # results that a thread can compute side by side

@@ -17,12 +17,13 @@ from graphc.kernel import Access, Load, Loop, Region, Store
 from graphc.op import Op
 from graphc.operands import parameter
 from graphc.ops.linalg import matmul_op
+from graphc.passes.sizes import guess
 from graphc.runtime.contraction import Contraction, contraction, layout, transposed
 from graphc.runtime.cuda import lanes
 from graphc.runtime.cuda.launches import CudaCode, Frame, Gemm
 from graphc.runtime.cuda.products import Lines, Products, by_teams, by_tiles, rounded_sum
 from graphc.runtime.cuda.scalars import HALVES, MEMORY, REGISTER, loaded, stored
-from graphc.runtime.cuda.tiles import guess, sum_type
+from graphc.runtime.cuda.tiles import sum_type
 from graphc.runtime.strided import Strided
 from graphc.types import TensorType
 

@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from graphc.dims import Dim, ceil_div, product
+from graphc.passes.sizes import guess
 from graphc.runtime.cuda import tiles
 from graphc.runtime.cuda.grids import THREADS, each_point, unravelled
 from graphc.runtime.cuda.launches import CudaCode, Frame
 from graphc.runtime.cuda.scalars import HALVES, REGISTER, rounded
-from graphc.runtime.cuda.tiles import Tile, guess, sum_type
+from graphc.runtime.cuda.tiles import Tile, sum_type
 from graphc.runtime.strided import Strided, itemsize
 
 WARP, DEEP = 32, 8  # threads of a team

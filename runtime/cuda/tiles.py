@@ -18,7 +18,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from graphc.dims import Dim, ceil_div, evaluate
+from graphc.dims import Dim, ceil_div
+from graphc.passes.sizes import guess
 from graphc.runtime.cuda.launches import CudaCode, Precision
 from graphc.runtime.cuda.scalars import HALVES
 from graphc.runtime.strided import itemsize
@@ -376,7 +377,7 @@ CORE_TILES: Mapping[Tile, float] = {
 }
 PRECISIONS = {"tf32": "Tf32", "bfloat16": "Pair_bf16"}  # what products of float32 are computed from, if it isn't they
 ENOUGH = 128  # blocks that keep a GPU busy
-UNKNOWN = 256  # what a size is taken for that isn't known yet
+LARGE: Mapping[str, int] = defaultdict(lambda: 1024)  # sizes that aren't known yet, for which tiles shall do well
 PART = 512  # of k, that is worth a block of its own where there are too few
 PARTS = 4  # times as many blocks as keep a GPU busy, if k is divided: they hide what each waits for
 
@@ -403,7 +404,8 @@ def chosen(dtype: str, precision: Precision, m: Dim, n: Dim, batch: Dim, k: Dim)
     What is too few blocks is divided along k where that is long.
     """
     kind = kind_of(dtype, precision)
-    rows, columns, count, parts = guess(m), guess(n), guess(batch), max(1, guess(k) // PART)
+    rows, columns, count = (guess(dim, LARGE) for dim in (m, n, batch))
+    parts = max(1, guess(k) // PART)
 
     def time(found: tuple[Tile, float]) -> float:
         tile, share = found
@@ -422,11 +424,6 @@ def part_of(tile: Tile, m: Dim, n: Dim, batch: Dim, k: Dim) -> Dim:
     blocks = max(1, guess(tile.blocks(m, n)) * guess(batch))
     parts = min(-(-PARTS * ENOUGH // blocks), guess(k) // PART) if blocks < ENOUGH else 1
     return k if parts < 2 else -(-guess(k) // parts // tile.step) * tile.step
-
-
-def guess(dim: Dim) -> int:
-    """A dimension, or a likely value of it."""
-    return evaluate(dim, defaultdict(lambda: UNKNOWN))
 
 
 def declare(code: CudaCode, tile: Tile) -> None:
