@@ -193,7 +193,8 @@ def _vector(region: Region, arrays: Sequence[Strided], axis: int | None) -> int:
     contiguous = [array for array in arrays if axis is not None and array.strides[axis] == 1]
     if axis is None or not contiguous:
         return 1
-    vector = min(MAX_VECTOR, ACCESS // min([itemsize(array.dtype) for array in contiguous]))
+    sizes = [itemsize(array.dtype) for array in contiguous]
+    vector = min(MAX_VECTOR, ACCESS // min(sizes), 2 * ACCESS // max(sizes))  # two accesses of the widest, at most
     extent = region.loops[axis].extent
     while vector > 1 and not (_fits(extent, vector) and all(_aligned(region, a, axis, vector) for a in contiguous)):
         vector //= 2
