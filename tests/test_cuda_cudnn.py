@@ -10,12 +10,14 @@ import pytest
 import graphc as gc
 from graphc.runtime.cuda import cudnn
 from graphc.runtime.cuda.cudnn import WORKSPACE_BYTES, Cudnn
+from graphc.runtime.cuda.cupy_driver import CupyDriver
 from graphc.runtime.cuda.driver import Convolved, Tensor
 from graphc.runtime.cuda.kernels import INFO, cuda_kernel
 from graphc.runtime.cuda.launches import Convolution, Launch
 from tests.cuda_cores import plan_kernels, prepared
 from tests.cuda_driver import HostDriver, on_host
 from tests.cuda_host import needs_compiler
+from tests.fake_cupy import FakeCupy
 
 X = Tensor(1000, (2, 6, 9, 8), (432, 72, 8, 1), "float32")
 W = Tensor(2000, (4, 3, 3, 3), (27, 9, 3, 1), "float32")
@@ -172,3 +174,19 @@ def test_runs_give_the_same_whichever_convolves(monkeypatch: pytest.MonkeyPatch)
     for values in found[1:]:
         for value, wanted in zip(values, found[0], strict=True):
             np.testing.assert_allclose(value, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_the_driver_has_one_handle_on_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    frontend = Frontend()
+    monkeypatch.setattr(cudnn, "installed", lambda: None)
+    assert not CupyDriver(FakeCupy()).has_cudnn
+    monkeypatch.setattr(cudnn, "installed", lambda: frontend)
+    driver = CupyDriver(FakeCupy())
+    assert driver.has_cudnn
+    runs = [driver.convolution(problem(direction)) for direction in ("forward", "data")]
+    assert frontend.told("set_stream")["stream"] == driver._stream.ptr
+    for run in runs:
+        assert run is not None
+        run()
+    places = {args[1] for name, args, _ in frontend.calls if name == "execute"}
+    assert len(places) == 1 and min(places) > 0

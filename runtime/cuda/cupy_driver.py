@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -238,7 +238,7 @@ class CupyDriver:
             self._cublas = Cublas(_library(self._runtime), self._stream.ptr, self._workspace.address)
         self._cublas.multiply(product)
 
-    @property
+    @cached_property
     def has_cudnn(self) -> bool:
         """See `Driver`."""
         return cudnn.installed() is not None
