@@ -76,7 +76,7 @@ bench-gpu-peers:
 	$(GPU_PEERS_BIN)/python -m pip install --quiet --disable-pip-version-check numpy 'torch==2.13.0' 'jax[cuda13]==0.10.2'
 
 test-cuda-compile: $(DEV)
-	GRAPHC_TEST_CUDA=all $(BIN)/pytest -q -n 2 --dist worksteal $(wildcard tests/test_cuda_*.py)
+	GRAPHC_TEST_CUDA=all $(BIN)/pytest -q -n 2 --dist worksteal $(wildcard tests/test_cuda_*.py) tests/test_gpu.py
 
 lint: $(DEV)
 	$(BIN)/ruff check
