@@ -14,7 +14,7 @@ part of a user's graph is the backward one.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from graphc.ir import Node, Program
@@ -22,6 +22,7 @@ from graphc.operands import cast_op
 from graphc.passes.foresight import LEAVES, Foresight, unviewed
 from graphc.passes.sizes import guess
 from graphc.target import TargetInfo
+from graphc.types import TensorType, Type
 
 FEW, MANY = 8, 24  # light ops that take no longer than reading their result: from the cache, from beyond it
 CACHED = 1 << 20  # bytes of a value that may still be in the cache when it is needed again
@@ -53,6 +54,7 @@ def repeated(program: Program, info: TargetInfo, foresight: Foresight) -> set[No
     users = _users(program, nodes)
     kept = foresight.after_core | {unviewed(node.inputs[0]) for node in nodes if node.op.kind == "reduce"}
     costs = {**dict.fromkeys(info.light, 1), **info.heavy}
+    nbytes = _Bytes()
     recipes: dict[Node, Recipe] = {}
     found: set[Node] = set()
     for node in nodes:
@@ -61,13 +63,13 @@ def repeated(program: Program, info: TargetInfo, foresight: Foresight) -> set[No
             recipes[node] = NUMBER
         elif node.op.kind == "view":
             recipes[node] = recipes[node.inputs[0]]
-        elif node.op is cast_op and _nbytes(node.inputs[0]) <= _nbytes(node):
-            recipes[node] = _combined(recipes, node, 1)
+        elif node.op is cast_op and nbytes[node.inputs[0].type] <= nbytes[node.type]:
+            recipes[node] = _combined([recipes[i] for i in node.inputs], 1)
             found.add(node)
         elif node.op in costs and node not in kept:
-            recipe = _combined(recipes, node, costs[node.op])
-            if recipe.ops <= (FEW if _nbytes(node) < CACHED else MANY):
-                shared = _costs_nothing(node, recipe, users)
+            recipe = _combined([recipes[i] for i in node.inputs], costs[node.op])
+            if recipe.ops <= (FEW if nbytes[node.type] < CACHED else MANY):
+                shared = _costs_nothing(node, recipe.sources, users, nbytes)
                 if shared or users[node] < 2:
                     recipes[node] = recipe
                 if shared and users[node] > 1:
@@ -81,17 +83,19 @@ def _users(program: Program, nodes: Sequence[Node]) -> Counter[Node]:
     return Counter([unviewed(i) for inputs in (*taken, program.roots) for i in inputs])
 
 
-def _combined(recipes: Mapping[Node, Recipe], node: Node, cost: int) -> Recipe:
-    parts = [recipes[i] for i in node.inputs]
-    return Recipe(cost + sum([part.ops for part in parts]), frozenset().union(*[part.sources for part in parts]))
+def _combined(parts: Sequence[Recipe], cost: int) -> Recipe:
+    ops = cost + sum([part.ops for part in parts])
+    return Recipe(ops, frozenset().union(*[part.sources for part in parts]) if ops <= MANY else NUMBER.sources)
 
 
-def _costs_nothing(node: Node, recipe: Recipe, users: Mapping[Node, int]) -> bool:
+def _costs_nothing(
+    node: Node, sources: Collection[Node], users: Mapping[Node, int], nbytes: Mapping[Type, int]
+) -> bool:
     """Whether the sources are no more bytes than the value, and in memory whether it is repeated or not."""
-    nbytes = _nbytes(node)
-    large = [source for source in recipe.sources if _nbytes(source) * SLACK > nbytes]
+    room = nbytes[node.type]
+    large = [source for source in sources if nbytes[source.type] * SLACK > room]
     shared = all(users[source] > 1 or source.op.kind in LEAVES for source in large)
-    return shared and sum([_nbytes(source) for source in large]) <= nbytes
+    return shared and sum([nbytes[source.type] for source in large]) <= room
 
 
 def _with_operands(found: set[Node], nodes: Sequence[Node], recipes: Mapping[Node, Recipe]) -> set[Node]:
@@ -102,5 +106,10 @@ def _with_operands(found: set[Node], nodes: Sequence[Node], recipes: Mapping[Nod
     return found
 
 
-def _nbytes(node: Node) -> int:
-    return guess(node.tensor_type.nbytes)
+class _Bytes(dict[Type, int]):
+    """Likely bytes of values, by their types, of which a program has few."""
+
+    def __missing__(self, type: Type) -> int:
+        assert isinstance(type, TensorType)  # what has several results is read by none but their items
+        found = self[type] = guess(type.nbytes)
+        return found
