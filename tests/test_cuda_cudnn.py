@@ -190,3 +190,15 @@ def test_the_driver_has_one_handle_on_its_stream(monkeypatch: pytest.MonkeyPatch
         run()
     places = {args[1] for name, args, _ in frontend.calls if name == "execute"}
     assert len(places) == 1 and min(places) > 0
+
+
+def test_a_plan_serves_all_addresses() -> None:
+    frontend = Frontend()
+    handle = Cudnn(frontend, 0, 0)
+    for address in (1000, 9000):
+        run = handle.convolution(problem("forward", x=X._replace(address=address)))
+        assert run is not None
+        run()
+    given = [max(args[0].values()) for name, args, _ in frontend.calls if name == "execute"]
+    assert given == [3000, 9000]
+    assert frontend.told("pygraph")

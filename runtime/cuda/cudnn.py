@@ -42,19 +42,32 @@ class Cudnn:
         self._workspace = workspace
         self._handle = frontend.create_handle()
         frontend.set_stream(handle=self._handle, stream=stream)
+        self._planned: dict[Convolved, tuple[Any, dict[str, Any]] | None] = {}  # graphs, for any addresses
 
     def convolution(self, problem: Convolved) -> Callable[[], None] | None:
         """What convolves whenever it is called; None if cuDNN can't do this one as it is wanted."""
         tensors = {"x": problem.x, "w": problem.w, "y": problem.y}
         if problem.compute == "bfloat16" or not all(size for tensor in tensors.values() for size in tensor.shape):
             return None
+        x, w, y = (tensor._replace(address=0) for tensor in tensors.values())
+        anywhere = problem._replace(x=x, w=w, y=y)
+        if anywhere not in self._planned:
+            self._planned[anywhere] = self._plan(anywhere)
+        found = self._planned[anywhere]
+        if found is None:
+            return None
+        graph, given = found
+        addresses = {given[name].get_uid(): tensor.address for name, tensor in tensors.items()}
+        return partial(graph.execute, addresses, self._workspace, handle=self._handle)
+
+    def _plan(self, problem: Convolved) -> tuple[Any, dict[str, Any]] | None:
+        """A graph with a plan, and its tensors by name; None if there is no plan as it is wanted."""
         try:
-            graph, given = self._graph(problem, tensors)
+            graph, given = self._graph(problem, {"x": problem.x, "w": problem.w, "y": problem.y})
             self._choose(graph, exact=problem.x.dtype == "float32" and problem.compute == "float32")
         except Exception:  # of several types, by version: there is no plan, or no support for this graph
             return None
-        addresses = {given[name].get_uid(): tensor.address for name, tensor in tensors.items()}
-        return partial(graph.execute, addresses, self._workspace, handle=self._handle)
+        return graph, given
 
     def _graph(self, problem: Convolved, tensors: dict[str, Tensor]) -> tuple[Any, dict[str, Any]]:
         """The graph of one convolution, and its tensors by name."""
