@@ -313,7 +313,7 @@ def test_tiles_of_both_sizes_give_the_same(
 
 
 def test_small_images_with_many_weights_take_small_tiles() -> None:
-    case = Case(conv_op, ((1, 256, 14, 14), (256, 256, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1), steady=True)
+    case = Case(conv_op, ((1, 512, 14, 14), (512, 512, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1), steady=True)
     (step,) = plan_kernels(prepared([case.node], info=INFO), INFO).steps
     assert native(step.kernel, HOSTS["avx512"], steady=step.steady).notes[0].startswith("winograd 2x2")
 

@@ -45,7 +45,8 @@ CACHED = 1 << 18  # elements of the transformed tiles of a block, if units are p
 MANY = 64  # tiles of such a block
 FEW = 16  # tiles of a block, if it is a unit
 UNITS = 8  # that there should be
-FAR = 4  # bytes that arrive in a cycle from where weights are large
+HUGE = 3 << 20  # elements of weights that other layers push out of the last cache, too
+FAR, FARTHER = 8, 4  # bytes that arrive in a cycle from where weights are large, or huge
 USED = 0.87  # part of all cycles that the direct way makes use of
 
 
@@ -97,7 +98,8 @@ def _shape(transform: Transform, convolution: Convolution, host: Host) -> Shape:
     whole = Grid(transform, convolution.batch, height, width, 1, 1)
     batch = convolution.batch if isinstance(convolution.batch, int) else BATCH
     grid = whole.divided(FEW)
-    is_large = transform.places * rows * channels > LARGE
+    size = transform.places * rows * channels
+    is_large, speed = size > LARGE, FAR if size <= HUGE else FARTHER
     by_panels = is_large or batch * grid.line_blocks < UNITS * grid.images
     if by_panels:
         grid = whole.divided(max(FEW, min(MANY, CACHED // (transform.places * channels))))
@@ -107,7 +109,7 @@ def _shape(transform: Transform, convolution: Convolution, host: Host) -> Shape:
     def cycles(tile: Tile) -> float:
         passes = -(-grid.most // tile.rows)
         each = max(tile.rows * tile.vectors, tile.rows + tile.vectors, LATENCY) / 2
-        first = max(each, tile.vectors * host.vector_bytes / FAR) if is_large else each
+        first = max(each, tile.vectors * host.vector_bytes / speed) if is_large else each
         return transform.places * channels * blocks * -(-vectors // tile.vectors) * (first + (passes - 1) * each)
 
     most = [(host.registers - 1 - count) // count for count in range(1, min(VECTORS, vectors) + 1)]
