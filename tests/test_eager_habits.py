@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import pickle
 
 import numpy as np
@@ -79,6 +80,19 @@ def test_parameters_are_changed_in_place_without_a_tape():
     assert w is same and w.requires_grad and w.is_leaf and w.tolist() == [0, 0, 0]
     with pytest.raises(ArgumentError, match=r"no_grad\(\): w -= step"):
         w -= 1
+
+
+@pytest.mark.parametrize("name", ["iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "imatmul"])
+def test_every_operator_in_place_leaves_a_parameter_what_it_is(name):
+    w = ge.tensor([[5.0, 1.0], [2.0, 3.0]], requires_grad=True)
+    by = np.array([[2.0, 1.0], [1.0, 2.0]], "float32")
+    change, expected = getattr(operator, name), getattr(operator, name[1:])(w.numpy(), by)
+    with ge.no_grad():
+        assert change(w, by) is w
+    assert w.requires_grad and w.is_leaf
+    np.testing.assert_allclose(w.numpy(), expected)
+    with pytest.raises(ArgumentError, match="in place while there is a tape"):
+        change(w, by)
 
 
 def test_data_is_the_value_without_the_tape_and_can_be_assigned():

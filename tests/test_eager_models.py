@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -187,6 +188,26 @@ def test_threads_train_side_by_side():
         thread.join()
     train(found, 3)
     assert [found[k] for k in range(3)] == [found[3]] * 3
+
+
+def test_threads_that_share_a_parameter_lose_no_gradient():
+    w = ge.tensor([1.0, 2.0], requires_grad=True)
+
+    def work() -> None:
+        for _ in range(100):
+            (w * 3.0).sum().backward()
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert w.grad.tolist() == [2400, 2400]
 
 
 def test_parameters_are_fitted_to_arrays_by_hand():

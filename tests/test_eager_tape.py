@@ -176,6 +176,10 @@ def test_the_gradient_of_a_tensor_in_between_is_asked_for():
     with pytest.raises(GradientError, match="allow_unused=True"):
         ge.grad(w * w, [w, other])
     assert ge.grad(w * w, [w, other], allow_unused=True)[1] is None
+    first, second = gc.split(leaf([1.0, 2.0]), 2)  # results of one call
+    with pytest.raises(GradientError, match="allow_unused=True"):
+        ge.grad(first.sum(), second)
+    assert ge.grad(first.sum(), second, allow_unused=True) == (None,)
 
 
 def test_gradients_have_gradients():
@@ -438,6 +442,15 @@ def test_a_function_is_differentiated_twice():
     (g,) = ge.grad(Exp.apply(x), x, create_graph=True)
     (h,) = ge.grad(g, x)
     assert g.item() == h.item() == pytest.approx(np.e)
+
+
+def test_a_function_keeps_the_values_of_its_call():
+    w = leaf(3.0)
+    total, product = Parts.apply(w, w)
+    with ge.no_grad():
+        w -= 2.0
+    (total + product).backward()
+    assert w.item() == 1 and w.grad.item() == 2 + 2 * 3
 
 
 def test_a_function_that_returns_too_few_gradients_is_told():

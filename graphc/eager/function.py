@@ -42,8 +42,11 @@ class Context:
         return self._present
 
     def results(self, made: Sequence[Tensor]) -> None:
-        """Find the results of `forward` among what is kept."""
+        """Find the results of `forward` among what is kept, and keep the values of now: leaves may be given others."""
         self._own = tuple([next((k for k, y in enumerate(made) if y is kept), None) for kept in self._kept])
+        self._kept = tuple([
+            valued(kept._array, kept.type, kept._edge) if isinstance(kept, Tensor) else kept for kept in self._kept
+        ])
 
     def present(self, entry: Entry | None) -> None:
         """Show what is kept, results as those of `entry`; or nothing any more.

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from heapq import heappop, heappush
 from itertools import count
+from threading import RLock
 from types import CodeType
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ Edge = tuple["Entry", int]
 Hook = Callable[[Any], Any]
 Waiting = dict["Entry", list[Any]]  # the cotangents that have reached the results of an entry
 numbers = count()
+collecting = RLock()  # threads may share leaves, and none of their gradients may get lost
 
 
 class Freed(NamedTuple):
@@ -111,7 +113,8 @@ class Leaf(Entry):
 
     def pull(self, cotangents: Sequence[Any]) -> Iterable[tuple[Edge, Any]]:
         """Add to the gradient; nothing is behind a leaf."""
-        self.grad = cotangents[0] if self.grad is None else self.grad + cotangents[0]
+        with collecting:
+            self.grad = cotangents[0] if self.grad is None else self.grad + cotangents[0]
         return ()
 
 
@@ -187,7 +190,7 @@ def walk(seeds: Iterable[tuple[Edge, Any]], asked: Collection[Edge] | None, reta
         if entry.hooks:
             _hooked(entry.hooks, cotangents)
         if asked is not None and needed is not None:
-            found.update({(entry, k): g for k, g in enumerate(cotangents) if (entry, k) in asked})
+            found.update({(entry, k): g for k, g in enumerate(cotangents) if g is not None and (entry, k) in asked})
             if entry.__class__ is Leaf or not any(edge is not None and edge[0] in needed for edge in entry.parents):
                 continue
         saved = entry.saved

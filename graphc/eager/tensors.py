@@ -326,6 +326,18 @@ class Tensor(Operators):
     def __itruediv__(self, other: Any) -> Any:
         return self._in_place("divide", other)
 
+    def __ifloordiv__(self, other: Any) -> Any:
+        return self._in_place("floor_divide", other)
+
+    def __imod__(self, other: Any) -> Any:
+        return self._in_place("remainder", other)
+
+    def __ipow__(self, other: Any) -> Any:
+        return self._in_place("power", other)
+
+    def __imatmul__(self, other: Any) -> Any:
+        return self._in_place("matmul", other)
+
     def __getattr__(self, name: str) -> Any:
         if name in METHOD:
             raise AttributeError(f"an eager tensor has no {name!r}: {METHOD[name]}")
