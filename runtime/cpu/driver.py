@@ -45,7 +45,7 @@ COMMAND_BYTES = 48
 
 # The state of a plan: address of the epoch, which changes with the variables; the epoch for which it is prepared; the
 # plan that prepares it.
-EPOCH, SEEN, PREPARES, STATE_BYTES = 0, 8, 16, 24
+EPOCH, SEEN, PREPARES = 0, 8, 16
 NEVER = -1  # no epoch
 
 # Memory of the workers: the bytes of each, and then, aligned, those of worker 0, 1, ...
