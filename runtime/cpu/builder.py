@@ -352,9 +352,9 @@ class Function:
             return self.emit(type, f"load {type}, ptr {at.text}, align {align}")
         bits = as_bits(type)
         name = f"llvm.masked.load.{mangled(bits)}.p0"
-        self.module.declare(name, bits, [PTR, mask.type, bits])
+        self.module.declare(name, bits, [PTR, "i32", mask.type, bits])
         found = self.emit(
-            bits, f"call {bits} @{name}(ptr align {align} {at.text}, {mask.type} {mask.text}, {bits} zeroinitializer)"
+            bits, f"call {bits} @{name}(ptr {at.text}, i32 {align}, {mask.type} {mask.text}, {bits} zeroinitializer)"
         )
         return self.convert("bitcast", found, type)
 
@@ -370,18 +370,18 @@ class Function:
             return
         value = self.convert("bitcast", value, as_bits(value.type))
         name = f"llvm.masked.store.{mangled(value.type)}.p0"
-        self.module.declare(name, "void", [value.type, PTR, mask.type])
-        self.do(f"call void @{name}({value.type} {value.text}, ptr align {align} {at.text}, {mask.type} {mask.text})")
+        self.module.declare(name, "void", [value.type, PTR, "i32", mask.type])
+        self.do(f"call void @{name}({value.type} {value.text}, ptr {at.text}, i32 {align}, {mask.type} {mask.text})")
 
     def gather(self, type: str, addresses: Value, align: int, mask: Value | None = None) -> Value:
         """A vector of elements, each from its own address."""
         mask = mask or constant(with_element(type, "i1"), True)
         bits = as_bits(type)
         name = f"llvm.masked.gather.{mangled(bits)}.{mangled(addresses.type)}"
-        self.module.declare(name, bits, [addresses.type, mask.type, bits])
+        self.module.declare(name, bits, [addresses.type, "i32", mask.type, bits])
         found = self.emit(
             bits,
-            f"call {bits} @{name}({addresses.type} align {align} {addresses.text}, {mask.type} {mask.text}, "
+            f"call {bits} @{name}({addresses.type} {addresses.text}, i32 {align}, {mask.type} {mask.text}, "
             f"{bits} zeroinitializer)",
         )
         return self.convert("bitcast", found, type)
@@ -391,9 +391,9 @@ class Function:
         mask = mask or constant(with_element(value.type, "i1"), True)
         value = self.convert("bitcast", value, as_bits(value.type))
         name = f"llvm.masked.scatter.{mangled(value.type)}.{mangled(addresses.type)}"
-        self.module.declare(name, "void", [value.type, addresses.type, mask.type])
+        self.module.declare(name, "void", [value.type, addresses.type, "i32", mask.type])
         self.do(
-            f"call void @{name}({value.type} {value.text}, {addresses.type} align {align} {addresses.text}, "
+            f"call void @{name}({value.type} {value.text}, {addresses.type} {addresses.text}, i32 {align}, "
             f"{mask.type} {mask.text})"
         )
 
