@@ -12,7 +12,7 @@ from benchmarks.op_cases import CASES
 from benchmarks.options import Options
 from benchmarks.systems import OWN, SYSTEMS
 from benchmarks.table import Row, show
-from benchmarks.workloads import GPU, WORKLOADS
+from benchmarks.workloads import EAGER, GPU, WORKLOADS
 
 Benchmark = Callable[[Options], bool]
 
@@ -57,7 +57,7 @@ def parsed(arguments: list[str]) -> tuple[list[str], Options]:
     known: dict[str, tuple[Iterable[str], Mapping[str, Any]]] = {
         "benchmark": (names, BENCHMARKS),
         "peer": (lists["systems"], {**SYSTEMS, "none": None}),
-        "workload or op": (lists["only"], {**WORKLOADS, **GPU, **CASES}),
+        "workload or op": (lists["only"], {**WORKLOADS, **EAGER, **GPU, **CASES}),
     }
     for what, (asked, there) in known.items():
         unknown = [name for name in asked if name not in there]

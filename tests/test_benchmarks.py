@@ -266,3 +266,8 @@ def test_the_95th_percentile_beside_a_busy_process_is_compared_with_that_of_one_
     assert [row.reached for row in rows] == [True, False]
     assert rows[0].measured == "2 ms, 1 thread 1 ms"
     assert rows[1].measured == "2.00x"
+
+
+@pytest.mark.parametrize("name", EAGER)
+def test_workloads_of_eager_execution_can_be_asked_for(name):
+    assert parsed(["eager", "--only", name])[1].only == (name,)
