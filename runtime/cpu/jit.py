@@ -82,7 +82,9 @@ def _engine() -> Any:
         raise GraphcError(
             f"this system refuses memory for generated code: {error}", hint='Session(device="reference")'
         ) from error
-    return llvm.create_lljit_compiler(target_machine(this_host()), use_jit_link=False, suppress_errors=False)
+    # JITLink takes one block for all sections of an object. The older linker maps them one by one, and aborts the
+    # process where they come to lie more than 2 GiB apart, as they do in a process of many mappings.
+    return llvm.create_lljit_compiler(target_machine(this_host()), use_jit_link=True, suppress_errors=False)
 
 
 _loaded: WeakValueDictionary[str, Code] = WeakValueDictionary()
