@@ -11,6 +11,7 @@ import pytest
 from cuda_driver import DEVICES, on_host, without_gpu
 
 import graphc as gc
+from graphc import eager as ge
 
 os.environ.setdefault("GRAPHC_VERIFY", "1")
 os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parents[1] / ".test-cache")
@@ -34,6 +35,14 @@ def session(device):
     """A session on each device, in a graph of its own."""
     with gc.Graph(), gc.Session(device=device) as session:
         yield session
+
+
+@pytest.fixture
+def as_a_thread_begins():
+    """The modes and draws that a thread begins with in eager execution, and a graph of its own."""
+    with gc.Graph(), ge.set_grad_enabled(True), ge.set_training(True):
+        ge.manual_seed(0)
+        yield
 
 
 def pytest_collection_modifyitems(items):

@@ -27,12 +27,7 @@ TAKING = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def modes():
-    """Every test begins with the modes and the draws that a thread begins with, and has a graph of its own."""
-    with gc.Graph(), ge.set_grad_enabled(True), ge.set_training(True):
-        ge.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("as_a_thread_begins")
 
 
 def near(found: Any, expected: np.ndarray[Any, Any], what: str) -> bool:

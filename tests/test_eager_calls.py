@@ -21,12 +21,7 @@ from graphc.operators import METHODS
 NUMBERS = (0.5, -1.0, 2.0, 3.0, -0.0, 1.0)
 
 
-@pytest.fixture(autouse=True)
-def begin():
-    """Every test begins with the modes and draws that a thread begins with, and has a graph of its own."""
-    with gc.Graph(), ge.set_grad_enabled(True), ge.set_training(True):
-        ge.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("as_a_thread_begins")
 
 
 def leaf(shape=(2, 3), dtype="float32"):

@@ -13,13 +13,7 @@ from graphc import eager as ge
 from graphc.eager import elsewhere
 from graphc.errors import ArgumentError, GradientError, ShapeError
 
-
-@pytest.fixture(autouse=True)
-def begin():
-    """Every test begins with the modes and draws that a thread begins with, and has a graph of its own."""
-    with gc.Graph(), ge.set_grad_enabled(True), ge.set_training(True):
-        ge.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("as_a_thread_begins")
 
 
 def leaf(value=(1.0, 2.0, 3.0)):

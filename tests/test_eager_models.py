@@ -18,12 +18,7 @@ STEPS = 20
 TOLERANCE = 1e-5
 
 
-@pytest.fixture(autouse=True)
-def begin():
-    """Every test begins with the modes and draws that a thread begins with, and has a graph of its own."""
-    with gc.Graph(), ge.set_grad_enabled(True), ge.set_training(True):
-        ge.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("as_a_thread_begins")
 
 
 Loss = Callable[[Any, Any], Any]
