@@ -81,7 +81,7 @@ def sampled(name: str, workers: tuple[Worker, Worker], options: Options) -> Samp
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(min(ROUNDS, options.rounds)):
         for worker, count, found in zip(workers, steps, seconds, strict=True):
-            time.sleep(PAUSE / 10)
+            time.sleep(PAUSE)
             found.append(worker.ask("time", steps=count, turn=options.turn)["seconds"])
     return Sample(name, median(seconds[0]), median(seconds[1]), name.split("/")[0] in RANDOM or agree(*values))
 
