@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 from graphc.dims import Dim, product
 from graphc.ir import Node, reachable
 from graphc.kernel import Access, Kernel, Load, Loop, Region
+from graphc.op import Op
 from graphc.passes.index_maps import row_major
 from graphc.passes.lower import collapsed
 from graphc.runtime.strided import Strided, itemsize
@@ -203,3 +204,9 @@ def _cone(roots: Iterable[Node], inside: Collection[Node], leaves: Collection[No
     """The nodes of `inside` that `roots` are computed from, not looking beyond `leaves`."""
     return {node for node in reachable([r for r in roots if r in inside], lambda n: n in leaves or n not in inside)
             if node in inside}  # fmt: skip
+
+
+def is_expressible(region: Region, pointwise: Collection[Op], reductions: Collection[Op]) -> bool:
+    """Whether a target that has code for these ops can compute a region; what only moves elements is addressing."""
+    known = {"pointwise": pointwise, "reduce": reductions}
+    return all(node.op in known.get(node.op.kind, (node.op,)) for node in region.values)

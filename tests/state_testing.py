@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import namedtuple
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import numpy as np
+import pytest
 
 import graphc as gc
 from graphc.op import NoGradient
@@ -80,3 +82,30 @@ def output_of(script: str, **environment: str) -> str:
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return done.stdout
+
+
+class Picky(namedtuple("Pair", "first second")):
+    """A named tuple that can't be made of small numbers."""
+
+    def __new__(cls, first, second):
+        if isinstance(first, np.ndarray) and first.sum() < 100:
+            raise ArithmeticError("too small")
+        return super().__new__(cls, first, second)
+
+
+def check_that_a_failing_form_changes_nothing(session):
+    """Results that the user's own class refuses fail the run, as often as it is tried; variables keep their values."""
+    w = variable([1, 2])
+    bump = w.assign(w * 10)
+    for _ in range(3):
+        with pytest.raises(ArithmeticError):
+            session.run(Picky(bump[w], bump))
+        assert session[w].tolist() == [1, 2]
+    session.run(bump)
+    for _ in range(3):
+        with pytest.raises(ArithmeticError):
+            session.run(Picky(bump[w] - 200, bump))
+        assert session[w].tolist() == [10, 20]
+    assert session.run(Picky(bump[w], bump)).second is None and session[w].tolist() == [100, 200]
+    session.run(bump)
+    assert session[w].tolist() == [1000, 2000]

@@ -6,14 +6,14 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from functools import cache
 
-from graphc.ir import Node
-from graphc.kernel import Kernel, Region
+from graphc.kernel import Kernel
 from graphc.op import Op
 from graphc.runtime.cpu import conv, conv_tiles, gemm, index, philox, pointwise, scan, sort, window, winograd_library
 from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.lanes import region_phase
 from graphc.runtime.cpu.phases import KernelCode, NativeKernel
 from graphc.runtime.cpu.reductions import REDUCTIONS
+from graphc.runtime.regions import is_expressible
 
 FLAT = 64  # sizes from which kernels of one loop, such as the updates of biases, share code: it needs no constants
 
@@ -38,7 +38,7 @@ def native_kernel(
     kernel: Kernel, host: Host, cores: Mapping[Op, Core] = CORES, steady: Collection[int] = frozenset()
 ) -> NativeKernel | None:
     """The code of a kernel, some of whose reads may be steady, or None if it must be run by NumPy."""
-    if not all(map(_is_served, kernel.regions)):
+    if not all(is_expressible(region, pointwise.TABLE, REDUCTIONS) for region in kernel.regions):
         return None
     flat = kernel.core is None and all(len(region.loops) == 1 for region in kernel.regions)
     code = KernelCode(kernel, host, FLAT if flat else math.inf, steady)
@@ -48,14 +48,3 @@ def native_kernel(
     elif kernel.core.op not in cores or not cores[kernel.core.op](code):
         return None
     return code.finished()
-
-
-def _is_served(region: Region) -> bool:
-    return all(map(_has_code, region.values))
-
-
-def _has_code(node: Node) -> bool:
-    kind = node.op.kind
-    if kind == "pointwise":
-        return node.op in pointwise.TABLE
-    return node.op in REDUCTIONS if kind == "reduce" else True

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from graphc.ir import Node
-from graphc.kernel import Kernel, Region
+from graphc.kernel import Kernel
 from graphc.op import Op
 from graphc.ops.nn import attention_grad as attention_grad_op
 from graphc.ops.nn import attention_op
@@ -15,6 +14,7 @@ from graphc.runtime.cuda import attention, attention_grad, conv, gemm, index, ph
 from graphc.runtime.cuda.lanes import all_launches
 from graphc.runtime.cuda.launches import CudaCode, CudaKernel, Precision
 from graphc.runtime.cuda.reductions import REDUCTIONS
+from graphc.runtime.regions import is_expressible
 from graphc.target import TargetInfo
 
 Core = Callable[[CudaCode], bool]  # emits the commands of a kernel with a core; False: it isn't served
@@ -43,7 +43,7 @@ def cuda_kernel(
         precision: to which products may round what they multiply.
         has_cudnn: whether cuDNN may be asked to convolve.
     """
-    if not all(map(_is_served, kernel.regions)):
+    if not all(is_expressible(region, pointwise.TABLE, REDUCTIONS) for region in kernel.regions):
         return None
     code = CudaCode(kernel, precision, has_cudnn)
     if kernel.core is None:
@@ -51,14 +51,3 @@ def cuda_kernel(
     elif kernel.core.op not in cores or not cores[kernel.core.op](code):
         return None
     return code.finished()
-
-
-def _is_served(region: Region) -> bool:
-    return all(map(_has_code, region.values))
-
-
-def _has_code(node: Node) -> bool:
-    kind = node.op.kind
-    if kind == "pointwise":
-        return node.op in pointwise.TABLE
-    return node.op in REDUCTIONS if kind == "reduce" else True
