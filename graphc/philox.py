@@ -50,6 +50,7 @@ MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_STEPS = (0x9E3779B9, 0xBB67AE85)  # the golden ratio and sqrt(3) - 1, as fractions of 2^32
 
 _MASK32 = 0xFFFFFFFF
+_LOW, _HALF = np.uint64(_MASK32), np.uint64(32)
 _MASK64 = 0xFFFFFFFFFFFFFFFF
 GOLDEN64 = 0x9E3779B97F4A7C15
 _PART = 1 << 16  # elements of a large draw that are made at once
@@ -88,14 +89,21 @@ def philox4x32(counter: tuple[Words, Words, Words, Words], key: int) -> tuple[Wo
 
     All words are below 2^32; the low half of the 64-bit `key` is the first key word.
     """
-    c0, c1, c2, c3 = counter
-    low, high = _halves(key)
-    for step in range(ROUNDS):
-        k0 = np.uint64((low + step * KEY_STEPS[0]) & _MASK32)
-        k1 = np.uint64((high + step * KEY_STEPS[1]) & _MASK32)
-        p0, p1 = c0 * np.uint64(MULTIPLIERS[0]), c2 * np.uint64(MULTIPLIERS[1])
-        c0, c1, c2, c3 = _high(p1) ^ c1 ^ k0, _low(p1), _high(p0) ^ c3 ^ k1, _low(p0)
-    return c0, c1, c2, c3
+    shape = np.broadcast_shapes(*[words.shape for words in counter])
+    mixed, carried, product = (np.empty((2, *shape), np.uint64) for _ in range(3))
+    mixed[0], carried[0], mixed[1], carried[1] = counter
+    tall = (2, *[1] * len(shape))
+    factors, steps = (np.array(pair, np.uint64).reshape(tall) for pair in (MULTIPLIERS, KEY_STEPS))
+    keys = np.array(_halves(key), np.uint64).reshape(tall)
+    crossed = product[::-1]
+    for _ in range(ROUNDS):  # in place: memory for each operation would cost more than the operation
+        np.multiply(mixed, factors, out=product)
+        np.right_shift(crossed, _HALF, out=mixed)
+        np.bitwise_xor(mixed, carried, out=mixed)
+        np.bitwise_xor(mixed, keys, out=mixed)
+        np.bitwise_and(crossed, _LOW, out=carried)
+        keys = (keys + steps) & _LOW
+    return mixed[0], carried[0], mixed[1], carried[1]
 
 
 def bits32(seed: int, stream: int, counter: int, count: int, *, start: int = 0) -> npt.NDArray[np.uint32]:
@@ -147,15 +155,17 @@ def uniform(
         bottom, top = wide(kind.type(low)), wide(kind.type(high))
         span = top - bottom
     if not (bottom < top and np.isfinite(span)):
-        raise ArgumentError(
-            f"uniform needs low < high, not infinitely apart in {kind}, got {low!r} and {high!r}"
-        )
+        raise ArgumentError(f"uniform needs low < high, not infinitely apart in {kind}, got {low!r} and {high!r}")
     unit = _unit64 if wide is np.float64 else _unit32
     largest = np.nextafter(kind.type(high), kind.type(low))
 
     def part(first: int, count: int) -> npt.NDArray[Any]:
-        values = (bottom + unit(seed, stream, counter, count, first) * span).astype(kind)
-        return np.asarray(np.minimum(values, largest))
+        values = unit(seed, stream, counter, count, first)
+        values *= span
+        values += bottom
+        narrow: npt.NDArray[Any] = values.astype(kind, copy=False)
+        np.minimum(narrow, largest, out=narrow)
+        return narrow
 
     return _in_parts(part, start, shape, kind)
 
@@ -286,7 +296,10 @@ def permutation(seed: int, stream: int, counter: int, count: int) -> npt.NDArray
 
 def _unit32(seed: int, stream: int, counter: int, count: int, start: int) -> npt.NDArray[np.float32]:
     words = bits32(seed, stream, counter, count, start=start)
-    return (words >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
+    words >>= np.uint32(8)
+    units = words.astype(np.float32)
+    units *= np.float32(2.0**-24)
+    return units
 
 
 def _unit64(seed: int, stream: int, counter: int, count: int, start: int) -> npt.NDArray[np.float64]:
