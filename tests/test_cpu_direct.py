@@ -17,7 +17,7 @@ from state_testing import Interrupt, user_op, variable
 
 import graphc as gc
 from graphc.runtime import session as session_module
-from graphc.runtime.cpu import direct, entry
+from graphc.runtime.cpu import blocks, direct, entry
 from graphc.runtime.cpu.driver import SHORT_NS
 from graphc.runtime.session import Session
 
@@ -145,6 +145,47 @@ def test_a_longer_plan_is_served_too(entered: SimpleNamespace) -> None:
         assert (entered.bound, entered.by_python) == (2, 4)
         commands = next(iter(session._plans.values())).executable.bound({}).segments[0].commands
         assert not commands.short and SHORT_NS > 0
+
+
+@pytest.mark.parametrize("rows", [11, 5000])  # short or longer
+def test_results_whose_memory_is_recycled_are_served_too(
+    entered: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    monkeypatch.setattr(blocks, "LARGE", 1000)
+    x = gc.placeholder("x", (rows, 40))
+    with gc.Session(device="cpu", threads=2) as session:
+        step = session.compile((x + 1, x.sum(), x * 2), [x])
+        places, kept = set(), []
+        for k in range(4 * TIMES):
+            given = data(rows, 40) + k
+            found = step(given)
+            same(found[::2], (given + 1, given * 2))
+            assert not np.shares_memory(found[0], found[2])
+            places |= {array.ctypes.data for array in found[::2]}
+            kept += [(given, found)] if k % 5 == 0 else []
+            del found
+        for given, found in kept:
+            same(found[::2], (given + 1, given * 2))
+        assert len(places) <= 2 * len(kept) + 4
+    assert (entered.bound, entered.by_python) == (1, 2)
+
+
+def test_where_memory_for_a_recycled_result_is_short_python_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "LARGE", 1000)
+    x = gc.placeholder("x", (1000,))
+    with gc.Session(device="cpu") as session:
+        step = session.compile(x + 1, [x])
+        for _ in range(TIMES):
+            step(data(1000))
+
+        def array(*_: Any) -> Any:
+            raise MemoryError
+
+        with monkeypatch.context() as short:
+            short.setattr(blocks.Blocks, "array", array)
+            with pytest.raises(MemoryError, match="add, float32"):
+                step(data(1000))
+        same(step(data(1000)), data(1000) + 1)
 
 
 @pytest.mark.parametrize("size", [6, 300_000])

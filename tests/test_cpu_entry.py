@@ -14,7 +14,7 @@ from cpu_phases import COSTLY, command
 
 from graphc.op import Array
 from graphc.runtime.cpu.driver import CommandList, Scratch
-from graphc.runtime.cpu.entry import Argument, Bound, Form, bind, lend, make_entry
+from graphc.runtime.cpu.entry import Argument, Bound, Form, bind, give, lend, make_entry
 from graphc.runtime.cpu.pool import Pool
 
 INT64 = np.dtype("int64")
@@ -210,6 +210,19 @@ def test_a_longer_plan_runs_with_the_threads_that_it_is_lent() -> None:
     lend(bench.entry, crew.address)  # type: ignore[attr-defined]
     assert bench.entry(zeros(1)).shape == (3,)
     pool.close()
+
+
+def test_an_array_that_is_given_is_the_result_of_the_next_call_alone() -> None:
+    bench, x = Bench(results=((3,), (3,)), form="tuple", items=(1, 0)), zeros(4, 2)
+    array = np.empty(3, np.float32)
+    references = sys.getrefcount(array)
+    give(bench.entry, 1, array)
+    found, other = bench.entry(x)
+    assert found is array and other is not array
+    assert int(bench.bound.table[2]) == array.ctypes.data
+    del found
+    assert sys.getrefcount(array) == references
+    assert all(again is not array for again in bench.entry(x))
 
 
 def test_nothing_is_leaked() -> None:

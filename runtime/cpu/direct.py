@@ -21,9 +21,9 @@ from graphc.ir import Node
 from graphc.op import Array
 from graphc.ops.random import Draw
 from graphc.ops.state import Updates
-from graphc.runtime.cpu.blocks import is_recycled
+from graphc.runtime.cpu.blocks import Blocks, is_recycled
 from graphc.runtime.cpu.driver import Threads
-from graphc.runtime.cpu.entry import Argument, Bound, Form, bind, lend, make_entry, servable
+from graphc.runtime.cpu.entry import Argument, Bound, Form, bind, give, lend, make_entry, servable
 from graphc.runtime.cpu.target import CpuExecutable, Run
 from graphc.runtime.reference import DrawKey
 from graphc.types import np_dtype
@@ -55,13 +55,23 @@ class Served(NamedTuple):
 
 
 class _Held(NamedTuple):
-    """An entry that is called in one's turn: what it takes, what helps, what it draws, and where it reads the keys."""
+    """An entry that is called in one's turn: what it takes, what helps, what it draws, and where it reads the keys; the
+    numbers of results whose memory is recycled, what they are, and where that memory is from."""
 
     entry: Callable[..., Any]
     dtypes: Sequence[str]
     pool: Threads | None
     draws: tuple[Draw, ...]
     keys: Array
+    recycled: Mapping[int, Argument]
+    blocks: Blocks
+
+    def large(self) -> dict[int, Array] | None:
+        """Arrays for those results; None where memory is short."""
+        try:
+            return {number: self.blocks.array(made.shape, made.dtype) for number, made in self.recycled.items()}
+        except MemoryError:
+            return None
 
 
 class Direct:
@@ -108,8 +118,11 @@ class Direct:
         if held is None:
             return MISS
         taken = [converted(value, dtype) for value, dtype in zip(values, held.dtypes, strict=False)]
-        if any(problem for _, problem in taken):
+        large = held.large()
+        if large is None or any(problem for _, problem in taken):
             return MISS
+        for number, array in large.items():
+            give(held.entry, number, array)
         if held.pool is not None:
             crew = held.pool.ready()  # which lives until the entry returns
             lend(held.entry, crew.address)
@@ -125,15 +138,17 @@ class Direct:
         if found is None:
             return None
         bound, draws, keys = found
+        large = {k: result for k, result in enumerate(bound.results) if is_recycled(result.nbytes)}
         as_they_are = all(value is served.values[leaf] and _is_in_order(value) for value, leaf in served.fed)
-        if as_they_are and bound.commands.short and not draws and (quick := self.quick()) is not None:
+        if as_they_are and bound.commands.short and not (draws or large) and (quick := self.quick()) is not None:
             bind(quick, bound)
             return quick
         entry = self._make(missed)
         if entry is not None:
             bind(entry, bound._replace(busy=_IDLE))  # it is the caller who is busy
-            pool = None if bound.commands.short else served.executable.target.pool
-            self._held = _Held(entry, [leaf.tensor_type.dtype for _, leaf in served.fed], pool, draws, keys)
+            target, dtypes = served.executable.target, [leaf.tensor_type.dtype for _, leaf in served.fed]
+            pool = None if bound.commands.short else target.pool
+            self._held = _Held(entry, dtypes, pool, draws, keys, large, target.blocks)
         return None
 
     def _bound(self, served: Served) -> tuple[Bound, tuple[Draw, ...], Array] | None:
@@ -161,7 +176,7 @@ class Direct:
         slots = {leaf: 1 + symbolic.given[leaf] if leaf in symbolic.given else unused for leaf in fed}
         feeds = [Argument(np_dtype(leaf.tensor_type.dtype), values[leaf].shape, slots[leaf]) for _, leaf in served.fed]
         results = [Argument(np_dtype(buffers[k].type.dtype), run.arrays[k].shape, 1 + k) for k in symbolic.outputs]
-        if not servable([*feeds, *results]) or any(is_recycled(run.arrays[k].nbytes) for k in symbolic.outputs):
+        if not servable([*feeds, *results]):
             return None
         draws = tuple([leaf for leaf in found.draws if isinstance(leaf, Draw)])
         kept = [array for k, array in run.arrays.items() if buffers[k].role != "result" and buffers[k].node not in fed]

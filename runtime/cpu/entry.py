@@ -11,6 +11,7 @@ CPython and NumPy in memory; `_layout` makes sure that they are as it thinks, el
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -43,7 +44,7 @@ PLAN, TABLE, SCRATCH, POOL = 80, 88, 96, 104
 API = 112  # address of the table of `INTERFACE`
 RECORDS = 128
 # After them a record for each feed and for each result, and then the number of a result, or -1, for each item.
-RECORD_DESCR, RECORD_NDIM, RECORD_SLOT, RECORD_OBJECT, RECORD_DIMS = range(0, 40, 8)
+RECORD_DESCR, RECORD_NDIM, RECORD_SLOT, RECORD_OBJECT, RECORD_GIVEN, RECORD_DIMS = range(0, 48, 8)
 RECORD_BYTES = RECORD_DIMS + 8 * MAX_NDIM
 
 Form = Literal["one", "list", "tuple"]
@@ -67,6 +68,11 @@ class Argument(NamedTuple):
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     slot: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its elements."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class Bound(NamedTuple):
@@ -156,6 +162,7 @@ def bind(entry: Callable[..., Any], bound: Bound) -> None:
         row[RECORD_DESCR // 8] = id(argument.dtype)
         row[RECORD_NDIM // 8] = len(argument.shape)
         row[RECORD_SLOT // 8] = bound.table.ctypes.data + 8 * argument.slot
+        row[RECORD_GIVEN // 8] = 0
         row[RECORD_DIMS // 8 : RECORD_DIMS // 8 + len(argument.shape)] = argument.shape
     words[end:] = [-1 if item is None else item for item in bound.items]
     words[VERSION // 8] = bound.version.ctypes.data
@@ -165,6 +172,13 @@ def bind(entry: Callable[..., Any], bound: Bound) -> None:
 def lend(entry: Callable[..., Any], pool: int) -> None:
     """Let threads help with what an entry runs, until it is bound again; 0 for none."""
     entry.__self__[POOL // 8] = pool  # type: ignore[attr-defined]
+
+
+def give(entry: Callable[..., Any], number: int, array: Array) -> None:
+    """Let the next call return an array as a result, one that fits and that lives until then."""
+    words: _Words = entry.__self__  # type: ignore[attr-defined]
+    record = RECORDS + (int(words[FEEDS // 8]) + number) * RECORD_BYTES
+    words[(record + RECORD_GIVEN) // 8] = id(array)
 
 
 # ------------------------------------------------------------------------------------------- the code
@@ -297,20 +311,32 @@ def _fits(module: Module) -> None:
 
 
 def _make(module: Module) -> None:
-    """`i64 make(ptr words)`: arrays for the results; how many there are now, fewer than wanted if memory is short."""
+    """`i64 make(ptr words)`: arrays for the results, those that are given and new ones.
+
+    It returns how many there are now: fewer than wanted if memory is short.
+    """
     frame = _Frame(module, "make", [], I64)
     f = frame.f
     feeds, count = frame.words.load(I64, FEEDS), frame.words.load(I64, RESULTS)
 
-    def make(values: list[Value]) -> list[Value]:
-        k, _ = values
-        record = frame.record(f.i64(f.add(feeds, k)))
+    def new(record: Value) -> list[Value]:
         descr = frame.field(PTR, record, RECORD_DESCR)
         do(f, frame.interface("Py_IncRef"), descr)  # which the array takes
         ndim = f.convert("trunc", frame.field(I64, record, RECORD_NDIM), I32)
         sizes = f.address(record, RECORD_DIMS, "i8")
         arguments = [frame.interface("array_type"), descr, ndim, sizes, NULL, NULL, constant(I32, 0), NULL]
-        array = call(f, frame.interface("new_from_descr"), *arguments, result=PTR)
+        return [call(f, frame.interface("new_from_descr"), *arguments, result=PTR)]
+
+    def given(record: Value, array: Value) -> list[Value]:
+        f.store(NULL, f.address(record, RECORD_GIVEN, "i8"), 8)
+        do(f, frame.interface("Py_IncRef"), array)
+        return [array]
+
+    def make(values: list[Value]) -> list[Value]:
+        k, _ = values
+        record = frame.record(f.i64(f.add(feeds, k)))
+        there = frame.field(PTR, record, RECORD_GIVEN)
+        (array,) = f.if_(frame.same(there, NULL), lambda: new(record), lambda: given(record, there))
         f.store(array, f.address(record, RECORD_OBJECT, "i8"), 8)
         made = f.compare("icmp ne", array, NULL)
 
