@@ -182,6 +182,10 @@ WITHOUT_GRADIENT = words(
     "logical_not logical_and logical_or logical_xor iota reduce_any reduce_all argmax argmin argsort one_hot "
     "random_uniform random_normal random_integers random_bernoulli cast"
 )
+# Ops of which torch gives some gradient as a view of what it starts from; `VIEWS` measures them so, as they come, while
+# "gradient" has them copied: a result of graphc is an array of its own.
+WITH_VIEWS = words("identity add subtract remainder transpose concat reduce_sum scatter_add scatter_add_along_axis")
+VIEWS = "views"  # a direction
 FIXED = {"batch_norm_inference": (1, 2)}  # operands in which torch gives no gradient
 RANDOM = frozenset(name for name in CASES if name.startswith("random_"))
 

@@ -185,6 +185,11 @@ def test_ops_are_listed_worst_first(capsys):
     assert lines[-1] == "2 measured, 2 beyond 1.2x, different or failed"
 
 
+def test_what_torch_takes_where_it_returns_views_is_shown_too(capsys):
+    ops.show([ops.Sample("add/0/gradient", 3e-6, 3e-6, True, 1e-6)], {})
+    assert "1.00x  (3.00x of 1 µs, where torch returns views)" in capsys.readouterr().out
+
+
 # --- charts
 
 

@@ -14,6 +14,9 @@ import pytest
 from torch_testing import SIDES, ours, theirs, torch
 
 import graphc as gc
+from benchmarks import op_cases
+from benchmarks.systems import torch_ops
+from benchmarks.workloads import FULL
 from graphc.ops.activations import log_sigmoid
 from graphc.ops.math import xlogy
 
@@ -564,3 +567,23 @@ def test_what_differs_on_purpose(deviation):
 def test_topk_takes_the_first_of_equal_elements_where_torch_promises_nothing():
     x = np.array([2, 3, 2, 3, 2], "float32")
     assert ours(lambda x: gc.topk(x, 3)[1], [x])[0].tolist() == [1, 3, 0]
+
+
+def test_the_benchmark_of_ops_knows_where_torch_returns_views_and_copies_them(monkeypatch):
+    table = torch_ops.prepare("", 1)
+    tensor = torch.tensor
+
+    def step(op, direction):
+        name = op_cases.label(op, 0, direction)
+        data = op_cases.workload(name).data(FULL)
+        leaves = []
+        monkeypatch.setattr(torch, "tensor", lambda array: leaves.append(tensor(array)) or leaves[-1])
+        return table[name]({}, data).step(), leaves
+
+    def is_own(found, leaves):
+        places = [tensor.untyped_storage().data_ptr() for tensor in (*found, *leaves)]
+        return len(set(places)) == len(places)
+
+    differentiable = [op for op in op_cases.CASES if op not in op_cases.WITHOUT_GRADIENT]
+    assert [op for op in differentiable if not is_own(*step(op, "gradient"))] == []
+    assert [op for op in op_cases.WITH_VIEWS if is_own(*step(op, op_cases.VIEWS))] == []

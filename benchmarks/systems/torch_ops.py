@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -85,6 +85,16 @@ def functions(size: int) -> dict[str, Callable[..., Any]]:
     }
 
 
+def owned(tensors: Sequence[Any], others: Sequence[Any]) -> list[Any]:
+    """Tensors that share memory with none of the others, nor with each other; those that do are copied."""
+    seen, found = {other.untyped_storage().data_ptr() for other in others}, []
+    for tensor in tensors:
+        is_view = tensor.untyped_storage().data_ptr() in seen
+        found.append(tensor.clone(memory_format=torch.contiguous_format) if is_view else tensor)
+        seen.add(found[-1].untyped_storage().data_ptr())
+    return found
+
+
 def prepare(variant: str, threads: int) -> Table:
     """The table of all ops, sizes and directions."""
     torch.set_num_threads(threads)
@@ -100,8 +110,19 @@ def prepare(variant: str, threads: int) -> Table:
             function, leaves = functions(size)[op], [torch.tensor(array) for array in data]
             floats = [leaves[k].requires_grad_() for k in op_cases.differentiated(op, data)]
             start = torch.tensor(op_cases.cotangent(tuple(function(*leaves).shape)))
-            return Prepared(lambda: torch.autograd.grad(function(*leaves), floats, start)[-1])
+
+            def with_views() -> Sequence[Any]:
+                return torch.autograd.grad(function(*leaves), floats, start)
+
+            def copied() -> Sequence[Any]:
+                return owned(with_views(), [*leaves, start])
+
+            step = with_views if direction == op_cases.VIEWS or op not in op_cases.WITH_VIEWS else copied
+            return Prepared(step, lambda gradients: gradients[-1])
 
         return forward if direction == "forward" else gradient
 
-    return {name: prepared(name) for name in op_cases.labels()}
+    views = [
+        op_cases.label(op, level, op_cases.VIEWS) for op in op_cases.WITH_VIEWS for level in range(len(op_cases.SIZES))
+    ]
+    return {name: prepared(name) for name in (*op_cases.labels(), *views)}
