@@ -127,7 +127,7 @@ def show(samples: list[Sample], failures: dict[str, str]) -> None:
     viewed = [sample.ours / sample.views for sample in samples if sample.views is not None]
     if viewed:
         worse = sum(ratio > LIMIT for ratio in viewed)
-        print("gradients that torch returns as views of what it starts from are copied, to be the caller's as graphc's are;")
+        print("gradients that torch returns as views of what it starts from are copied, as graphc's are the caller's;")
         print(f"{worse} of these {len(viewed)} are beyond {LIMIT}x of torch's time without that copy, in brackets")
     beyond = sum(not sample.good for sample in samples) + len(failures)
     print(f"{len(samples)} measured, {beyond} beyond {LIMIT}x, different or failed", flush=True)
