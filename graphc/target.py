@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from graphc.ir import Node
 from graphc.op import Op
 from graphc.ops import math
 
@@ -24,6 +25,7 @@ class TargetInfo:
     Attributes:
         name: as in `Session(device=...)`.
         whole: the composites that it takes as they are; all others are decomposed.
+        suits: of those, whether it takes one of such operands and attributes.
         fuses: whether it runs fused kernels; if not, every kernel computes one value.
         epilogues: kinds of kernels whose result pointwise ops may go on computing with before it is stored.
         prologues: kinds of kernels whose operands may be computed, point by point, while they are read.
@@ -43,6 +45,7 @@ class TargetInfo:
 
     name: str
     whole: frozenset[Op] = field(default=frozenset())
+    suits: Callable[[Node], bool] = lambda node: True
     fuses: bool = True
     epilogues: frozenset[str] = frozenset({"contract", "conv", "window"})
     prologues: frozenset[str] = frozenset({"concat"})
@@ -55,3 +58,7 @@ class TargetInfo:
     max_reductions: int = 5
     hosts: bool = False
     row_bytes: int = 1 << 18
+
+    def takes(self, node: Node) -> bool:
+        """Whether a composite is left as it is."""
+        return node.op in self.whole and self.suits(node)

@@ -23,7 +23,7 @@ def unchanged(body: Program) -> Program:
 
 def decompose(program: Program, target: TargetInfo, prepare: Transform = unchanged) -> Program:
     """`program` in primitives and the composites that `target` takes whole; `prepare` as for `expand`."""
-    return expand(program, lambda node: node.op not in target.whole, prepare)
+    return expand(program, lambda node: not target.takes(node), prepare)
 
 
 def inline(program: Program, target: TargetInfo, seen: Iterable[Op], prepare: Transform = unchanged) -> Program:
@@ -31,8 +31,8 @@ def inline(program: Program, target: TargetInfo, seen: Iterable[Op], prepare: Tr
 
     A pattern then fits across the borders of a user's own composites, while `softmax` is still one node.
     """
-    kept = target.whole.union(seen)
-    return expand(program, lambda node: node.op not in kept, prepare)
+    looked_for = frozenset(seen)
+    return expand(program, lambda node: not (node.op in looked_for or target.takes(node)), prepare)
 
 
 def expand(program: Program, wanted: Callable[[Node], bool], prepare: Transform = unchanged) -> Program:

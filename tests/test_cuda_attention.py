@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from graphc.passes.plan import plan_kernels
 from graphc.runtime.cuda.kernels import INFO, cuda_kernel
 from graphc.runtime.cuda.launches import Precision
 from graphc.types import np_dtype
+from tests.attention_testing import attended, cotangents
 from tests.cuda_cores import Case, kernels_of, run, run_all
 from tests.cuda_host import needs_compiler
 
@@ -25,18 +25,6 @@ ROUNDING = {"float32": 2e-6, "float64": 1e-14, "float16": 2e-3, "bfloat16": 1.6e
 PRECISIONS: dict[Precision, float] = {"tf32": 4e-3, "bfloat16": 1.6e-2}
 
 pytestmark = needs_compiler
-
-
-def attended(q: Any, k: Any, v: Any, mask: Any, is_causal: bool) -> Any:
-    """Attention by its definition, in float64; zeros where a query sees no key."""
-    scores = q @ k.swapaxes(-1, -2) / np.sqrt(max(q.shape[-1], 1))
-    if is_causal:
-        scores = np.where(np.tri(*scores.shape[-2:], dtype=bool), scores, -np.inf)
-    if mask is not None:
-        scores = np.where(mask, scores, -np.inf) if mask.dtype == bool else scores + mask.astype(np.float64)
-    top = scores.max(-1, keepdims=True)
-    shares = np.exp(scores - np.where(np.isinf(top), 0, top))
-    return shares / np.maximum(shares.sum(-1, keepdims=True), 1e-300) @ v
 
 
 class Attention:
@@ -197,20 +185,9 @@ class Gradient:
         scale = 1 / max(width, 1) ** 0.5
         outputs = attention_grad(*places, is_causal=is_causal, scale=scale)
         self.case = Case(list(outputs), feeds, precision=precision, info=INFO)
-        self.wanted = self.cotangents(*exact, seen, scale)
+        self.wanted = cotangents(*exact, seen, scale)
         self.rounding = ROUNDING[dtype] if dtype != "float32" else PRECISIONS.get(precision, ROUNDING[dtype])
         self.what = f"{batch} {queries}x{keys} {width} {value_width} {dtype} {precision} {is_masked} {is_causal}"
-
-    @staticmethod
-    def cotangents(g: Any, q: Any, k: Any, v: Any, seen: Any, scale: float) -> list[Any]:
-        """Those of q, k and v, by the chain rule."""
-        scores = np.where(seen, q @ k.swapaxes(-1, -2) * scale, -np.inf)
-        top = scores.max(-1, keepdims=True)
-        shares = np.exp(scores - np.where(np.isinf(top), 0, top))
-        shares /= np.maximum(shares.sum(-1, keepdims=True), 1e-300)
-        to_shares = g @ v.swapaxes(-1, -2)
-        to_scores = shares * (to_shares - (to_shares * shares).sum(-1, keepdims=True)) * scale
-        return [to_scores @ k, to_scores.swapaxes(-1, -2) @ q, shares.swapaxes(-1, -2) @ g]
 
     def check(self) -> None:
         """The results are as exact as their dtype and the precision allow."""

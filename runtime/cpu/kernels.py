@@ -8,7 +8,19 @@ from functools import cache
 
 from graphc.kernel import Kernel
 from graphc.op import Op
-from graphc.runtime.cpu import conv, conv_tiles, gemm, index, philox, pointwise, scan, sort, window, winograd_library
+from graphc.runtime.cpu import (
+    attention,
+    conv,
+    conv_tiles,
+    gemm,
+    index,
+    philox,
+    pointwise,
+    scan,
+    sort,
+    window,
+    winograd_library,
+)
 from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.lanes import region_phase
 from graphc.runtime.cpu.phases import KernelCode, NativeKernel
@@ -19,7 +31,7 @@ FLAT = 64  # sizes from which kernels of one loop, such as the updates of biases
 
 Core = Callable[[KernelCode], bool]  # emits the phases of a kernel with a core; False: it isn't served
 
-ROOMS = (conv, gemm, index, philox, scan, sort, window)  # each has a table of the cores that it emits
+ROOMS = (attention, conv, gemm, index, philox, scan, sort, window)  # each has a table of the cores that it emits
 CORES: Mapping[Op, Core] = {op: core for room in ROOMS for op, core in room.CORES.items()}
 EXACT_CORES: Mapping[Op, Core] = {**CORES, **conv.EXACT_CORES}  # none of an algorithm that loses bits for speed
 

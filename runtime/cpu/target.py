@@ -22,7 +22,7 @@ from graphc.op import Array
 from graphc.ops.sorting import topk_op
 from graphc.passes.plan import bind_plan, plan_kernels, updated_after
 from graphc.plan import Buffer, Plan, Step, SymbolicPlan, Variant
-from graphc.runtime.cpu import copies, driver, packs
+from graphc.runtime.cpu import attention, copies, driver, packs
 from graphc.runtime.cpu.blocks import Blocks
 from graphc.runtime.cpu.copies import Copy
 from graphc.runtime.cpu.driver import Command, CommandList, Scratch, State, aligned_memory, run
@@ -94,9 +94,10 @@ class CpuTarget:
 
     info = TargetInfo(
         name="cpu",
-        whole=frozenset({topk_op}),
-        epilogues=frozenset({"contract", "conv", "window", "index"}),
-        views=frozenset({"contract", "window", "index", "scan", "sort"}),
+        whole=frozenset({topk_op, *attention.CORES}),
+        suits=lambda node: node.op is topk_op or attention.suits(node),
+        epilogues=frozenset({"contract", "conv", "window", "index", "composite"}),
+        views=frozenset({"contract", "window", "index", "scan", "sort", "composite"}),
         prepares=frozenset({"contract", "conv"}),
     )
 

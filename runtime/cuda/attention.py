@@ -17,6 +17,7 @@ from typing import NamedTuple
 from graphc.dims import Dim, ceil_div, product
 from graphc.op import Op
 from graphc.ops.nn import attention_op
+from graphc.runtime import attention as attention_sizes
 from graphc.runtime.cuda import lanes, tiles
 from graphc.runtime.cuda.grids import THREADS, unravelled
 from graphc.runtime.cuda.launches import CudaCode, Frame
@@ -163,26 +164,10 @@ __device__ void attend_alone(T* row, const P& product, const V& value, const S& 
 """
 
 
-class Attention(NamedTuple):
-    """What a kernel with the core `scaled_dot_product_attention`, or its gradient, computes.
+class Attention(attention_sizes.Attention):
+    """What a kernel computes, and how this target does."""
 
-    Attributes:
-        batch: leading sizes of the result.
-        queries, keys: L and S.
-        width, value_width: E and V, sizes of the elements of keys and values.
-        operands: "q", "k", "v", the "mask" if there is one, and of a gradient "g"; each with a stride for each axis of
-            the batch and two more.
-    """
-
-    dtype: str
-    batch: tuple[Dim, ...]
-    queries: Dim
-    keys: Dim
-    width: Dim
-    value_width: Dim
-    operands: Mapping[str, Strided]
-    is_causal: bool
-    scale: float
+    __slots__ = ()
 
     @property
     def type(self) -> str:
@@ -194,30 +179,13 @@ class Attention(NamedTuple):
         """Whether a query may see no key at all, in C."""
         return str("mask" in self.operands).lower()
 
-    def extents(self, operand: str) -> tuple[Dim, Dim]:
-        """The sizes of a matrix."""
-        rows = self.queries if operand in "qg" else self.keys
-        return rows, self.width if operand in "qk" else self.value_width
-
 
 def described(code: CudaCode, names: Sequence[str]) -> Attention:
-    """The attention that a kernel with operands of these names computes; strides are 0 along what is broadcast."""
+    """The attention that a kernel with operands of these names computes."""
     core = code.kernel.core
     assert core is not None
-    nodes = dict(zip(names, core.inputs, strict=False))
-    given = nodes.get("g", core)
-    *batch, queries, value_width = given.shape
-    keys, width = nodes["k"].shape[-2:]
-    operands = {}
-    for k, (name, node) in enumerate(nodes.items()):
-        array = lanes.operand(code, k)
-        matrix = (queries, keys) if name == "mask" else node.shape[-2:]
-        wanted, missing = (*batch, *matrix), len(batch) + 2 - node.ndim
-        pairs = zip(node.shape, array.strides, wanted[missing:], strict=True)
-        strides = [0 if size == 1 and size != full else stride for size, stride, full in pairs]
-        operands[name] = array._replace(strides=(*[0] * missing, *strides))
-    sizes = (tuple(batch), queries, keys, width, value_width)
-    return Attention(given.dtype, *sizes, operands, core.attrs["is_causal"], core.attrs["scale"])
+    arrays = [lanes.operand(code, k) for k in range(len(core.inputs))]
+    return Attention(*attention_sizes.described(core, names, arrays))
 
 
 Out = Callable[[Frame, Sequence[str], str], None]  # emits what is done with a number at batch, row and column
