@@ -123,15 +123,16 @@ def test_bits_are_those_of_any_division_of_the_work() -> None:
             assert all(np.array_equal(ours, theirs) for ours, theirs in zip(alone, other, strict=True))
 
 
-def test_heads_are_read_and_stored_where_they_lie() -> None:
-    places, arrays = operands((2, 20), (12,), (12,), (12,))
-    q, k, v = (gc.transpose(gc.reshape(place, (2, 20, 3, 4)), (0, 2, 1, 3)) for place in places)
-    output = gc.reshape(gc.transpose(gc.scaled_dot_product_attention(q, k, v), (0, 2, 1, 3)), (2, 20, 12))
-    (step,) = plan_kernels(prepared([output], info=WHOLES), WHOLES).steps
-    assert len(native(step.kernel, host_of(64)).phases) == 1
+@pytest.mark.parametrize(("time", "copies"), [(20, 0), (520, 2)])
+def test_heads_are_read_and_stored_where_they_lie_unless_many_lines_lie_apart(time: int, copies: int) -> None:
+    places, arrays = operands((2, time), (12,), (12,), (12,))
+    q, k, v = (gc.transpose(gc.reshape(place, (2, time, 3, 4)), (0, 2, 1, 3)) for place in places)
+    output = gc.reshape(gc.transpose(gc.scaled_dot_product_attention(q, k, v), (0, 2, 1, 3)), (2, time, 12))
+    (step,) = steps_of(output)
+    assert len(native(step.kernel, host_of(64)).phases) == 1 + copies
     (found,) = run([output], dict(zip(places, arrays, strict=True)), info=WHOLES)
-    q, k, v = (array.reshape(2, 20, 3, 4).swapaxes(1, 2) for array in exact(arrays))
-    assert is_near(found, attended(q, k, v, None, False).swapaxes(1, 2).reshape(2, 20, 12))
+    q, k, v = (array.reshape(2, time, 3, 4).swapaxes(1, 2) for array in exact(arrays))
+    assert is_near(found, attended(q, k, v, None, False).swapaxes(1, 2).reshape(2, time, 12))
 
 
 def test_operands_whose_lines_are_scattered_and_results_that_are_computed_with() -> None:

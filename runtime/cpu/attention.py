@@ -30,13 +30,15 @@ from graphc.runtime.cpu.elements import from_memory, transposed
 from graphc.runtime.cpu.microkernels import FLOATS, Tile, tile
 from graphc.runtime.cpu.phases import Frame, KernelCode
 from graphc.runtime.cpu.rows import columns, load_lanes, units
-from graphc.runtime.cpu.values import MEMORY_TYPE, PTR, Int, Value, constant, vector
+from graphc.runtime.cpu.values import I64, MEMORY_TYPE, PTR, Int, Value, constant, vector
 from graphc.runtime.regions import stored_in
 from graphc.runtime.strided import Strided, aligned, itemsize
 
 FEW = 16  # queries up to which lanes would be idle: products are better
+MANY = 512  # lines that are read again and again from which a copy of those that lie apart pays
 UNITS = 16  # of work that a gradient has at least, if it has so many blocks
 JOINED = 4096  # elements of sums that one unit adds up
+DEPTH = 256  # keys whose weights, of a block, the first level of the cache holds
 FLOPS = 100  # per nanosecond, roughly
 
 NULL = Value("null", PTR)
@@ -60,17 +62,21 @@ def suits(node: Node) -> bool:
 
 
 class _Scratch:
-    """Memory of a worker, in rows of as many elements as a block has queries."""
+    """Memory of a worker."""
 
     def __init__(self, problem: Attention, shape: Tile) -> None:
         self.problem, self.width = problem, shape.width
         self.nbytes: Dim = 0
 
     def rows(self, count: Dim) -> Strided:
-        """Take some rows."""
+        """Take rows of as many elements as a block has queries."""
+        return self.matrix(count, self.width)
+
+    def matrix(self, rows: Dim, columns: Dim) -> Strided:
+        """Take memory for a matrix."""
         dtype = self.problem.dtype
-        found = Strided("scratch", self.nbytes, 0, (self.width, 1), dtype)
-        self.nbytes = self.nbytes + aligned(count * self.width * itemsize(dtype))
+        found = Strided("scratch", self.nbytes, 0, (columns, 1), dtype)
+        self.nbytes = self.nbytes + aligned(rows * columns * itemsize(dtype))
         return found
 
 
@@ -113,39 +119,44 @@ class _Block:
 
         self.each_row(0, self.frame.size(width), [to], lambda e, rows, _: scaled(e, rows[0]))
 
-    def multiply(self, a: Strided, m: Int, k: Int, b: Lines, n: Int, c: Lines, *, adds: int = 0) -> None:
-        """C[m, n] = A[m, k] @ B[k, n], or, if `adds` is 1, add that."""
+    def multiply(
+        self, a: Strided, at: Value, m: Int, k: Int, b: Lines, n: Int, c: Lines, adds: Value | int = 0
+    ) -> None:
+        """C[m, n] = A[m, k] @ B[k, n], or, if `adds` is 1, add that; A is at `at`, its rows and columns as in `a`."""
         f, most = self.f, self.shape.rows
         row, column = self.frame.sizes(a.strides[-2:])
         panels = f.max(1, f.div(f.add(m, most - 1), most))
         height = f.max(1, f.div(f.add(m, f.sub(panels, 1)), panels))
         lines = "rows" if a.strides[-1] == 1 else "columns"
-        at = self.frame.at(a, [*self.batch, 0, 0] if len(a.strides) > 2 else ())
         numbers = [f.i64(x) for x in (row, column, f.mul(row, height), b[1], self.width, c[1], m, n, k, height, adds)]
         operands = at, *numbers[:3], b[0], *numbers[3:5], c[0], *numbers[5:], NULL
         f.call(f"gemm.{lines}.{self.problem.dtype}", "void", *operands)
 
-    def lines(self, array: Strided) -> Lines:
-        """All rows of scratch."""
-        return self.frame.at(array), self.width
-
     def met(self, name: str, panel: Strided, to: Strided) -> None:
         """The products of lines of an operand with those of a panel."""
         a, (_, width) = self.problem.operands[name], self.problem.extents(name)
-        size = self.frame.size(width)
-        self.multiply(a, self.keys, size, self.lines(panel), self.width, self.lines(to))
+        at, size = self.frame.at(a, [*self.batch, 0, 0]), self.frame.size(width)
+        ends = [(self.frame.at(x), self.width) for x in (panel, to)]
+        self.multiply(a, at, self.keys, size, ends[0], self.width, ends[1])
 
     def weighed(self, name: str, weights: Strided, to: Strided) -> None:
         """For each query the sum of an operand's lines, times its weights, transposed."""
-        a, (_, width) = self.problem.operands[name], self.problem.extents(name)
-        size = self.frame.size(width)
-        self.multiply(flipped(a), size, self.keys, self.lines(weights), self.width, self.lines(to))
+        f, a, (_, width) = self.f, self.problem.operands[name], self.problem.extents(name)
+
+        def part(first: Value, _: list[Value]) -> None:
+            at, size = self.frame.at(a, [*self.batch, first, 0]), self.frame.size(width)
+            count, adds = f.min(DEPTH, f.sub(self.keys, first)), f.convert("zext", f.is_less(0, first), I64)
+            panel = self.frame.at(weights, [first, 0]), self.width
+            self.multiply(flipped(a), at, size, count, panel, self.width, (self.frame.at(to), self.width), adds)
+
+        f.loop(0, self.keys, DEPTH, part)
 
     def spread(self, weights: Strided, name: str, sums: Lines) -> None:
         """Add to each key's line the lines of an operand of the block, times their weights."""
         b, (_, width) = self.problem.operands[name], self.problem.extents(name)
         given = self.frame.at(b, [*self.batch, self.first, 0]), self.frame.size(b.strides[-2])
-        self.multiply(weights, self.keys, self.count, given, self.frame.size(width), sums, adds=1)
+        at, size = self.frame.at(weights), self.frame.size(width)
+        self.multiply(weights, at, self.keys, self.count, given, size, sums, 1)
 
     # ------------------------------------------------------------------------------------ rows of scores
 
@@ -293,20 +304,28 @@ class _Block:
 # --------------------------------------------------------------------------------------------- the cores
 
 
-def _problem(code: KernelCode, names: Sequence[str]) -> Attention:
+def _problem(code: KernelCode, names: Sequence[str], dense: str) -> Attention:
+    """What a kernel computes; `dense` names operands whose lines are read again and again."""
     core = code.kernel.core
     assert core is not None
     given = names[: len(core.inputs)]
-    arrays = [regions.operand(code, k) if name == "mask" else _lines(code, k) for k, name in enumerate(given)]
+    arrays = [
+        regions.operand(code, k) if name == "mask" else _lines(code, k, name in dense) for k, name in enumerate(given)
+    ]
     return sizes.described(core, names, arrays)
 
 
-def _lines(code: KernelCode, k: int) -> Strided:
-    """Where an operand lies whose lines are contiguous."""
+def _lines(code: KernelCode, k: int, dense: bool) -> Strided:
+    """Where an operand lies whose lines are contiguous and, if there are many and it is asked for, dense.
+
+    Lines far apart fall on few sets of the cache, and on a page each.
+    """
     region, found = code.kernel.operands[k], regions.operand(code, k)
-    if found.strides[-1] == 1:
+    shape = [loop.extent for loop in region.loops]
+    is_apart = found.strides[-2] != shape[-1] and not (isinstance(shape[-2], int) and shape[-2] < MANY)
+    if found.strides[-1] == 1 and not (dense and is_apart):
         return found
-    copy = regions.in_workspace(code, [loop.extent for loop in region.loops], found.dtype)
+    copy = regions.in_workspace(code, shape, found.dtype)
     regions.region_phase(code, region, into=copy)
     return copy
 
@@ -333,7 +352,7 @@ def _cost(problem: Attention, products: int) -> Dim:
 
 def attention(code: KernelCode) -> bool:
     """Emit scaled dot-product attention."""
-    problem = _problem(code, ("q", "k", "v", "mask"))
+    problem = _problem(code, ("q", "k", "v", "mask"), "kv")
     if problem.dtype not in FLOATS:
         return False
     shape, target = tile(code.host, problem.dtype), _result(code)
@@ -394,7 +413,7 @@ def _groups(problem: Attention, blocks: Dim) -> int:
 
 def gradient(code: KernelCode) -> bool:
     """Emit the gradient of attention."""
-    problem = _problem(code, ("g", "q", "k", "v", "mask"))
+    problem = _problem(code, ("g", "q", "k", "v", "mask"), "gqkv")
     if problem.dtype not in FLOATS:
         return False
     shape = tile(code.host, problem.dtype)
