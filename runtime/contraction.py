@@ -40,12 +40,23 @@ def contraction(kernel: Kernel, a: Strided, b: Strided) -> Contraction:
     swapped = m != 1 and (n == 1 or is_transposed(kernel.results[0]))
     if swapped:
         m, n, a, b = n, m, transposed(b), transposed(a)
-    c = _destination(kernel.results[0], core.dtype, swapped)
-    while batch and c is not None and b.strides[-3] == 0 and _is_one_matrix(m, a) and _is_one_matrix(m, c):
+    region = kernel.results[0]
+    found = Contraction(core.dtype, tuple(batch), m, n, k, a, b, None, swapped)
+    is_all = not region.loads and region.body.outputs == region.body.inputs
+    return stored(found, region) if is_all else found
+
+
+def stored(problem: Contraction, region: Region) -> Contraction:
+    """A product that goes where a region stores its one output; as it is, if rows aren't contiguous there."""
+    c = _destination(region, problem.dtype, problem.swapped)
+    if c is None:
+        return problem
+    batch, m, a, b = [*problem.batch], problem.m, problem.a, problem.b
+    while batch and b.strides[-3] == 0 and _is_one_matrix(m, a) and _is_one_matrix(m, c):
         a, c = _joined(m, a), _joined(m, c)
         b = b._replace(strides=(*b.strides[:-3], *b.strides[-2:]))
         m = m * batch.pop()
-    return Contraction(core.dtype, tuple(batch), m, n, k, a, b, c, swapped)
+    return problem._replace(batch=tuple(batch), m=m, a=a, b=b, c=c)
 
 
 def is_transposed(region: Region) -> bool:
@@ -79,8 +90,8 @@ def _joined(m: Dim, x: Strided) -> Strided:
 
 
 def _destination(region: Region, dtype: str, swapped: bool) -> Strided | None:
-    """Where the product is stored, if that is all that follows, and rows are contiguous there."""
-    if len(region.stores) != 1 or region.loads or region.body.outputs != region.body.inputs:
+    """Where the one output of a region is stored, if rows are contiguous there."""
+    if len(region.stores) != 1:
         return None
     store, columns = region.stores[0], region.loops[-2 if swapped else -1].extent
     found = Strided("write", store.write, store.access.offset, store.access.strides, dtype)

@@ -11,14 +11,15 @@ import ctypes
 import itertools
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 import pytest
 from cuda_host import Module
+from fake_cublaslt import STREAM, FakeCublasLt
 
 from graphc.dims import symbol, symbols_of
 from graphc.errors import GraphcError
@@ -29,6 +30,8 @@ from graphc.ops.conv import conv_input_grad, conv_op, conv_weight_grad
 from graphc.plan import Step
 from graphc.runtime.cuda import cupy_driver, target
 from graphc.runtime.cuda.arrays import DeviceArray
+from graphc.runtime.cuda.cublas import WORKSPACE_BYTES
+from graphc.runtime.cuda.cublaslt import CublasLt
 from graphc.runtime.cuda.driver import Code, Convolved, Imported, Product, Tensor
 from graphc.runtime.cuda.launches import Argument, CudaKernel, Failed, Key, Launch, Pointer, Size
 from graphc.runtime.feeds import sizes_needed
@@ -79,7 +82,7 @@ class HostDriver:
 
     name = "host"
     failures = (BrokenError,)
-    has_cudnn = False
+    libraries: Collection[str] = frozenset()
 
     @staticmethod
     def convolves(problem: Convolved) -> bool:
@@ -199,6 +202,16 @@ class HostDriver:
     def multiply(self, product: Product) -> None:
         self._asked("multiply")
         self._enqueue(lambda: _multiply(product))
+
+    def fused(self, product: Product, epilogue: str, bias: int) -> Work | None:
+        self._asked("fused")
+        assert self._recording is None, "an algorithm can't be looked for during a capture"
+        return self._cublaslt.fused(self, product, epilogue, bias)
+
+    @cached_property
+    def _cublaslt(self) -> CublasLt:
+        room = self.allocate(WORKSPACE_BYTES)
+        return CublasLt(FakeCublasLt(self._enqueue), STREAM, room.address)
 
     def convolution(self, problem: Convolved) -> Work | None:
         self._asked("convolution")
@@ -369,7 +382,7 @@ _numbers = itertools.count()
 played_functions: weakref.WeakKeyDictionary[CudaKernel, Callable[[Array], None]] = weakref.WeakKeyDictionary()
 
 
-def played(kernel: Kernel, precision: str = "float32", has_cudnn: bool = False) -> CudaKernel | None:
+def played(kernel: Kernel, precision: str = "float32", libraries: Collection[str] = frozenset()) -> CudaKernel | None:
     """A kernel of one launch, which `HostDriver` has NumPy run; None for Python functions, which no device runs."""
     if kernel.kind == "opaque":
         return None

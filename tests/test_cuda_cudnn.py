@@ -142,7 +142,7 @@ def test_a_kernel_has_both_ways() -> None:
     x, w = gc.placeholder("x", (2, 6, 9, 8)), gc.placeholder("w", (4, 6, 3, 3))
     for output, following in ((gc.conv2d(x, w), 0), (gc.relu(gc.conv2d(x, w)), 1)):
         (step,) = plan_kernels(prepared([output], info=INFO), INFO).steps
-        with_library, without = (cuda_kernel(step.kernel, has_cudnn=known) for known in (True, False))
+        with_library, without = (cuda_kernel(step.kernel, libraries=known) for known in (["cudnn"], []))
         assert with_library is not None and without is not None
         (command,) = with_library.commands
         assert isinstance(command, Convolution)
@@ -150,7 +150,7 @@ def test_a_kernel_has_both_ways() -> None:
         assert all(isinstance(each, Launch) for each in without.commands)
     one_axis = gc.conv1d(gc.placeholder("s", (2, 6, 9)), gc.placeholder("v", (4, 6, 3)))
     (step,) = plan_kernels(prepared([one_axis], info=INFO), INFO).steps
-    kernel = cuda_kernel(step.kernel, has_cudnn=True)
+    kernel = cuda_kernel(step.kernel, libraries=["cudnn"])
     assert kernel is not None and not any(isinstance(command, Convolution) for command in kernel.commands)
 
 
@@ -160,7 +160,7 @@ def test_runs_give_the_same_whichever_convolves(monkeypatch: pytest.MonkeyPatch)
     rng = np.random.default_rng(0)
     found = []
     for known in (False, True):
-        monkeypatch.setattr(HostDriver, "has_cudnn", known)
+        monkeypatch.setattr(HostDriver, "libraries", ["cudnn"] if known else [])
         with gc.Graph(), gc.Session(device="cuda") as session:
             x, w = gc.placeholder("x", (2, 3, 9, 8)), gc.placeholder("w", (4, 3, 3, 3))
             b = gc.placeholder("b", (4, 1, 1))
@@ -179,10 +179,10 @@ def test_runs_give_the_same_whichever_convolves(monkeypatch: pytest.MonkeyPatch)
 def test_the_driver_has_one_handle_on_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     frontend = Frontend()
     monkeypatch.setattr(cudnn, "installed", lambda: None)
-    assert not CupyDriver(FakeCupy()).has_cudnn
+    assert "cudnn" not in CupyDriver(FakeCupy()).libraries
     monkeypatch.setattr(cudnn, "installed", lambda: frontend)
     driver = CupyDriver(FakeCupy())
-    assert driver.has_cudnn
+    assert "cudnn" in driver.libraries
     runs = [driver.convolution(problem(direction)) for direction in ("forward", "data")]
     assert frontend.told("set_stream")["stream"] == driver._stream.ptr
     for run in runs:

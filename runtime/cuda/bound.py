@@ -20,7 +20,18 @@ from graphc.op import Array
 from graphc.ops.state import Variable
 from graphc.plan import Plan, Step
 from graphc.runtime.cuda.driver import WORD, Convolved, Driver, Matrices, Memory, Product, Tensor
-from graphc.runtime.cuda.launches import Argument, Convolution, CudaKernel, Failed, Gemm, Launch, Pointer, Size
+from graphc.runtime.cuda.launches import (
+    Argument,
+    Command,
+    Convolution,
+    CudaKernel,
+    Failed,
+    Fused,
+    Gemm,
+    Launch,
+    Pointer,
+    Size,
+)
 from graphc.runtime.strided import Strided, aligned, itemsize
 
 SMALL = 1 << 16  # bytes up to which a feed or result is copied together with others
@@ -261,18 +272,28 @@ class Placed:
 
     def _step(self, number: int, step: Step) -> Iterator[Action]:
         kernel, module = self._served[step.kernel]
-        for command in kernel.commands:
-            launches: Sequence[Launch] = ()
-            if isinstance(command, Gemm):
+        commands: list[Command] = [*reversed(kernel.commands)]
+        while commands:
+            command = commands.pop()
+            if isinstance(command, Launch):
+                yield from self._launch(command, number, step, module)
+            elif isinstance(command, Gemm):
                 yield from self._product(command, step)
-            elif isinstance(command, Convolution):
-                convolve = self._driver.convolution(self._convolved(command, step))
-                launches = command.instead if convolve is None else command.then
-                yield from () if convolve is None else (convolve,)
             else:
-                launches = (command,)
-            for launch in launches:
-                yield from self._launch(launch, number, step, module)
+                done = self._by_library(command, step)
+                yield from () if done is None else (done,)
+                after: Sequence[Command] = command.then if isinstance(command, Convolution) else ()
+                commands += reversed(command.instead if done is None else after)
+
+    def _by_library(self, command: Convolution | Fused, step: Step) -> Action | None:
+        """What does a command whenever it is called; None if what is there instead must."""
+        if isinstance(command, Convolution):
+            return self._driver.convolution(self._convolved(command, step))
+        product = self._multiplied(command.gemm, step)
+        if not all((product.batch, product.m, product.n, product.k)):
+            return None
+        bias = 0 if command.bias is None else self._first(command.bias, step)
+        return self._driver.fused(product, command.epilogue, bias)
 
     def _launch(self, launch: Launch, number: int, step: Step, module: object) -> Iterator[Action]:
         blocks = evaluate(launch.blocks, self._plan.dims)
@@ -298,18 +319,24 @@ class Placed:
         return self.at((step.reads if place == "read" else step.writes)[number])
 
     def _product(self, gemm: Gemm, step: Step) -> Iterator[Action]:
+        product = self._multiplied(gemm, step)
+        if product.batch and product.m and product.n:
+            yield partial(self._driver.multiply, product)
+
+    def _multiplied(self, gemm: Gemm, step: Step) -> Product:
         dims = self._plan.dims
+        a, b, c = (self._matrices(array, step) for array in (gemm.a, gemm.b, gemm.c))
         batch, m, n, k = (evaluate(size, dims) for size in (gemm.batch, gemm.m, gemm.n, gemm.k))
-        if batch and m and n:
-            a, b, c = (self._matrices(array, step) for array in (gemm.a, gemm.b, gemm.c))
-            yield partial(self._driver.multiply, Product(a, b, c, batch, m, n, k, gemm.compute))
+        return Product(a, b, c, batch, m, n, k, gemm.compute)
 
     def _matrices(self, array: Strided, step: Step) -> Matrices:
-        dims = self._plan.dims
-        first = evaluate(array.offset, dims) * itemsize(array.dtype)
-        address = self._address(array.place, evaluate(array.number, dims), step) + first
-        batch, rows, columns = (evaluate(stride, dims) for stride in array.strides)
-        return Matrices(address, (batch, rows, columns), array.dtype)
+        batch, rows, columns = (evaluate(stride, self._plan.dims) for stride in array.strides)
+        return Matrices(self._first(array, step), (batch, rows, columns), array.dtype)
+
+    def _first(self, array: Strided, step: Step) -> int:
+        """The address of the first element of an array."""
+        number, offset = (evaluate(dim, self._plan.dims) for dim in (array.number, array.offset))
+        return self._address(array.place, number, step) + offset * itemsize(array.dtype)
 
     def _convolved(self, command: Convolution, step: Step) -> Convolved:
         arrays = zip((command.x, command.w, command.y), command.shapes, strict=True)
@@ -319,10 +346,8 @@ class Placed:
 
     def _tensor(self, array: Strided, shape: Sequence[Dim], step: Step) -> Tensor:
         dims = self._plan.dims
-        first = evaluate(array.offset, dims) * itemsize(array.dtype)
-        address = self._address(array.place, evaluate(array.number, dims), step) + first
         sizes, strides = (tuple([evaluate(dim, dims) for dim in some]) for some in (shape, array.strides))
-        return Tensor(address, sizes, strides, array.dtype)
+        return Tensor(self._first(array, step), sizes, strides, array.dtype)
 
 
 def _around(actions: Iterable[Action]) -> tuple[tuple[int, Action], ...]:

@@ -100,7 +100,7 @@ def convolve(code: CudaCode) -> bool:
     for some in itertools.product(*[found for found in by_axis if found is not None]):
         problem = _Problem(core.dtype, convolution, arrays, some, arranged).products()
         _algorithm(problem)(code, problem)
-    if code.has_cudnn and core.dtype in CUDNN_DTYPES and len(convolution.axes) in CUDNN_AXES:
+    if "cudnn" in code.libraries and core.dtype in CUDNN_DTYPES and len(convolution.axes) in CUDNN_AXES:
         arrays[role] = lanes.result(code, 0)
         then = code.position
         lanes.finish(code, 0)

@@ -44,7 +44,7 @@ class Cublas:
     def multiply(self, product: Product) -> None:
         """c = a @ b. cuBLAS counts by columns, and so computes the transposed result of the transposed operands."""
         a, b, c = product.a, product.b, product.c
-        across_b, across_a = _layout(b, product.k, product.n), _layout(a, product.m, product.k)
+        across_b, across_a = by_columns(b, product.k, product.n), by_columns(a, product.m, product.k)
         scalar = SCALARS.get(product.compute, ctypes.c_float)
         self._call(
             "cublasGemmStridedBatchedEx_64",
@@ -67,7 +67,7 @@ class Cublas:
             raise CublasError(f"{name} returned status {status}")
 
 
-def _layout(matrices: Matrices, rows: int, columns: int) -> tuple[int, int]:
+def by_columns(matrices: Matrices, rows: int, columns: int) -> tuple[int, int]:
     """How cuBLAS is to read matrices [rows, columns], and from column to column how far: what it calls the leading
     dimension. By columns, rows that lie together are the transposed matrix."""
     _, down, right = matrices.strides

@@ -16,8 +16,9 @@ import numpy as np
 
 from graphc.errors import DeviceError, MissingExtra
 from graphc.op import Array
-from graphc.runtime.cuda import cudnn
+from graphc.runtime.cuda import cublaslt, cudnn
 from graphc.runtime.cuda.cublas import WORKSPACE_BYTES, Cublas, CublasError
+from graphc.runtime.cuda.cublaslt import CublasLt
 from graphc.runtime.cuda.cudnn import Cudnn
 from graphc.runtime.cuda.driver import WORD, Code, Convolved, Imported, Memory, Product
 from graphc.runtime.cuda.nvrtc import compile
@@ -132,7 +133,6 @@ class CupyDriver:
         self._lock = threading.RLock()  # another thread's copies must not become part of a graph
         self._pool = self._cuda.MemoryPool()
         self._cublas: Cublas | None = None
-        self._workspace: Memory | None = None
         self._cudnn: Cudnn | None = None
         self._room: Memory | None = None
 
@@ -234,14 +234,27 @@ class CupyDriver:
     def multiply(self, product: Product) -> None:
         """See `Driver`."""
         if self._cublas is None:
-            self._workspace = self.allocate(WORKSPACE_BYTES)
             self._cublas = Cublas(_library(self._runtime), self._stream.ptr, self._workspace.address)
         self._cublas.multiply(product)
 
     @cached_property
-    def has_cudnn(self) -> bool:
+    def _workspace(self) -> Memory:
+        """What cuBLAS and cublasLt work in, one after the other."""
+        return self.allocate(WORKSPACE_BYTES)
+
+    @cached_property
+    def libraries(self) -> frozenset[str]:
         """See `Driver`."""
-        return cudnn.installed() is not None
+        rooms = {"cudnn": cudnn, "cublaslt": cublaslt}
+        return frozenset([name for name, room in rooms.items() if room.installed() is not None])
+
+    @cached_property
+    def _cublaslt(self) -> CublasLt:
+        return CublasLt(cublaslt.installed(), self._stream.ptr, self._workspace.address)
+
+    def fused(self, product: Product, epilogue: str, bias: int) -> Callable[[], None] | None:
+        """See `Driver`."""
+        return self._cublaslt.fused(self, product, epilogue, bias)
 
     def convolution(self, problem: Convolved) -> Callable[[], None] | None:
         """See `Driver`."""

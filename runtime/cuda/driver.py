@@ -9,7 +9,7 @@ and what is downloaded isn't there, before `synchronise` has returned.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -177,8 +177,17 @@ class Driver(Protocol):
         ...
 
     @property
-    def has_cudnn(self) -> bool:
-        """Whether cuDNN is there to convolve."""
+    def libraries(self) -> Collection[str]:
+        """Which are there: "cudnn", to convolve, and "cublaslt", for products with epilogues."""
+        ...
+
+    def fused(self, product: Product, epilogue: str, bias: int) -> Callable[[], None] | None:
+        """What multiplies matrices, and does what follows, whenever it is called; None if cublasLt can't do this one.
+
+        Args:
+            epilogue: see `launches.Fused`.
+            bias: its address; 0 without one.
+        """
         ...
 
     def convolution(self, problem: Convolved) -> Callable[[], None] | None:

@@ -1,7 +1,8 @@
 """Products of matrices: the core `matmul`, by cuBLAS where it is the best, else by kernels of our own.
 
 cuBLAS takes floats that lie as it wants them, or are packed so; what follows is then one launch more, which reads the
-product back. That pays where k is long. Everything else is a kernel that computes what follows on the sums that it has
+product back. That pays where k is long. Where cublasLt is there, and has an epilogue for what follows, one call of it
+may do both instead (see `epilogues`). Everything else is a kernel that computes what follows on the sums that it has
 in registers: of vectors by teams of threads, of matrices by tiles.
 """
 
@@ -18,11 +19,13 @@ from graphc.op import Op
 from graphc.operands import parameter
 from graphc.ops.linalg import matmul_op
 from graphc.passes.sizes import guess
-from graphc.runtime.contraction import Contraction, contraction, layout, transposed
+from graphc.runtime.contraction import Contraction, contraction, layout, stored, transposed
 from graphc.runtime.cuda import lanes
-from graphc.runtime.cuda.launches import CudaCode, Frame, Gemm
+from graphc.runtime.cuda.epilogues import epilogue_of
+from graphc.runtime.cuda.launches import CudaCode, Frame, Fused, Gemm
 from graphc.runtime.cuda.products import Lines, Products, by_teams, by_tiles, rounded_sum
-from graphc.runtime.cuda.scalars import HALVES, MEMORY, REGISTER, loaded, stored
+from graphc.runtime.cuda.scalars import HALVES, MEMORY, REGISTER, loaded
+from graphc.runtime.cuda.scalars import stored as in_memory
 from graphc.runtime.cuda.tiles import sum_type
 from graphc.runtime.strided import Strided
 from graphc.types import TensorType
@@ -35,12 +38,17 @@ LONG = 256  # k from which cuBLAS gains more than reading the product back costs
 def contract(code: CudaCode) -> bool:
     """Emit a product of matrices."""
     problem = contraction(code.kernel, lanes.operand(code, 0), lanes.operand(code, 1))
+    since = code.position
     if problem.m == 1:
         by_teams(code, _products(problem))
     elif _is_for_library(problem):
         _library(code, problem)
     else:
         by_tiles(code, _products(problem))
+    fused = _fused(code, problem) if "cublaslt" in code.libraries else None
+    if fused is not None:
+        code.fused(fused, since)
+        code.note(f"cublaslt with {fused.epilogue.lower().replace('_', ' of ')} where it has a way")
     return True
 
 
@@ -49,7 +57,7 @@ def _out(problem: Contraction, frame: Frame, index: Sequence[str], sum: str) -> 
     *batch, i, j = index
     value = frame.value(REGISTER[problem.dtype], rounded_sum(problem.dtype, sum), "element")
     if problem.c is not None:
-        frame.line(f"{frame.at(problem.c, index)} = {stored(problem.dtype, value)};")
+        frame.line(f"{frame.at(problem.c, index)} = {in_memory(problem.dtype, value)};")
     else:
         lanes.finish_at(frame, 0, [*batch, j, i] if problem.swapped else index, value)
 
@@ -73,7 +81,7 @@ def _library(code: CudaCode, problem: Contraction) -> None:
     between = lanes.in_workspace(code, [*batch, m, n], problem.dtype) if direct is None else None
     c = direct if between is None else _ordered(between, (*batch, m, n))
     assert c is not None
-    compute = code.precision if problem.dtype == "float32" else "float64" if problem.dtype == "float64" else "float32"
+    compute = _compute(code, problem.dtype)
     code.gemm(Gemm(a, b, c, product(batch), m, n, k, compute))
     code.note("cublas" + (f", operands rounded to {compute}" if compute in ("tf32", "bfloat16") else ""))
     if between is None:
@@ -85,6 +93,26 @@ def _library(code: CudaCode, problem: Contraction) -> None:
         loops = tuple([Loop(size) for size in (*batch, m, n)])
         store = Store(int(problem.c.number), Access(problem.c.offset, problem.c.strides))
         lanes.region_launches(code, Region(loops, (), region.body, (store,)), element=between)
+
+
+def _fused(code: CudaCode, problem: Contraction) -> Fused | None:
+    """The product and what follows from it for cublasLt, if it has an epilogue for that and takes all as it lies."""
+    found = epilogue_of(code.kernel.results[0], problem, code.precision)
+    problem = stored(problem, code.kernel.results[0])
+    batch, m, n, k = problem.batch, problem.m, problem.n, problem.k
+    if found is None or problem.c is None or m == 1 or k == 0 or guess(m * n * k * product(batch)) <= SMALL:
+        return None
+    arrays = ((problem.a, (m, k)), (problem.b, (k, n)), (problem.c, (m, n)))
+    a, b, c = (_ordered(x, (*batch, *shape)) for x, shape in arrays)
+    if a is None or b is None or c is None or (n != 1 and c.strides[-1] != 1):
+        return None
+    gemm = Gemm(a, b, c, product(batch), m, n, k, _compute(code, problem.dtype))
+    return Fused(gemm, found.name, found.bias)
+
+
+def _compute(code: CudaCode, dtype: str) -> str:
+    """In what products of a dtype are computed; see `Gemm.compute`."""
+    return {"float32": code.precision, "float64": "float64"}.get(dtype, "float32")
 
 
 def _in_order(code: CudaCode, x: Strided, shape: tuple[Dim, ...]) -> Strided:
@@ -158,8 +186,6 @@ def _products(problem: Contraction) -> Products:
 def _is_along(along: Dim, across: Dim) -> bool:
     """Whether elements are closer along k than across lines, by these strides."""
     return across != 1 and (along == 1 or guess(along) < guess(across))
-
-
 
 
 CORES: Mapping[Op, Callable[[CudaCode], bool]] = {matmul_op: contract}

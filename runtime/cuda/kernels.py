@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from graphc.kernel import Kernel
 from graphc.op import Op
@@ -35,17 +35,17 @@ def cuda_kernel(
     kernel: Kernel,
     cores: Mapping[Op, Core] = CORES,
     precision: Precision = "float32",
-    has_cudnn: bool = False,
+    libraries: Collection[str] = frozenset(),
 ) -> CudaKernel | None:
     """The code of a kernel, or None if it must be run by NumPy.
 
     Args:
         precision: to which products may round what they multiply.
-        has_cudnn: whether cuDNN may be asked to convolve.
+        libraries: that may be asked; see `CudaCode`.
     """
     if not all(is_expressible(region, pointwise.TABLE, REDUCTIONS) for region in kernel.regions):
         return None
-    code = CudaCode(kernel, precision, has_cudnn)
+    code = CudaCode(kernel, precision, libraries)
     if kernel.core is None:
         all_launches(code)
     elif kernel.core.op not in cores or not cores[kernel.core.op](code):

@@ -11,7 +11,7 @@ are no atomic additions of floats. Launches of one kernel run in order; each see
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
@@ -123,7 +123,23 @@ class Convolution(NamedTuple):
     instead: tuple[Launch, ...] = ()
 
 
-Command = Launch | Gemm | Convolution
+class Fused(NamedTuple):
+    """A product of matrices and what follows from it, by cublasLt, if it can do this one.
+
+    Attributes:
+        gemm: the product, with what follows from it in `c`.
+        epilogue: its name there, without CUBLASLT_EPILOGUE_.
+        bias: of shape [n], contiguous; None for an epilogue without one.
+        instead: launches and products that do all of it.
+    """
+
+    gemm: Gemm
+    epilogue: str
+    bias: Strided | None
+    instead: tuple[Launch | Gemm, ...] = ()
+
+
+Command = Launch | Gemm | Convolution | Fused
 
 
 @dataclass(frozen=True)
@@ -157,6 +173,8 @@ class CudaKernel:
                 found.append(command)
             elif isinstance(command, Convolution):
                 found += (*command.then, *command.instead)
+            elif isinstance(command, Fused):
+                found += [each for each in command.instead if isinstance(each, Launch)]
         return tuple(found)
 
     def is_wide(self, dims: Mapping[str, int]) -> bool:
@@ -169,15 +187,17 @@ class CudaCode:
 
     Attributes:
         precision: to which products round operands of float32: "float32", not at all, "tf32" or "bfloat16".
-        has_cudnn: whether cuDNN may be asked.
+        libraries: that may be asked: "cudnn", "cublaslt".
         reads, writes: how many buffers the kernel has of each.
         results: of the core, where they are in workspace.
     """
 
-    def __init__(self, kernel: Kernel, precision: Precision = "float32", has_cudnn: bool = False) -> None:
+    def __init__(
+        self, kernel: Kernel, precision: Precision = "float32", libraries: Collection[str] = frozenset()
+    ) -> None:
         self.kernel = kernel
         self.precision = precision
-        self.has_cudnn = has_cudnn
+        self.libraries = libraries
         self.reads = 1 + max(
             (load.read for r in kernel.regions for load in r.loads if load.read is not None), default=-1
         )
@@ -186,7 +206,7 @@ class CudaCode:
         self._notes: dict[str, None] = {}
         self._declared: dict[str, None] = {}
         self._frames: list[Frame] = []
-        self._commands: list[Frame | _Again | Gemm | _Either] = []
+        self._commands: list[Frame | _Again | Gemm | _Either | _Fused] = []
         self._spans: dict[Dim, None] = {}
         self._workspace: Dim = 0
         for region in kernel.regions:
@@ -218,6 +238,11 @@ class CudaCode:
         launches = [found for found in self._commands[since:] if isinstance(found, Frame | _Again)]
         self._commands[since:] = [_Either(command, launches[: then - since], launches[then - since :])]
 
+    def fused(self, command: Fused, since: int) -> None:
+        """Append a product with its epilogue; the commands from position `since` on do all of it instead."""
+        own = [found for found in self._commands[since:] if isinstance(found, Frame | _Again | Gemm)]
+        self._commands[since:] = [_Fused(command, own)]
+
     def declare(self, text: str) -> None:
         """Add `__device__` functions or types that launches use; said twice, they are there once."""
         self._declared[text] = None
@@ -246,7 +271,7 @@ class CudaCode:
             elif isinstance(command, Gemm):
                 commands.append(command)
             else:
-                commands.append(command.convolution())
+                commands.append(command.command())
         source = "\n\n".join([*self._declared, *(frame.text() for frame in self._frames)]) + "\n"
         taken = {type(argument) for frame in self._frames for argument in frame.launch().arguments}
         kernel = CudaKernel(source, tuple(commands), self._workspace, Key in taken, Failed in taken, ())
@@ -376,10 +401,22 @@ class _Either(NamedTuple):
     instead: Sequence[Frame | _Again]
     then: Sequence[Frame | _Again]
 
-    def convolution(self) -> Convolution:
+    def command(self) -> Convolution:
         """The command."""
         then, instead = (tuple([found.launch() for found in some]) for some in (self.then, self.instead))
         return self.library._replace(then=then, instead=instead)
+
+
+class _Fused(NamedTuple):
+    """A product with its epilogue, and what runs instead of it."""
+
+    library: Fused
+    instead: Sequence[Frame | _Again | Gemm]
+
+    def command(self) -> Fused:
+        """The command."""
+        instead = [found if isinstance(found, Gemm) else found.launch() for found in self.instead]
+        return self.library._replace(instead=tuple(instead))
 
 
 class _Again(NamedTuple):

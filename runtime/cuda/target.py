@@ -88,7 +88,7 @@ class CudaTarget:
     def kernel(self, kernel: Kernel) -> CudaKernel | None:
         """The code of a kernel, made once; None where NumPy runs it."""
         if kernel not in self._kernels:
-            self._kernels[kernel] = cuda_kernel(kernel, precision=self.precision, has_cudnn=self.driver.has_cudnn)
+            self._kernels[kernel] = cuda_kernel(kernel, precision=self.precision, libraries=self.driver.libraries)
         return self._kernels[kernel]
 
     def modules(self, codes: Iterable[Code]) -> list[Any]:

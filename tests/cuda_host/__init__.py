@@ -23,7 +23,7 @@ import pytest
 
 from graphc.dims import Dim, evaluate
 from graphc.op import Array
-from graphc.runtime.cuda.launches import Convolution, CudaKernel, Gemm, Key, Launch, Pointer, Size
+from graphc.runtime.cuda.launches import Command, Convolution, CudaKernel, Fused, Gemm, Key, Pointer, Size
 from graphc.runtime.cuda.prelude import prelude
 from graphc.runtime.strided import ALIGN, Strided
 from graphc.types import np_dtype
@@ -219,15 +219,13 @@ class Memory:
         ]
 
 
-def run_command(
-    module: Module, kernel: CudaKernel, command: Launch | Gemm | Convolution, memory: Memory, dims: Mapping[str, int]
-) -> None:
-    """Run a launch; a product of matrices by NumPy; a convolution by what runs instead of cuDNN."""
+def run_command(module: Module, kernel: CudaKernel, command: Command, memory: Memory, dims: Mapping[str, int]) -> None:
+    """Run a launch; a product of matrices by NumPy; what a library may do by what runs instead."""
     if isinstance(command, Gemm):
         multiply(command, memory, dims)
-    elif isinstance(command, Convolution):
-        for launch in command.instead:
-            run_command(module, kernel, launch, memory, dims)
+    elif isinstance(command, Convolution | Fused):
+        for each in command.instead:
+            run_command(module, kernel, each, memory, dims)
     else:
         values = []
         for argument in command.arguments:
