@@ -192,6 +192,7 @@ def run_recorded(
     timed = Timed(commands)
     # Memory of its own: entries that are bound to the session's must find that where it is.
     scratch = Scratch(pool.threads, max(scratch_bytes, PAGE))
+    scratch.memory[FIRST:] = 0  # lest the first kernels wait for the system's pages
     recorder.skip()
     failed = run(timed, table, scratch, pool)
     recorder.did_all(lambda: _spans(timed.calls(scratch), steps))
