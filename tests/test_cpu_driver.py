@@ -92,10 +92,12 @@ def test_tickets_cover_all_units_and_none_is_empty(units: int, cost: int) -> Non
         assert grain == units and (cost < PARALLEL_NS or units < 2)
 
 
-def test_a_short_plan_is_not_divided() -> None:
-    one = command("count", units=64, cost=PARALLEL_NS)
-    assert CommandList([one]).short and not CommandList([one]).parallel
-    assert not CommandList([one, one]).short and CommandList([one, one]).parallel
+def test_a_plan_is_short_by_what_all_of_it_costs_and_is_divided_by_what_a_command_costs() -> None:
+    cheap, costly = command("count", units=64, cost=PARALLEL_NS - 1), command("count", units=64, cost=PARALLEL_NS)
+    many = SHORT_NS // PARALLEL_NS + 1
+    assert CommandList([costly]).short and CommandList([costly]).parallel
+    assert not CommandList([costly] * many).short and CommandList([costly] * many).parallel
+    assert not CommandList([cheap] * many).short and not CommandList([cheap] * many).parallel
 
 
 def test_a_list_keeps_a_copy_of_the_arguments() -> None:

@@ -14,7 +14,7 @@ from cpu_phases import COSTLY, command
 
 from graphc.op import Array
 from graphc.runtime.cpu.driver import CommandList, Scratch
-from graphc.runtime.cpu.entry import Argument, Bound, Form, bind, give, lend, make_entry
+from graphc.runtime.cpu.entry import NOBODY, Argument, Bound, Form, bind, give, make_entry
 from graphc.runtime.cpu.pool import Pool
 
 INT64 = np.dtype("int64")
@@ -33,6 +33,7 @@ class Bench:
         form: Form = "one",
         items: tuple[int | None, ...] = (0,),
         commands: CommandList | None = None,
+        pool: Array = NOBODY,
     ) -> None:
         self.slow_calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         self.busy, self.version = np.zeros(1, np.int64), np.zeros(1, np.int64)
@@ -50,6 +51,7 @@ class Bench:
             Scratch(4),
             self.busy,
             self.version,
+            pool,
             None,
         )
         bind(self.entry, self.bound)
@@ -203,12 +205,23 @@ def test_what_python_raises_is_raised() -> None:
         entry()
 
 
-def test_a_longer_plan_runs_with_the_threads_that_it_is_lent() -> None:
+def test_a_longer_plan_runs_with_the_threads_that_there_are() -> None:
     pool = Pool(3)
-    bench = Bench(feeds=((1,),), commands=CommandList([command("meet", 3, units=3, cost=COSTLY)]))
-    crew = pool.ready()
-    lend(bench.entry, crew.address)  # type: ignore[attr-defined]
-    assert bench.entry(zeros(1)).shape == (3,)
+    bench = Bench(feeds=((1,),), commands=CommandList([command("meet", 3, units=3, cost=COSTLY)]), pool=pool.place)
+    for _ in range(2):
+        pool.ready()
+        assert bench.entry(zeros(1)).shape == (3,)
+        pool.close()
+
+
+def test_without_threads_a_plan_that_they_could_help_runs_alone() -> None:
+    pool = Pool(3)
+    bench = Bench(commands=CommandList([command("count", units=8, cost=COSTLY)]), pool=pool.place)
+    for start in (list, pool.ready, pool.close, pool.ready):
+        start()
+        x = zeros(4, 2)
+        bench.entry(x)
+        assert x.tolist() == [[1, 1]] * 4
     pool.close()
 
 

@@ -16,7 +16,18 @@ import pytest
 from cpu_phases import COSTLY, command, ran
 
 from graphc.errors import ArgumentError
-from graphc.runtime.cpu.driver import MISSED, PAGE, PATIENCE, SIGNAL, SLEEPERS, WAKE_NS, CommandList, Scratch
+from graphc.runtime.cpu.driver import (
+    MISSED,
+    PAGE,
+    PATIENCE,
+    SHORT_NS,
+    SIGNAL,
+    SLEEPERS,
+    WAKE_NS,
+    CommandList,
+    Scratch,
+    driver,
+)
 from graphc.runtime.cpu.host import available_threads, cgroup_quotas
 from graphc.runtime.cpu.pool import Pool, shared_pool
 
@@ -77,6 +88,17 @@ def test_a_plan_that_is_soon_over_wakes_threads_only_if_others_like_it_came_befo
         wakes.append(int(words[SIGNAL // 4]) - before)
     assert wakes == [0] * (PATIENCE - 1) + [1]
     assert y.tolist() == [PATIENCE] * 100
+
+
+def test_threads_help_with_a_short_plan_too_which_keeps_the_lock(pool: Pool) -> None:
+    """Where threads sleep by a condition of Python, they can't wake without that lock: the caller does it alone."""
+    words = pool.ready().memory.view(np.int32)
+    phase = "meet" if pool._futex and driver().wait is not None else "count"
+    commands = CommandList([command(phase, 3, units=3, cost=SHORT_NS - 1)])
+    assert commands.short
+    for _ in range(20):
+        words[MISSED // 4] = PATIENCE - 1  # the next one wakes them
+        assert ran(commands, np.zeros(3, np.int64), pool) == 0
 
 
 def test_the_caller_sleeps_until_a_slow_worker_is_done(pool: Pool) -> None:

@@ -22,8 +22,8 @@ from graphc.op import Array
 from graphc.ops.random import Draw
 from graphc.ops.state import Updates
 from graphc.runtime.cpu.blocks import Blocks, is_recycled
-from graphc.runtime.cpu.driver import Threads
-from graphc.runtime.cpu.entry import Argument, Bound, Form, bind, give, lend, make_entry, servable
+from graphc.runtime.cpu.driver import Threads, is_helped
+from graphc.runtime.cpu.entry import NOBODY, Argument, Bound, Form, bind, give, make_entry, servable
 from graphc.runtime.cpu.target import CpuExecutable, Run
 from graphc.runtime.reference import DrawKey
 from graphc.types import np_dtype
@@ -123,12 +123,12 @@ class Direct:
             return MISS
         for number, array in large.items():
             give(held.entry, number, array)
-        if held.pool is not None:
-            crew = held.pool.ready()  # which lives until the entry returns
-            lend(held.entry, crew.address)
+        crew = None if held.pool is None else held.pool.ready()  # which lives until the entry returns
         if held.draws:
             held.keys[:] = [draws[leaf] for leaf in held.draws]
-        return held.entry(*[array if _is_in_order(array) else np.array(array, order="C") for array, _ in taken])
+        found = held.entry(*[array if _is_in_order(array) else np.array(array, order="C") for array, _ in taken])
+        del crew
+        return found
 
     def note(self, served: Served) -> Callable[..., Any] | None:
         """Remember what Python had to do, and bind an entry if it comes again; the quick one, if that is it."""
@@ -141,13 +141,15 @@ class Direct:
         large = {k: result for k, result in enumerate(bound.results) if is_recycled(result.nbytes)}
         as_they_are = all(value is served.values[leaf] and _is_in_order(value) for value, leaf in served.fed)
         if as_they_are and bound.commands.short and not (draws or large) and (quick := self.quick()) is not None:
+            if bound.pool is not NOBODY:
+                served.executable.target.pool.ready()
             bind(quick, bound)
             return quick
         entry = self._make(missed)
         if entry is not None:
             bind(entry, bound._replace(busy=_IDLE))  # it is the caller who is busy
             target, dtypes = served.executable.target, [leaf.tensor_type.dtype for _, leaf in served.fed]
-            pool = None if bound.commands.short else target.pool
+            pool = target.pool if is_helped(bound.commands, target.pool) else None
             self._held = _Held(entry, dtypes, pool, draws, keys, large, target.blocks)
         return None
 
@@ -190,6 +192,7 @@ class Direct:
             target.scratch,
             self._busy,
             self._version,
+            target.pool.place if is_helped(commands[0], target.pool) else NOBODY,
             (executable, target.memory.bytes, keys, kept),
         )
         return bound, draws, keys

@@ -29,11 +29,11 @@ from graphc.runtime.cpu.jit import Code, load
 from graphc.runtime.cpu.values import I64, PTR, Int, Value, constant
 from graphc.runtime.strided import ALIGN
 
-PARALLEL_NS = 10_000  # commands that cost less run on one thread
-TICKET_NS = 5_000  # a ticket costs about this much, at least
+PARALLEL_NS = 8_000  # commands that cost less run on one thread
+TICKET_NS = 4_000  # a ticket costs about this much, at least
 PARTS = 8  # of a command's tickets, each counted by a byte of a word
 MAX_TICKETS = 256  # of a command
-SHORT_NS = 20_000  # a plan that costs less runs on one thread, which keeps the interpreter's lock
+SHORT_NS = 50_000  # a plan that costs less keeps the interpreter's lock
 WAKE_NS = 100_000  # a plan whose parallel commands cost less is over before a thread that sleeps could help much
 PATIENCE = 8  # commands of such plans that find threads asleep before one wakes them: there may be many more
 
@@ -481,7 +481,7 @@ class CommandList:
     Attributes:
         address: of the plan.
         names: of the commands.
-        short: whether all of it is over so soon that no pool helps, and the interpreter's lock is kept.
+        short: whether all of it is over so soon that the interpreter's lock is kept.
         parallel: whether a pool helps.
     """
 
@@ -489,7 +489,7 @@ class CommandList:
         self.state = state
         self.names = tuple([command.name for command in commands])
         self.short = sum([command.cost_ns for command in commands]) < SHORT_NS
-        cuts = [tickets_of(c.units, 0 if self.short else c.cost_ns) for c in commands]
+        cuts = [tickets_of(c.units, c.cost_ns) for c in commands]
         self.parallel = any(tickets for _, tickets in cuts)
         args = [np.asarray(command.args, np.int64) for command in commands]
         starts = np.cumsum([0, *(array.size for array in args)])
@@ -543,9 +543,14 @@ class Crew(Protocol):
 
 
 class Threads(Protocol):
-    """What a run needs of a pool: workers whose numbers are below `threads`."""
+    """What a run needs of a pool: workers whose numbers are below `threads`.
+
+    Attributes:
+        place: a word: the address of the state that they share, 0 while there are none.
+    """
 
     threads: int
+    place: Array
 
     def ready(self) -> Crew:
         """Start the workers unless they run."""
@@ -564,13 +569,17 @@ def run(commands: CommandList, table: int, scratch: Scratch, pool: Threads | Non
         0, or 1 + the number of the command that failed; none after it has run.
     """
     code = driver()
-    if commands.short:
-        return code.run_locked(commands.address, table, scratch.address, 0)
-    if pool is None or not commands.parallel or pool.threads == 1:
-        return code.run(commands.address, table, scratch.address, 0)
+    walk = code.run_locked if commands.short else code.run
+    if pool is None or not is_helped(commands, pool):
+        return walk(commands.address, table, scratch.address, 0)
     assert scratch.workers >= pool.threads, "every worker needs scratch memory of its own"
     crew = pool.ready()
-    return code.run(commands.address, table, scratch.address, crew.address)
+    return walk(commands.address, table, scratch.address, crew.address)
+
+
+def is_helped(commands: CommandList, pool: Threads) -> bool:
+    """Whether a pool has threads that can help with a plan."""
+    return commands.parallel and pool.threads > 1
 
 
 def aligned_memory(nbytes: int) -> Array:

@@ -83,6 +83,7 @@ class Bound(NamedTuple):
         table: addresses, int64; the entry writes those of feeds and results. One run at a time uses it.
         busy: a word that must be 0 when the entry is called: another run has the same memory.
         version: a word that must stay as it is now: something moved, otherwise.
+        pool: a word: the address of the state of threads that help, 0 while there are none.
         kept: what must live as long as this.
 
     An entry of a plan that isn't short runs it without the interpreter's lock: its caller must see to it that no other
@@ -98,6 +99,7 @@ class Bound(NamedTuple):
     scratch: Scratch
     busy: Array
     version: Array
+    pool: Array
     kept: Any
 
 
@@ -107,6 +109,7 @@ class _Words(np.ndarray[Any, Any]):
     kept: tuple[Any, ...]
 
 
+NOBODY = np.zeros(1, np.int64)  # the pool of a plan that no thread helps with
 _NEVER = np.ones(1, np.int64)  # the busy word of an entry that isn't bound
 
 
@@ -149,7 +152,7 @@ def bind(entry: Callable[..., Any], bound: Bound) -> None:
     """Let an entry run a plan; it may have run another one before."""
     words: _Words = entry.__self__  # type: ignore[attr-defined]
     unbind(words)
-    words[POOL // 8] = 0
+    words[POOL // 8] = bound.pool.ctypes.data
     words.kept = (*words.kept[:3], bound, bound.scratch.memory)
     words[FORM // 8] = FORMS.index(bound.form)
     words[LOCKED // 8] = bound.commands.short
@@ -167,11 +170,6 @@ def bind(entry: Callable[..., Any], bound: Bound) -> None:
     words[end:] = [-1 if item is None else item for item in bound.items]
     words[VERSION // 8] = bound.version.ctypes.data
     words[BUSY // 8] = bound.busy.ctypes.data
-
-
-def lend(entry: Callable[..., Any], pool: int) -> None:
-    """Let threads help with what an entry runs, until it is bound again; 0 for none."""
-    entry.__self__[POOL // 8] = pool  # type: ignore[attr-defined]
 
 
 def give(entry: Callable[..., Any], number: int, array: Array) -> None:
@@ -442,8 +440,9 @@ def _attempt(module: Module) -> None:
         return misfit()
 
     def run() -> list[Value]:
-        parameters = [words.load(PTR, offset) for offset in (PLAN, TABLE, SCRATCH, POOL)]
-        return [call(f, frame.interface("run"), *parameters)]
+        parameters = [words.load(PTR, offset) for offset in (PLAN, TABLE, SCRATCH)]
+        pool = f.load(PTR, words.load(PTR, POOL), 8)
+        return [call(f, frame.interface("run"), *parameters, pool)]
 
     def run_unlocked() -> list[Value]:
         state = call(f, frame.interface("PyEval_SaveThread"), result=PTR)

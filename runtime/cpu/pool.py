@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from graphc.errors import ArgumentError
+from graphc.op import Array
 from graphc.runtime.cpu.driver import POOL_BYTES, SPIN, THREADS, WAIT, WAKE, Driver, aligned_memory, driver
 from graphc.runtime.cpu.host import available_threads
 
@@ -40,6 +41,7 @@ class Pool:
             raise ArgumentError(f"threads must be a positive int, got {threads!r}")
         self.threads = available_threads() if threads is None else threads
         self._futex = futex
+        self.place = np.zeros(1, np.int64)  # see `driver.Threads`
         self._starting = threading.Lock()
         self._crew: Crew | None = None
         self._end: weakref.finalize[..., Pool] | None = None
@@ -49,6 +51,7 @@ class Pool:
         """Begin anew, in a forked child: it has none of its parent's threads."""
         self._starting = threading.Lock()
         self._crew = None
+        self.place[0] = 0
         if self._end is not None:
             self._end.detach()
 
@@ -59,10 +62,11 @@ class Pool:
     def _start(self) -> Crew:
         with self._starting:
             if self._crew is None:
-                crew = Crew(self.threads, self._futex)
+                crew = Crew(self.threads, self._futex, self.place)
                 self._end = weakref.finalize(self, crew.end)  # at the latest at the interpreter's exit
                 self._crew = crew
                 crew.start()
+                self.place[0] = crew.address
             return self._crew
 
     def close(self) -> None:
@@ -101,8 +105,9 @@ if hasattr(os, "register_at_fork"):
 class Crew:
     """The threads of a pool between two forks or closings, with all the memory that they use."""
 
-    def __init__(self, threads: int, futex: bool) -> None:
+    def __init__(self, threads: int, futex: bool, place: Array) -> None:
         self.threads = threads
+        self._place = place
         self._driver = driver()
         self.memory = aligned_memory(POOL_BYTES)
         self.memory[:] = 0
@@ -132,7 +137,8 @@ class Crew:
             self._driver.worker(self.address, number)
 
     def end(self) -> None:
-        """Let all workers leave their loop, and wait for them."""
+        """Let all workers leave their loop, and wait for them; no run that begins from now on knows of them."""
+        self._place[0] = 0
         self._driver.end(self.address)
         for thread in self._started:
             thread.join(END_S)

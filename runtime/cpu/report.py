@@ -7,7 +7,7 @@ from itertools import groupby
 
 from graphc.dims import evaluate
 from graphc.plan import Made, Plan, Step, Variant
-from graphc.runtime.cpu.driver import SHORT_NS, tickets_of
+from graphc.runtime.cpu.driver import tickets_of
 from graphc.runtime.cpu.phases import NativeKernel
 
 
@@ -23,10 +23,9 @@ def _made(plan: Plan, natives: Mapping[Variant, NativeKernel]) -> Iterator[Made]
             yield from [Made(False, f"no code for {_without_code(step)}") for step in steps]
             continue
         found = [_phases(natives[step.variant], plan.dims) for step in steps]
-        short = sum(cost for phases in found for _, cost, _ in phases) < SHORT_NS
         for step, phases in zip(steps, found, strict=True):
             code = natives[step.variant]
-            parts = [1 if short else tickets_of(units, cost)[1] for units, cost, _ in phases]
+            parts = [tickets_of(units, cost)[1] for units, cost, _ in phases]
             scratch = max([scratch for _, _, scratch in phases], default=0)
             how, workspace = ", ".join(code.notes) or "native", evaluate(code.workspace, plan.dims)
             yield Made(True, how, workspace, scratch, max([1, *parts]), code.kept or 0)
