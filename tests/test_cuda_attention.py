@@ -220,12 +220,41 @@ def test_gradients_of_wide_queries_and_of_rounded_operands() -> None:
         assert "gradients of attention, a block for each line" not in gradient.case.kernels[0].notes
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_gradients_of_operands_that_are_broadcast(dtype: str) -> None:
+    """As keys and values are to the heads of a group."""
+    shapes = {"g": (2, 3, 20, 9), "q": (2, 3, 20, 8), "k": (2, 1, 35, 8), "v": (1, 35, 9), "mask": (20, 35)}
+    cases = []
+    for given in (shapes, {**shapes, "q": (20, 8), "k": (1, 3, 35, 8), "v": (2, 3, 35, 9), "mask": (2, 1, 20, 35)}):
+        rng = np.random.default_rng(0)
+        places = [gc.placeholder(name, shape, "bool" if name == "mask" else dtype) for name, shape in given.items()]
+        feeds = {place: rng.standard_normal(place.shape) > -1 for place in places[4:]}
+        feeds |= {place: rng.standard_normal(place.shape).astype(np_dtype(dtype)) for place in places[:4]}
+        exact = [feeds[place].astype(np.float64) for place in places[:4]]
+        full = [np.broadcast_to(x, (2, 3, *x.shape[-2:])) for x in exact]
+        wanted = []
+        for x, whole in zip(exact[1:], cotangents(*full, feeds[places[4]], 0.5), strict=True):
+            summed = whole.sum(tuple(range(4 - x.ndim)))
+            wanted.append(summed.sum(tuple(k for k, size in enumerate(x.shape) if size == 1), keepdims=True))
+        cases.append((Case(list(attention_grad(*places, is_causal=False, scale=0.5)), feeds, info=INFO), wanted))
+    run_all([case for case, _ in cases])
+    for case, wanted in cases:
+        for found, exact_one in zip(case.found, wanted, strict=True):
+            assert found.shape == exact_one.shape
+            assert np.abs(found.astype(np.float64) - exact_one).max() <= 6 * ROUNDING[dtype]
+
+
 def test_training_never_stores_the_scores() -> None:
     q, k, v = (gc.placeholder(name, (2, 300, 16)) for name in "qkv")
     y = gc.scaled_dot_product_attention(q, k, v, is_causal=True)
     program = Program((q, k, v), tuple(gc.gradients(gc.sum(y * y), [q, k, v])), ())
     plan = plan_kernels(run_pipeline(program, INFO, training=True), INFO)
     assert max(product(buffer.type.shape) for buffer in plan.buffers) == 2 * 300 * 16
+    assert all(cuda_kernel(step.kernel) is not None for step in plan.steps)
+    shared = gc.placeholder("shared", (2, 4, 300, 16))  # the queries of 4 heads, with the same keys and values
+    y = gc.scaled_dot_product_attention(shared, *(gc.expand_dims(x, 1) for x in (k, v)))
+    program = Program((shared, k, v), tuple(gc.gradients(gc.sum(y * y), [shared, k, v])), ())
+    plan = plan_kernels(run_pipeline(program, INFO, training=True), INFO)
     assert all(cuda_kernel(step.kernel) is not None for step in plan.steps)
     mask = gc.placeholder("m", (300, 300))  # its own gradient is as large as the scores
     wanted = gc.gradients(gc.sum(gc.scaled_dot_product_attention(q, k, v, mask)), [q, mask])

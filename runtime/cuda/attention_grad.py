@@ -4,7 +4,8 @@ greatest score and sum of exponentials (T. Dao et al., "FlashAttention", 2022, a
 Four launches: attention once more, for these two numbers and its results; `drift`, the sum over each query's keys of
 share times its cotangent, which is the product of a result and its cotangent; the gradients of keys and values, by
 blocks of keys that walk over the queries; and that of the queries, by blocks of queries that walk over the keys. No
-block adds to what another computes, so sums have one order.
+block adds to what another computes, so sums have one order. Where an operand is broadcast, as keys are to the heads of
+a group, each of its copies gets a gradient in workspace, and one launch more sums these.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from graphc.runtime.cuda.attention import (
     scale_of,
     scoring,
 )
-from graphc.runtime.cuda.grids import THREADS, unravelled
+from graphc.runtime.cuda.grids import THREADS, each_point, unravelled
 from graphc.runtime.cuda.launches import CudaCode, Frame
 from graphc.runtime.cuda.scalars import rounded
 from graphc.runtime.cuda.tiles import Tile, kind_of
@@ -170,22 +171,57 @@ BY_KEY, BY_QUERY = Side("k", "v", ("q", "g"), (1, 2)), Side("q", "g", ("k", "v")
 
 
 def gradient(code: CudaCode) -> bool:
-    """Emit the gradient of attention of floats; leading sizes that broadcast aren't served."""
-    core = code.kernel.core
-    assert core is not None
-    if not is_of_floats(code, 4) or len({node.shape[:-2] for node in core.inputs[:4]}) > 1:
+    """Emit the gradient of attention of floats."""
+    if not is_of_floats(code, 4):
         return False
     problem = described(code, ("g", "q", "k", "v", "mask"))
     code.declare(EXPONENTIAL.strip())
     queries = _queries(code, problem)
     for side in (BY_KEY, BY_QUERY):
-        if any(k is not None and code.kernel.results[k].stores for k in side.results):
-            pair = _pair_of(kind_of(problem.dtype, code.precision), problem)
-            if pair is None:
-                _alone(code, problem, queries, side)
-            else:
-                _by_blocks(code, problem, queries, side, pair)
+        wanted = [k for k in side.results if k is not None and code.kernel.results[k].stores]
+        if not wanted:
+            continue
+        copies = {k: _copies(code, problem, k) for k in wanted if _copied_axes(code, problem, k)}
+        pair = _pair_of(kind_of(problem.dtype, code.precision), problem)
+        if pair is None:
+            _alone(code, problem, queries, side, copies)
+        else:
+            _by_blocks(code, problem, queries, side, pair, copies)
+        for k, array in copies.items():
+            _sum_copies(code, problem, k, array)
     return True
+
+
+def _copied_axes(code: CudaCode, problem: Attention, result: int) -> list[int]:
+    """The axes of the batch along which an operand is broadcast."""
+    core = code.kernel.core
+    assert core is not None
+    *own, _, _ = core.inputs[1 + result].shape
+    aligned = [1] * (len(problem.batch) - len(own)) + own
+    return [axis for axis, sizes in enumerate(zip(aligned, problem.batch, strict=True)) if sizes[0] != sizes[1]]
+
+
+def _copies(code: CudaCode, problem: Attention, result: int) -> Strided:
+    """New memory for the gradient of each copy of an operand."""
+    shape = (*problem.batch, *problem.extents("qkv"[result]))
+    return row_of(code, problem, product(shape[:-1]), shape[-1])._replace(strides=row_major(shape))
+
+
+def _sum_copies(code: CudaCode, problem: Attention, result: int, copies: Strided) -> None:
+    """Emit the sum of the gradients of an operand's copies, and what follows."""
+    axes = _copied_axes(code, problem, result)
+    boxes = [problem.batch[axis] for axis in axes]
+    code.note("gradients of copies summed")
+    extents = [loop.extent for loop in code.kernel.results[result].loops]
+    with each_point(code, extents) as (frame, index):
+        *own, line, at = index
+        batch = ["0"] * (len(problem.batch) - len(own)) + own
+        frame.line(f"{problem.type} sum = 0;")
+        with frame.block(f"for (Index copy = 0; copy < {frame.size(product(boxes))}; copy++)"):
+            for axis, i in zip(axes, unravelled(frame, "copy", boxes), strict=True):
+                batch[axis] = i
+            frame.line(f"sum += {frame.at(copies, [*batch, line, at])};")
+        lanes.finish_at(frame, result, index, rounded(problem.dtype, "sum"))
 
 
 def _queries(code: CudaCode, problem: Attention) -> Queries:
@@ -249,7 +285,9 @@ def _pair_of(kind: str, problem: Attention) -> Pair | None:
     return None
 
 
-def _by_blocks(code: CudaCode, problem: Attention, queries: Queries, side: Side, pair: Pair) -> None:
+def _by_blocks(
+    code: CudaCode, problem: Attention, queries: Queries, side: Side, pair: Pair, copies: Mapping[int, Strided]
+) -> None:
     """A launch with a block for some lines of each matrix of the batch."""
     tile = pair.pair
     declare_panels(code, tile)
@@ -269,7 +307,8 @@ def _by_blocks(code: CudaCode, problem: Attention, queries: Queries, side: Side,
     query, key = ("j", f"({start} + i)") if by_key else (f"({start} + i)", "j")
     _weighing(frame, problem, queries, batch, ("int i", "Index j"), (query, key))
     for name, result in zip(("first", "second"), side.results, strict=True):
-        _taking(frame, problem, batch, f"out_{name}", result, ("int i", "int e"), (f"({start} + i)", "e"))
+        array = copies.get(-1 if result is None else result)
+        _taking(frame, problem, batch, f"out_{name}", result, array, ("int i", "int e"), (f"({start} + i)", "e"))
     begin, end = "0", frame.size(met)
     if problem.is_causal and by_key:
         begin = f"{start} / {tile.columns} * {tile.columns}"
@@ -281,7 +320,7 @@ def _by_blocks(code: CudaCode, problem: Attention, queries: Queries, side: Side,
     frame.line(f"meet<{', '.join(types)}, {words[0]}, {words[1]}, {str(by_key).lower()}>({given});")
 
 
-def _alone(code: CudaCode, problem: Attention, queries: Queries, side: Side) -> None:
+def _alone(code: CudaCode, problem: Attention, queries: Queries, side: Side, copies: Mapping[int, Strided]) -> None:
     """A launch with a block for each line."""
     code.declare(GRADIENTS_ALONE.strip())
     code.note("gradients of attention, a block for each line")
@@ -299,7 +338,8 @@ def _alone(code: CudaCode, problem: Attention, queries: Queries, side: Side) -> 
     by_key = side is BY_KEY
     _weighing(frame, problem, queries, batch, ("Index j",), ("j", i) if by_key else (i, "j"))
     for name, result in zip(("first", "second"), side.results, strict=True):
-        _taking(frame, problem, batch, f"out_{name}", result, ("Index e",), (i, "e"))
+        array = copies.get(-1 if result is None else result)
+        _taking(frame, problem, batch, f"out_{name}", result, array, ("Index e",), (i, "e"))
     sizes = ", ".join(map(frame.size, (met, problem.width, problem.value_width)))
     given = f"first, second, {', '.join(side.met)}, weigh, {sizes}, out_first, out_second"
     call = f"meet_alone<{problem.type}, {str(by_key).lower()}, {THREADS}>"
@@ -335,16 +375,20 @@ def _taking(
     batch: Sequence[str],
     name: str,
     result: int | None,
+    copies: Strided | None,
     parameters: Sequence[str],
     index: Sequence[str],
 ) -> None:
-    """Emit the function that takes an element of a result."""
+    """Emit the function that takes an element of a result, or of the gradient of a copy."""
     with frame.block(f"const auto {name} = [&]({', '.join(parameters)}, {problem.type} sum)", "};"):
         if result is not None:
             operand = "qkv"[result]
             pairs = zip(index, problem.extents(operand), strict=True)
             frame.line(f"if ({' || '.join(f'{i} >= {frame.size(extent)}' for i, extent in pairs)}) return;")
-            lanes.finish_at(frame, result, [*batch, *index], rounded(problem.dtype, "sum"))
+            if copies is None:
+                lanes.finish_at(frame, result, [*batch, *index], rounded(problem.dtype, "sum"))
+            else:
+                frame.line(f"{frame.at(copies, [*batch, *index])} = sum;")
 
 
 CORES: Mapping[Op, Callable[[CudaCode], bool]] = {attention_grad: gradient}
