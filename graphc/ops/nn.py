@@ -272,9 +272,10 @@ def group_norm_op(x: Any, weight: Any = None, bias: Any = None, *, groups: int, 
     if x.ndim < 2 or groups < 1 or (isinstance(x.shape[1], int) and x.shape[1] % groups):
         raise ShapeError(f"group_norm: num_groups={groups} must divide the channels of {x.type}")
     require_equal(x.shape[1] % groups, 0, f"num_groups={groups} must divide the channels of {x.type}; the rest")
-    parts = reshape(widened(x), (x.shape[0], groups, product(x.shape[1:]) // groups))
-    y = reshape(standardize(parts, axes=(2,), eps=eps), x.shape)
-    return astype(_channelwise(y, weight, bias), x.dtype)
+    channels = (groups, x.shape[1] // groups)
+    y = standardize(reshape(widened(x), (x.shape[0], *channels, product(x.shape[2:]))), axes=(2, 3), eps=eps)
+    weight, bias = (None if v is None else reshape(v, (*channels, 1)) for v in (weight, bias))
+    return astype(reshape(_affine(y, weight, bias), x.shape), x.dtype)
 
 
 def group_norm(x: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
