@@ -82,7 +82,7 @@ class Intake:
     Args:
         fed: what every run feeds.
         defaults: values of placeholders that no run feeds.
-        nodes: what is computed: it needs the sizes of all its symbolic dimensions.
+        sizes: the symbolic dimensions that what is computed needs, each with a node that does.
         guards: what must hold of the sizes, each with a node that assumed it.
         accepts: gives what a device takes as it lies there, with its shape and the name of its dtype; None for all
             other values.
@@ -92,7 +92,7 @@ class Intake:
         self,
         fed: tuple[Node, ...],
         defaults: Mapping[Node, Array],
-        nodes: Iterable[Node],
+        sizes: Mapping[str, Node],
         guards: tuple[tuple[Guard, Node], ...],
         accepts: Accepts | None = None,
     ) -> None:
@@ -100,7 +100,7 @@ class Intake:
         self.accepts = accepts
         self.defaults = defaults
         self.guards = guards
-        self.sizes = sizes_needed(nodes, guards)
+        self.sizes = {**sizes, **sizes_needed((), guards), **sizes}
         self._known: dict[tuple[tuple[int, ...], ...], dict[str, int]] = {}
 
     def take(self, feeds: Mapping[Node, Any]) -> tuple[dict[Node, Array], Mapping[str, int]]:

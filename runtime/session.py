@@ -10,6 +10,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from graphc.ir import Graph, Node, Program, current_graph
 from graphc.occurrences import context
 from graphc.op import Array
 from graphc.ops.random import Draw
-from graphc.ops.state import Placeholder, Updates, Variable
+from graphc.ops.state import Updates, Variable
 from graphc.passes.pipeline import PIPELINE, Pass, run_pipeline, switches
 from graphc.plan import Made, Plan
 from graphc.restore import LoadReport, compare, require_all
@@ -29,6 +30,7 @@ from graphc.runtime.cpu.direct import MISS, Direct, Served, Shortcuts, form_of, 
 from graphc.runtime.cpu.target import CpuExecutable
 from graphc.runtime.devices import BEST, ConvPrecision, MatmulPrecision, Place, checked, chosen
 from graphc.runtime.feeds import Intake, convert_feeds, feeds_given, missing_feeds, resolve_feeds, with_misfits
+from graphc.runtime.making import making
 from graphc.runtime.plan import PlanTarget
 from graphc.runtime.profile import Profile, Recorder, checked_path
 from graphc.runtime.rebuilds import Rebuilds
@@ -331,7 +333,7 @@ class Session:
         if isinstance(compiled.executable, Planned):
             return replace(compiled.executable.plan(dims), written=program)
         target = PlanTarget(self.seed, self.disable)
-        plan = target.compile(self._optimised(program, target.info, request.training, PIPELINE)).plan(dims)
+        plan = target.compile(self._pipeline(program, target.info, request.training, PIPELINE)()).plan(dims)
         plan = replace(plan, written=program)
         return replace(plan, made=(Made(False, self._instead),) * len(plan.kernels)) if self._instead else plan
 
@@ -500,10 +502,10 @@ class Session:
         if several is not None:
             raise FetchError(f"{several!r} has several results, which are fetched and fed one by one")
         program, overridden = program_of(request)
-        optimised = self._optimised(program, self._target.info, request.training)
-        nodes = optimised.nodes()
+        optimise = self._pipeline(program, self._target.info, request.training)
+        made = making(self._target, program, optimise, [str(request.training), *sorted(self.disable)])
         given = set(request.fed) | set(overridden.values())
-        placeholders = [n for n in nodes if isinstance(n, Placeholder) and n not in given]
+        placeholders = [n for n in made.needs.placeholders if n not in given]
         missing = [n for n in placeholders if n.default is None]
         if missing:
             fetched = [(n.display_name, n) for n in request.fetches]
@@ -512,21 +514,24 @@ class Session:
             raise missing_feeds(missing, fetched)
         defaults: dict[Node, Array] = {n: n.default for n in placeholders if n.default is not None}
         found = Compiled(
-            self._target.compile(optimised),
-            tuple([output.tensor_type for output in optimised.outputs]),
-            Intake(request.fed, defaults, nodes, collect_guards(program), self._accepts),
-            tuple([n for n in nodes if isinstance(n, Variable) and n not in given]),
-            tuple([n for n in nodes if isinstance(n, Draw)]),
-            tuple([variable for variable, _ in optimised.updates]),
+            made.finish(),
+            tuple([output.tensor_type for output in program.outputs]),
+            Intake(request.fed, defaults, made.needs.sizes, collect_guards(program), self._accepts),
+            tuple([n for n in made.needs.variables if n not in given]),
+            made.needs.draws,
+            made.needs.updated,
             overridden,
         )
         self.graph = graph
         return found
 
-    def _optimised(self, program: Program, info: TargetInfo, training: bool, passes: Sequence[Pass] = ()) -> Program:
+    def _pipeline(
+        self, program: Program, info: TargetInfo, training: bool, passes: Sequence[Pass] = ()
+    ) -> Callable[[], Program]:
+        """What runs the passes on a program; it doesn't refer to this session."""
         passes = passes or self._passes
         disable = self.disable & switches(passes)
-        return run_pipeline(program, info, training=training, disable=disable, passes=passes)
+        return partial(run_pipeline, program, info, training=training, disable=disable, passes=passes)
 
     def _execute(
         self,

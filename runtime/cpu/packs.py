@@ -20,6 +20,7 @@ from graphc.dims import DimExpr
 from graphc.ir import Node
 from graphc.kernel import Kernel, Region
 from graphc.operands import Literal
+from graphc.passes import lower
 from graphc.plan import Variant
 from graphc.runtime import strided
 from graphc.runtime.cache import object_cache
@@ -31,7 +32,9 @@ from graphc.types import TensorType, TupleType
 
 IMPORTED = time.time_ns()
 MIN_KERNELS = 16  # in a plan that is kept
-ROOMS = [Path(module.__file__ or "").parent for module in (ops, dims, host, kernel, strided)]  # what code depends on
+ROOMS = [
+    Path(module.__file__ or "").parent for module in (ops, dims, host, kernel, lower, strided)
+]  # what code depends on
 
 
 class Pack(NamedTuple):
@@ -58,13 +61,13 @@ def key_of(variants: Sequence[Variant], machine: Host, cores: str) -> str | None
         variants: the plan's kernels, in order.
         cores: names the table of the cores that are served.
     """
-    if len(variants) < MIN_KERNELS or not _sources():
+    if len(variants) < MIN_KERNELS or not versions():
         return None
     try:
         lines = [repr([*map(_described, k.regions), _core(k), sorted(steady)]) for k, steady in variants]
-    except _ForeignError:
+    except ForeignError:
         return None
-    return hashlib.sha256("\n".join([generator(), _sources(), repr(machine), cores, *lines]).encode()).hexdigest()
+    return hashlib.sha256("\n".join([versions(), repr(machine), cores, *lines]).encode()).hexdigest()
 
 
 def recalled(key: str | None) -> Pack:
@@ -88,30 +91,35 @@ def keep(key: str, pack: Pack) -> None:
 # --------------------------------------------------------------------------------------------- structure
 
 
-class _ForeignError(Exception):
+class ForeignError(Exception):
     """Something is known by its identity alone."""
 
 
 def _core(found: Kernel) -> Any:
     core = found.core
-    own = () if core is None else (*_node(core), [str(operand.type) for operand in core.inputs])
+    own = () if core is None else (*described_node(core), [str(operand.type) for operand in core.inputs])
     return len(found.operands), *own
 
 
 def _described(region: Region) -> Any:
     """A region as nested tuples and lists of texts and numbers."""
     number = {node: k for k, node in enumerate(region.values)}
-    nodes = [(*_node(node), [number[i] for i in node.inputs]) for node in region.values]
+    nodes = [(*described_node(node), [number[i] for i in node.inputs]) for node in region.values]
     inputs = [(str(node.type), number.get(node)) for node in region.body.inputs]
     outputs = [number[node] for node in region.body.outputs]
     moves = [(at, access.offset, access.strides) for at, access in (*region.loads, *region.stores)]
     return [*map(tuple, region.loops)], len(region.loads), moves, nodes, inputs, outputs
 
 
-def _node(node: Node) -> tuple[Any, ...]:
+def described_node(node: Node) -> tuple[Any, ...]:
+    """A node without its operands as nested tuples and lists that `repr` tells apart.
+
+    Raises:
+        ForeignError: it has something that is known by its identity alone.
+    """
     op = node.op
     if ops.REGISTRY.get(op.name) is not op:
-        raise _ForeignError
+        raise ForeignError
     return op.name, str(node.type), [(name, *_plain(value)) for name, value in sorted(node.attrs.items())]
 
 
@@ -125,14 +133,20 @@ def _plain(value: Any) -> Iterator[Any]:
         case DimExpr() | TensorType() | TupleType():
             yield type(value).__name__, str(value)
         case Literal():
-            yield str(value.array.dtype), value.array.shape, value.array.tobytes()
+            yield str(value.array.dtype), value.array.shape, hashlib.sha256(value.array.tobytes()).digest()
         case _:
-            raise _ForeignError
+            raise ForeignError
+
+
+def versions() -> str:
+    """What makes plans and code of them; nothing, if that can't be said."""
+    sources = _sources()
+    return sources and f"{generator()}\n{sources}"
 
 
 @cache
 def _sources() -> str:
-    """What writes code: the files of its rooms, by their sizes and when they were changed.
+    """What makes plans and writes code: the files of its rooms, by their sizes and when they were changed.
 
     Nothing, if that is after they were imported: they don't say then what this process runs.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import groupby
@@ -30,6 +30,7 @@ from graphc.runtime.cpu.dump import dump_kernels, dump_plan
 from graphc.runtime.cpu.host import Host, this_host
 from graphc.runtime.cpu.jit import Code, Loading, Objects, Unit, unit_of
 from graphc.runtime.cpu.kernels import CORES, EXACT_CORES, function, native_kernel
+from graphc.runtime.cpu.outlines import Outline
 from graphc.runtime.cpu.packs import Pack
 from graphc.runtime.cpu.peak import measured_peak
 from graphc.runtime.cpu.phases import NativeKernel
@@ -193,15 +194,37 @@ class CpuTarget:
         self.memory, self.scratch, self.blocks = Memory(), Scratch(1), Blocks()
 
 
-class CpuExecutable:
-    """A program's symbolic plan with its code, and the commands for the sizes that came last."""
+class _RefusedError(Exception):
+    """Native code refused its operands, in a plan that is known by its outline."""
 
-    def __init__(self, target: CpuTarget, symbolic: SymbolicPlan) -> None:
+
+class CpuExecutable:
+    """A program's symbolic plan with its code, and the commands for the sizes that came last.
+
+    Args:
+        symbolic: the plan, or its outline; see `outlines`.
+        pack: the code of an outline.
+        whole: makes what the outline is of, for what a run doesn't know.
+
+    Attributes:
+        pack: under which its code is kept, or None.
+        is_plain: whether all kernels have code, and none keeps anything from run to run.
+    """
+
+    def __init__(
+        self,
+        target: CpuTarget,
+        symbolic: SymbolicPlan,
+        pack: Pack = packs.EMPTY,
+        whole: Callable[[], CpuExecutable] | None = None,
+    ) -> None:
         self.target = target
-        self._folder = folder_of(symbolic.program)
+        self._whole = whole
+        self._folder = None if whole else folder_of(symbolic.program)
         variants = _variants(symbolic)
-        key = None if self._folder else packs.key_of(variants, target.host, target.conv_precision)
-        pack = packs.recalled(key)
+        plain = self._folder is None and whole is None
+        self.pack = key = packs.key_of(variants, target.host, target.conv_precision) if plain else None
+        pack = pack if whole else packs.recalled(key)
         target.learn(variants, pack)
         symbolic, self.kept = target.within_budget(symbolic)
         library = partial(function, target.host)
@@ -222,12 +245,19 @@ class CpuExecutable:
             dump_kernels(self._folder, self.symbolic, written, target.host, library)
         self._driver, *codes = loading.codes()
         self.code = dict(zip(self.natives, codes, strict=True))
-        if key is not None and pack is packs.EMPTY and (objects := loading.objects()) is not None:
-            packs.keep(key, target.pack(variants, objects))
+        if key is not None and pack is packs.EMPTY:
+            objects = loading.objects()
+            if objects is None:
+                self.pack = None
+            else:
+                packs.keep(key, target.pack(variants, objects))
+        self.is_plain = not (by_numpy or self.kept)
         self._bound: OrderedDict[Sizes, Bound] = OrderedDict()
 
     def plan(self, dims: Mapping[str, int]) -> Plan:
         """The plan for these sizes, with what is said of its code."""
+        if self._whole is not None:
+            return self._whole().plan(dims)
         bound = self.bound(dims)
         plan, kept = bound.plan, bound.kept
         return replace(plan, made=made_of(plan, self.natives), peak_bytes=plan.peak_bytes + kept, kept_bytes=kept)
@@ -257,12 +287,32 @@ class CpuExecutable:
         out: Sequence[Array] = (),
     ) -> tuple[list[Array], list[Array]]:
         """See `Executable.run`; what is written `into` is written by the last call of native code."""
+        if self._whole is None:
+            return self._run(values, dims, draws, into, recorder, out)
+        if recorder is None:
+            try:
+                return self._run(values, dims, draws, into, None, out)
+            except (MemoryError, _RefusedError):  # nothing was changed: it tells what is wrong
+                pass
+        return self._whole().run(values, dims, draws, into, recorder, out)
+
+    def _run(
+        self,
+        values: Mapping[Node, Any],
+        dims: Mapping[str, int],
+        draws: Mapping[Node, DrawKey],
+        into: Mapping[Node, Array],
+        recorder: Recorder | None,
+        out: Sequence[Array],
+    ) -> tuple[list[Array], list[Array]]:
         bound = self.bound(dims)
         if recorder is not None:
             recorder.describe = partial(self._described, bound)
         try:
             made = Run(self, bound, values, draws, into, out)
         except MemoryError:
+            if self._whole is not None:
+                raise
             plan = bound.plan
             needed = bound.total_bytes(self.target.scratch.workers)
             raise shortage(plan.buffers, plan.nbytes, plan.dims, needed) from None
@@ -482,6 +532,8 @@ class Run:
                 status = self._recorded(segment, segment.commands, recorder)
             if status:
                 step = segment.steps[status - 1]
+                if isinstance(step.kernel, Outline):
+                    raise _RefusedError
                 self._by_numpy(step)
                 raise InternalError(f"native code refused what NumPy computes: {step.nodes[-1]!r}")
         return [self.arrays[k] for k in symbolic.outputs], [self.arrays[k] for k in symbolic.updates]

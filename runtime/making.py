@@ -1,0 +1,54 @@
+"""From a program to what runs it: by the passes and a target, or from what an earlier process has kept of that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import NamedTuple
+
+from graphc.ir import Program
+from graphc.runtime.cpu import outlines
+from graphc.runtime.cpu.target import CpuExecutable, CpuTarget
+from graphc.runtime.needs import Needs, needs_of
+from graphc.runtime.reference import Executable, Target
+
+
+class Making(NamedTuple):
+    """A program on its way.
+
+    Attributes:
+        needs: what its runs take.
+        finish: gives what runs it.
+    """
+
+    needs: Needs
+    finish: Callable[[], Executable]
+
+
+def making(target: Target, program: Program, optimise: Callable[[], Program], settings: Sequence[str]) -> Making:
+    """Begin with a program for a target.
+
+    Args:
+        optimise: runs the passes on it.
+        settings: what they depend on besides the program and the target.
+    """
+    if not isinstance(target, CpuTarget):
+        return _anew(target, optimise())
+    key = outlines.key_of(program, [*settings, repr(target.host), target.conv_precision, *sorted(target.disable)])
+    found = outlines.recalled(key, program)
+    if found is not None:
+        whole = cache(lambda: target.compile(optimise()))
+        return Making(found.needs, lambda: CpuExecutable(target, found.symbolic, found.pack, whole))
+    made = _anew(target, optimise())
+
+    def finish() -> Executable:
+        executable = made.finish()
+        if isinstance(executable, CpuExecutable) and executable.is_plain:
+            outlines.keep(key, program, made.needs, executable.symbolic, executable.pack)
+        return executable
+
+    return Making(made.needs, finish)
+
+
+def _anew(target: Target, optimised: Program) -> Making:
+    return Making(needs_of(optimised), lambda: target.compile(optimised))
