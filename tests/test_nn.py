@@ -434,3 +434,16 @@ def test_buffers_and_parameters_are_told_apart():
 def test_a_container_refuses_what_it_would_not_call(make, hint):
     with pytest.raises(ArgumentError, match=hint):
         make()
+
+
+def test_first_values_are_copied_once() -> None:
+    given = np.ones((3, 2), np.float32)
+    with Graph(), Session() as session:
+        layer = Linear(2, 3, bias=False)
+        layer.load_state_dict({"weight": given})
+        given[:] = 2
+        layer(placeholder("x", (1, 2)))
+        (weight,) = layer.parameters()
+        (state,) = [state for _, state in layer.named_states()]
+        assert state.initial is weight.initial, "one copy, that nobody can write to"
+        assert session[weight].tolist() == np.ones((3, 2)).tolist()

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from graphc.dims import Dim
 from graphc.errors import ShapeError
 from graphc.occurrences import Occurrence
-from graphc.ops.state import Initial, Variable, recipe
+from graphc.ops.state import Initial, Recipe, Variable, recipe
 from graphc.source import user_site
 from graphc.types import is_float
 
@@ -80,7 +80,7 @@ class State:
 
     def make(self, name: str) -> None:
         """Make the variable, called `name` in the current scope; messages say that it was made where this state was."""
-        self.value = Variable(self._initial, name, self._trainable, shape=self.shape, dtype=self.dtype)
+        self.value = Variable(Recipe(self._initial, self.type), name, self._trainable)
         self.value.where = Occurrence(self.value.scope, *self._site)
 
 
@@ -99,6 +99,6 @@ class Buffer(State):
 def state_of(variable: Variable) -> State:
     """The state whose variable exists already: a parameter if it is trainable."""
     kind = Parameter if variable.trainable else Buffer
-    state = kind(variable.initial, variable.shape, variable.dtype, variable.trainable)
+    state = kind(Recipe(variable.initial, variable.tensor_type), trainable=variable.trainable)
     state.value = variable
     return state

@@ -7,7 +7,7 @@ it, and all its updates are committed together after it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -101,8 +101,17 @@ def frozen_value(array: Array, type: TensorType, name: str) -> Array:
     return owned
 
 
-def recipe(initial: Any, name: str, shape: Any = None, dtype: Any = None) -> tuple[Initial, TensorType]:
-    """What makes the first value of a variable, checked, and the type of that value; arguments as of `Variable`."""
+class Recipe(NamedTuple):
+    """What makes the first value of a variable, checked, and the type of that value."""
+
+    initial: Initial
+    type: TensorType
+
+
+def recipe(initial: Any, name: str, shape: Any = None, dtype: Any = None) -> Recipe:
+    """The recipe of a variable; arguments as of `Variable`."""
+    if isinstance(initial, Recipe):
+        return initial
     if isinstance(initial, Node):
         type = initial.tensor_type
         fed = next((node for node in reachable([initial]) if isinstance(node, Placeholder)), None)
@@ -113,14 +122,14 @@ def recipe(initial: Any, name: str, shape: Any = None, dtype: Any = None) -> tup
             )
         if type.symbolic:
             raise ShapeError(f"a variable's size must be known, but {name!r} would be {type}")
-        return initial, type
+        return Recipe(initial, type)
     if callable(initial):
         if shape is None:
             raise ArgumentError(f"the initialiser of {name!r} needs shape=")
-        return initial, TensorType("float32" if dtype is None else dtype_name(dtype), parse_shape(shape))
+        return Recipe(initial, TensorType("float32" if dtype is None else dtype_name(dtype), parse_shape(shape)))
     array = as_array(initial, dtype)
     type = TensorType(dtype_name(array.dtype), array.shape if shape is None else parse_shape(shape))
-    return frozen_value(array, type, name), type
+    return Recipe(frozen_value(array, type, name), type)
 
 
 class Variable(Leaf):
