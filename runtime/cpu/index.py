@@ -26,7 +26,10 @@ from graphc.runtime.regions import is_direct
 from graphc.runtime.strided import Strided, itemsize
 
 CHECKED = 4096  # indices that one unit of work checks
-FLIGHT = 4  # vectors of columns that a unit of a scatter owns
+FLIGHT = 16  # vectors of columns that a unit of a scatter owns: rows in one piece, if they aren't longer
+FLIGHT_OF_MANY = 8  # where there are many updates, or much data, to divide
+MANY = 1 << 20  # elements
+ROW_NS = 3  # nanoseconds to begin with a row that lies anywhere
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,8 @@ def _gather(code: KernelCode) -> bool:
     before, after = indices.result_axes(core.inputs[0].ndim)
     is_read = bool(after) and x.strides[after[-1]] == 1 and not is_direct(code.kernel.results[0])
     y = None if is_read else regions.result(code, 0)
-    frame = code.phase(product(shape[:-1]), product(shape) // (8 if after else 1) + 1)
+    cost = product(shape) // (8 if after else 1) + product(shape[:-1]) * ROW_NS + 1
+    frame = code.phase(product(shape[:-1]), cost)
     f, places = frame.f, _Places(frame, x, core.inputs[0].shape, indices)
     memory = MEMORY_TYPE[x.dtype]
 
@@ -258,7 +262,8 @@ def _scatter_add(code: KernelCode) -> bool:
     own = [*before, *after, *sorted(indices.along)]  # axes along which units own slices
     by_columns = bool(after) and after[-1] == core.ndim - 1
     lanes = fitting(shape[-1], code.host.lanes(max(4, itemsize(y.dtype)))) if by_columns else 1
-    block = lanes * FLIGHT
+    most = max(regions.nominal(product(s)) for s in (shape, core.inputs[1].shape))
+    block = lanes * (FLIGHT_OF_MANY if most > MANY else FLIGHT)
     counts = [ceil_div(shape[k], block) if by_columns and k == core.ndim - 1 else shape[k] for k in own]
     cost = (product(shape) + product(core.inputs[1].shape) * (1 if by_columns else 8)) // 8 + 1
     frame = code.phase(product(counts), cost)

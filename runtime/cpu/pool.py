@@ -23,7 +23,7 @@ from graphc.op import Array
 from graphc.runtime.cpu.driver import POOL_BYTES, SPIN, THREADS, WAIT, WAKE, Driver, aligned_memory, driver
 from graphc.runtime.cpu.host import available_threads
 
-SPIN_NS = 20_000  # before a thread that waits sleeps
+SPIN_NS = 50_000  # before a thread that waits sleeps
 SAMPLE = 1_000  # pauses that are timed to know how many that is
 END_S = 5.0  # for how long closing waits for a worker that is busy
 
