@@ -385,6 +385,7 @@ class Bound:
         for new, _ in self.copied.values():
             self.offsets[1 + new] = self.memory_bytes
             self.memory_bytes += evaluate(aligned(plan.nbytes[new]), dims)
+        self._called: dict[Variant, _Called] = {}
         self.segments = tuple(self._segments(natives, code, epoch, together))
 
     def place_kept(self, table: Array, values: Mapping[Node, Array]) -> None:
@@ -444,18 +445,45 @@ class Bound:
         *,
         prepares: bool = False,
     ) -> Iterator[Command]:
-        native, dims = natives[step.variant], self.plan.dims
+        variant = step.variant
+        native = natives[variant]
+        called = self._called.get(variant)
+        if called is None:
+            called = self._called[variant] = _Called.of(step.kernel.kind, native, code[variant], self.plan.dims)
         slots = [1 + buffer for buffer in (*step.reads, *step.writes)]
         if native.draws:
             assert step.kernel.core is not None
             slots.append(self.draws[step.kernel.core])
         if native.kept is not None:
             slots.append(self._kept_slots.get(step, 0))
-        args = np.array([*slots, *[evaluate(dim, dims) for dim in native.dims]], np.int64)
+        args = np.array([*slots, *called.dims], np.int64)
+        for address, units, cost in called.prepares if prepares else called.phases:
+            yield Command(address, args, units, cost, called.kind)
+
+
+class _Called(NamedTuple):
+    """What all calls of a kernel have in common, for given sizes.
+
+    Attributes:
+        kind: of the kernel.
+        prepares, phases: address, units and cost of each phase, of those that prepare and of the others.
+        dims: sizes that the code is told.
+    """
+
+    kind: str
+    prepares: Sequence[tuple[int, int, int]]
+    phases: Sequence[tuple[int, int, int]]
+    dims: Sequence[int]
+
+    @staticmethod
+    def of(kind: str, native: NativeKernel, code: Code, dims: Mapping[str, int]) -> _Called:
+        """For a kernel of a kind."""
+        prepares: list[tuple[int, int, int]] = []
+        phases: list[tuple[int, int, int]] = []
         for phase in native.phases:
-            if phase.prepares == prepares:
-                units, cost = evaluate(phase.units, dims), evaluate(phase.cost, dims)
-                yield Command(code[step.variant].address(phase.symbol), args, units, cost, step.kernel.kind)
+            call = code.address(phase.symbol), evaluate(phase.units, dims), evaluate(phase.cost, dims)
+            (prepares if phase.prepares else phases).append(call)
+        return _Called(kind, prepares, phases, [evaluate(dim, dims) for dim in native.dims])
 
 
 class Run:
