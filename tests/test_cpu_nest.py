@@ -45,6 +45,43 @@ def test_one_nan_anywhere_is_both_extremes(dtype: str, width: int) -> None:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_shares_of_a_sum_are_near_and_that_of_the_only_one_is_1(axis: int, dtype: str, width: int) -> None:
+    array = 30 * values((70, 70), dtype)
+    array[:, 3], array[5] = 1e4, -np.inf
+    array[5, 3] = 0
+    x = gc.placeholder("x", array.shape, dtype)
+    found, rows = run([gc.softmax(x, axis), gc.softmax(x * 0.01, axis)], {x: array}, host=host_of(width))
+    exact = (np.exp(y - y.max(axis, keepdims=True)) for y in (array.astype(float), array.astype(float) * 0.01))
+    with np.errstate(all="ignore"):
+        for ours, terms in zip((found, rows), exact, strict=True):
+            wanted = terms / terms.sum(axis, keepdims=True)
+            np.testing.assert_allclose(ours, wanted, rtol=2e-5 if dtype == "float32" else 1e-13, atol=1e-38)
+    if axis == 1:
+        assert (found[:, 3] == 1).all()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_other_divisors_of_rows_are_divided_by(width: int) -> None:
+    array = np.abs(values((70, 70))) + 1
+    array[4], array[5] = 1e-40, np.inf
+    x = gc.placeholder("x", array.shape)
+    with np.errstate(invalid="ignore"):
+        check(x / gc.max(x, 1, keepdims=True), {x: array}, array / array.max(1, keepdims=True), width)
+
+
+@pytest.mark.parametrize("shape", [(9, 40), (9, 5000), (1, 300), (3, 4, 70)], ids=str)
+def test_rows_that_are_fetched_ahead(shape: tuple[int, ...]) -> None:
+    array = values(shape)
+    x, y = gc.placeholder("x", shape), gc.placeholder("y", shape[-1:])
+    (found,) = run([gc.softmax(x + y)], {x: array, y: array[..., 0, :].reshape(-1)[: shape[-1]]})
+    exact = array.astype(float) + array[..., 0, :].reshape(-1)[: shape[-1]]
+    terms = np.exp(exact - exact.max(-1, keepdims=True))
+    np.testing.assert_allclose(found, terms / terms.sum(-1, keepdims=True), rtol=1e-5)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(1, 7), (3, 40), (37, 21), (16, 16), (70, 70)], ids=str)
 def test_squares_are_turned_in_registers(shape: tuple[int, ...], dtype: str, width: int) -> None:

@@ -11,6 +11,7 @@ kept in the worker's scratch if it costs more than reading it back, and computed
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -21,15 +22,17 @@ from graphc.runtime.cpu import pointwise
 from graphc.runtime.cpu.builder import Function
 from graphc.runtime.cpu.elements import Element, from_memory, is_signed, to_memory, transposed
 from graphc.runtime.cpu.nest_layout import layout_of, side_by_side
+from graphc.runtime.cpu.packing import prefetch
 from graphc.runtime.cpu.phases import Frame
 from graphc.runtime.cpu.pointwise import REGISTER_TYPE
 from graphc.runtime.cpu.reductions import REDUCTIONS, Accumulator, across, horizontal, starting
-from graphc.runtime.cpu.row_passes import kept_bytes, passes_of
+from graphc.runtime.cpu.row_passes import fetching, inverted, kept_bytes, passes_of
 from graphc.runtime.cpu.values import MEMORY_TYPE, Int, Value, constant, element_of, lanes_of, vector, with_element
 from graphc.runtime.regions import Pass, Port, loading, stored_in
 from graphc.runtime.strided import Strided, itemsize
 
 TURNED = 8  # values of a body that is written out for each vector of a square
+READ_AHEAD, WRITTEN_AHEAD = 1 << 18, 1 << 13  # bytes of rows up to which the next one is asked for
 SHORT = 2  # times what is computed side by side: loops that are no longer have masks at every step
 
 
@@ -83,6 +86,8 @@ class Nest:
         self.passes = passes_of(region)
         self.kept = [node for current in self.passes for node in current.kept]
         self.turned = [node for node, number in self.loads.items() if self.is_turned(self.ports[number])]
+        self.inverted = inverted(region)
+        self.fetching = fetching(self.passes) if self.axis in self.reduced else None
         self.part: tuple[Int, Int] | None = None
         self._slots = {node: k for k, node in enumerate(self.kept)}
 
@@ -246,6 +251,7 @@ class Nest:
                 point.known[node] = accumulators[k * len(points) + p][-1]
         for point in points:
             self.fill(point, self.passes[number].after, number + 1)
+            self.fill(point, [node for node in self.inverted if node.inputs[0] in point.known], number + 1)
 
     def origin(self, points: Sequence[_Point]) -> _Point:
         """A point that only counts how far the reduce loops have come."""
@@ -307,6 +313,8 @@ class Nest:
     def step(self, points: Sequence[_Point], accumulators: list[Accumulator], number: int) -> list[Value]:
         """One pass at some points: the accumulators after it, the others unchanged."""
         current = self.passes[number]
+        if number == self.fetching:
+            self.fetch(points)
         for point in points:
             self.fill(point, current.elements, number)
         each = len(accumulators) // max(1, len(current.reductions))  # accumulators of one reduction
@@ -317,6 +325,21 @@ class Nest:
             self.keep(point, current)
             self.store(point, current.stored)
         return _flat(accumulators)
+
+    def fetch(self, points: Sequence[_Point]) -> None:
+        """Ask for what the next row reads and, if it is short, writes: rows begin where the CPU doesn't expect it."""
+        f, count = self.f, product(self.region.rows)
+        parallel = [k for k in range(len(self.extents)) if k not in self.reduced]
+        for number, port in enumerate(self.ports):
+            step = self.strides[number][parallel[-1]] if parallel else 0
+            writes, dtype = number >= self.first_store, port.array.dtype
+            nbytes = count * itemsize(dtype) if isinstance(count, int) else math.inf
+            is_near = nbytes <= (WRITTEN_AHEAD if writes else READ_AHEAD)
+            if port.counter or self.stride(number) != 1 or _known(step, 0) or not is_near:
+                continue
+            for point in points:
+                at = f.add(point.offsets[number], step)
+                prefetch(f, f.address(self.frame.base(port.array), at, MEMORY_TYPE[dtype]), write=writes)
 
     def flight(self, number: int) -> int:
         """Vectors of a row that are computed side by side in a pass."""
@@ -413,9 +436,12 @@ class Nest:
             return self.size(node)
         args = [point.known[i] for i in node.inputs]
         if kind == "view":  # a broadcast along the row
-            return args[0]
+            return args[0] if node not in self.inverted else self.f.binary("fdiv", constant(args[0].type, 1), args[0])
         lanes = max([lanes_of(arg.type) for arg in args])
-        return pointwise.emit(self.f, node, [self.f.splat(a, lanes) if lanes_of(a.type) == 1 else a for a in args])
+        args = [self.f.splat(a, lanes) if lanes_of(a.type) == 1 else a for a in args]
+        if not self.inverted.isdisjoint(node.inputs):
+            return self.f.binary("fmul", *args)
+        return pointwise.emit(self.f, node, args)
 
     def size(self, node: Node) -> Value:
         """A dimension as a number of the node's dtype."""
