@@ -15,6 +15,9 @@ from graphc.types import TensorType, TupleType, dtype_info
 
 WITH_TAPS = {"conv": (1, None), "conv_input_grad": (1, 0), "conv_weight_grad": (None, 1)}  # which is w, which is y
 
+# Attention and its gradient: their first operand with queries, and the products over elements of keys, and of values.
+ATTENTION = {"scaled_dot_product_attention": (0, 1, 1), "scaled_dot_product_attention_grad": (1, 3, 2)}
+
 
 class Work(NamedTuple):
     """What one kernel, or one node, does.
@@ -26,8 +29,8 @@ class Work(NamedTuple):
         line: where the user wrote that, `model.py:12`, or "".
         operands, results: types of what it reads and writes.
         nbytes: that are read and written at least, each once.
-        flops: arithmetic operations, a multiply-add being two; a product of matrices and a convolution by their
-            definition, whatever algorithm computes them.
+        flops: arithmetic operations, a multiply-add being two; a product of matrices, a convolution and attention by
+            their definition, whatever algorithm computes them.
         dtype: of the results.
         how: what a target says about its code, or "".
     """
@@ -125,13 +128,26 @@ def _types(node: Node) -> tuple[TensorType, ...]:
 
 
 def _core_flops(core: Node | None, dims: Mapping[str, int]) -> int:
-    """Two for each multiply-add of a product or a convolution; other cores move data, and count as none."""
+    """Two for each multiply-add of a product, a convolution or attention; other cores move data, and count as none."""
+    if core is not None and core.op.name in ATTENTION:
+        return _attention_flops(core, dims)
     if core is None or core.op.kind not in ("contract", "conv"):
         return 0
     if core.op.name in WITH_TAPS:
         weight, result = (core if k is None else core.inputs[k] for k in WITH_TAPS[core.op.name])
         return 2 * evaluate(product(result.shape) * product(weight.shape[1:]), dims)
     return 2 * evaluate(product(core.shape) * core.inputs[0].shape[-1], dims)
+
+
+def _attention_flops(core: Node, dims: Mapping[str, int]) -> int:
+    """Of the products, for the pairs of a query and a key that it sees as far as `is_causal` says; none twice."""
+    first, by_key, by_value = ATTENTION[core.op.name]
+    *batch, queries, value_width = core.inputs[0].shape if first else core.shape
+    keys, width = core.inputs[first + 1].shape[-2:]
+    rows, columns = evaluate(queries, dims), evaluate(keys, dims)
+    triangle = min(rows, columns)
+    pairs = triangle * (triangle + 1) // 2 + (rows - triangle) * columns if core.attrs["is_causal"] else rows * columns
+    return 2 * pairs * evaluate(product(batch) * (by_key * width + by_value * value_width), dims)
 
 
 def _region_flops(region: Region, dims: Mapping[str, int]) -> int:

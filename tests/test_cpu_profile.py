@@ -269,6 +269,19 @@ def test_work_is_counted_by_the_definition():
     assert grads == [products, products]
 
 
+@pytest.mark.parametrize(("is_causal", "pairs"), [(False, 20 * 30), (True, 20 * 21 // 2)])
+def test_attention_counts_its_products_for_the_keys_that_are_seen(is_causal, pairs):
+    shapes = ((2, 20, 7), (2, 20, 5), (2, 30, 5), (2, 30, 7))
+    g, q, k, v = (gc.placeholder(name, shape) for name, shape in zip("gqkv", shapes, strict=True))
+    whole = gc.scaled_dot_product_attention(q, k, v, is_causal=is_causal)
+    outputs = {whole: 5 + 7, gc.vjp(whole, [q], g)[0]: 3 * 5 + 2 * 7}
+    for output, products in outputs.items():
+        with gc.Session() as session:
+            plan = session.plan(output, {x: np.zeros(x.shape, x.dtype) for x in (g, q, k, v) if x in _needed(output)})
+        (step,) = plan.kernels
+        assert work_of(step, plan).flops == 2 * 2 * pairs * products
+
+
 def _size(dim):
     return dim if isinstance(dim, int) else str(dim)
 
