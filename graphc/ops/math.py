@@ -513,7 +513,7 @@ def _choices(rng: np.random.Generator) -> list[Sample]:
 
 where: Op = pointwise(
     "where",
-    np.where,
+    lambda condition, a, b: np.where(condition, a, b),
     lambda g, y, condition, a, b: (None, where(condition, g, 0), where(condition, 0, g)),
     accepts=("bool", "any", "any"),
     samples=_choices,
