@@ -79,7 +79,10 @@ class _Work:
         self.passes = passes_of(region)
         self.parallel = [k for k, loop in enumerate(region.loops) if not loop.reduce]
         self.steps = {self.layout.axis: self.layout.block, self.layout.across: self.layout.tile}  # in one unit
-        self.cost = region_cost(region)
+        # Memory that has just been filled is in the cache of the core that did it: another one pays off later.
+        results = () if code.kernel.core is not None else code.kernel.results
+        is_filled = len(results) > 1 and any(not other.loads for other in results)
+        self.cost = region_cost(region) // (2 if is_filled else 1)
 
     def described(self) -> str:
         """In a few words, how the points are walked, and what makes that slow."""
@@ -241,9 +244,7 @@ def _of_joined(element: Element) -> Element:
     return element._replace(address=lambda index: element.address((*index[:-1], 0, index[-1])))
 
 
-def block(
-    frame: Frame, k: int, bounds: Sequence[tuple[Int, Int]], element: Element, *, joins: int = 1
-) -> None:
+def block(frame: Frame, k: int, bounds: Sequence[tuple[Int, Int]], element: Element, *, joins: int = 1) -> None:
     """Inside a phase of the core: what pointwise ops make of its k-th result, over a box of points.
 
     Args:
