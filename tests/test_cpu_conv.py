@@ -273,7 +273,7 @@ def test_transforms_may_be_divided_and_followed_by_pointwise_ops(op: Any, name: 
     case.check(whole)
 
 
-@pytest.mark.parametrize("name", [*TRANSFORMED, "padded", "stride 2", "groups", "1x1", "many channels"])
+@pytest.mark.parametrize("name", [*TRANSFORMED, "padded", "stride 2", "groups", "1x1", "many channels", "one axis"])
 @pytest.mark.parametrize("op", [conv_op, conv_input_grad], ids=lambda op: op.name)
 def test_steady_weights_give_the_same_as_others(op: Any, name: str) -> None:
     geometry = {**GEOMETRIES, **TRANSFORMED}[name]
@@ -283,6 +283,41 @@ def test_steady_weights_give_the_same_as_others(op: Any, name: str) -> None:
     assert np.array_equal(whole, divided)
     exact = [run([case.node], case.feeds, cores=EXACT_CORES)[0] for case in (moving, steady)]
     np.testing.assert_allclose(*exact, rtol=1e-4, atol=1e-4)
+
+
+WRITTEN_OUT: Mapping[str, tuple[Any, ...]] = {
+    "whole lines": ((3, 5, 7, 7), (16, 5, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    "parts of lines": ((1, 40, 21, 33), (48, 40, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    "stride 2": ((2, 30, 14, 15), (33, 30, 3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), 1),
+    "stride and dilation": ((2, 3, 15, 17), (16, 3, 3, 2), (2, 3), ((2, 1), (1, 3)), (2, 1), 1),
+    "padded by more than the kernel": ((1, 3, 5, 4), (16, 3, 2, 2), (1, 1), ((4, 4), (0, 3)), (1, 1), 1),
+    "groups": ((2, 6, 9, 9), (32, 3, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 2),
+    "one axis": ((2, 6, 140), (30, 6, 5), (2,), ((2, 2),), (1,), 1),
+    "nothing but padding": ((1, 3, 1, 2), (16, 3, 3, 3), (1, 1), ((3, 3), (3, 3)), (1, 1), 1),
+}
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", WRITTEN_OUT)
+def test_taps_that_are_written_out_give_the_same_for_every_division(name: str, width: int) -> None:
+    case = Case(conv_op, WRITTEN_OUT[name], batch=symbol("n"), steady=True)
+    count = len(case.feeds[case.places[0]])
+    whole, divided = (
+        run([case.node], case.feeds, parts=parts, cores=EXACT_CORES, host=host_of(width), n=count)[0]
+        for parts in (1, 3)
+    )
+    assert np.array_equal(whole, divided)
+    case.check(whole)
+
+
+def test_taps_that_are_written_out_meet_nothing_outside_of_the_source() -> None:
+    case = Case(conv_op, WRITTEN_OUT["whole lines"])
+    x, w = case.feeds.values()
+    w[..., 0, 0] = np.inf  # times a zero of the padding, it would be no number
+    node = conv_op(case.places[0], gc.constant(w.astype(np.float32)), **dict(case.node.attrs))
+    found = run([node], {case.places[0]: np.ones_like(x)}, cores=EXACT_CORES)[0]
+    assert np.isfinite(found[:, :, 0]).all() and np.isfinite(found[:, :, :, 0]).all()
+    assert np.isposinf(found[:, :, 1:, 1:]).all()
 
 
 @pytest.mark.parametrize("by_panels", [False, True], ids=["blocks", "panels"])

@@ -4,10 +4,14 @@ The weights are packed ahead, once: a *panel* has, for each channel of the sourc
 vectors of result channels, in the order in which they are read. The source is read in place, element by element: each
 is the factor of a panel's vectors. So no rows are copied, whatever the stride, and no lane is left over however few
 points there are. The sums of a block of points are turned in the end, so that points are contiguous.
+
+A few taps are written out by `conv_taps`, which leaves out what they meet outside of the source; otherwise there are
+zeros around it.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,6 +21,7 @@ from graphc.runtime.conv_geometry import Convolution, Sweep, sweep, two_dimensio
 from graphc.runtime.cpu import lanes
 from graphc.runtime.cpu.builder import Function
 from graphc.runtime.cpu.conv_source import padded
+from graphc.runtime.cpu.conv_taps import Group, Taps, alike, taps_tile
 from graphc.runtime.cpu.conv_tiles import (
     BYTES,
     FLOAT,
@@ -41,6 +46,7 @@ from graphc.runtime.strided import Strided, aligned
 
 POINTS = 256  # of a block, about
 DEPTH = 192  # products that are summed in one go, about: a part of a panel that stays in the first cache
+UNROLLED = 9  # taps that are written out, at most
 WASTE = 1.25  # times the lanes that are needed, at most
 
 
@@ -78,6 +84,11 @@ class Shape(NamedTuple):
         """Points of a row."""
         return self.sweeps[1].points
 
+    @property
+    def is_written_out(self) -> bool:
+        """Whether taps are written out, and the source has no zeros around it."""
+        return 1 < math.prod(self.taps) <= UNROLLED
+
 
 def is_served(code: KernelCode, convolution: Convolution) -> bool:
     """Whether `channels` can emit it: weights are steady, all sizes but the batch are known, and lanes are used."""
@@ -96,7 +107,8 @@ def channels(code: KernelCode, convolution: Convolution) -> None:
     convolution, (source, weight) = two_dimensional(convolution, *operands)
     shape = _shape(convolution, code.host)
     height, width = shape.sweeps
-    sizes, spans = (height.size, width.size), (height.reach, width.reach)
+    sizes = height.size, width.size
+    spans = ((0, height.size), (0, width.size)) if shape.is_written_out else (height.reach, width.reach)
     source = padded(code, source, shape.batch, shape.groups * shape.channels, sizes, spans)
     _Channels(code, shape, source, weight).emit(convolution.products // PRODUCTS_PER_NS + 1)
 
@@ -230,7 +242,7 @@ class _Channels:
             source = frame.at(self.source, (n, f.mul(group, shape.channels), *self.corner(f, p)))
             if shape.depth < shape.channels:
                 zero_fill(f, self.host, sums, f.mul(count, self.panel))
-            args = [n_count, p_count, frame.size(self.source.strides[0])]
+            args = [n_count, p_count, frame.size(self.source.strides[0]), p]
             f.call(self.sums(), "void", source, weights, sums, *map(f.i64, args))
             turn = turner(self.code.module, self.host, self.panel, self.row)
             f.call(turn, "void", sums, turned, f.i64(count))
@@ -247,9 +259,8 @@ class _Channels:
                 return f.address(turned, at, FLOAT)
 
             is_flat = len(self.code.kernel.results[0].loops) < len(bounds)
-            lanes.block(
-                frame, 0, [*bounds[:2], *bounds[3:]] if is_flat else bounds, Element(element, "float32"), joins=2
-            )
+            box = [*bounds[:2], *bounds[3:]] if is_flat else bounds
+            lanes.block(frame, 0, box, Element(element, "float32"), joins=1 if is_flat else 2)
 
         f.loop(frame.low, frame.high, 1, unit)
         frame.done()
@@ -262,49 +273,86 @@ class _Channels:
     def sums(self) -> str:
         """The function that sums the products of a block: from source and weights to sums of points by channels.
 
-        Its other parameters: how many images and lines, and the distance of images in the source.
+        Its other parameters: how many images and lines, the distance of images in the source, and the first line.
         """
         name, module, shape = "sums", self.code.module, self.shape
         if module.has(name):
             return name
-        pointers, numbers = ("source", "weights", "target"), ("images", "lines", "image_step")
+        pointers, numbers = ("source", "weights", "target"), ("images", "lines", "image_step", "top")
         parameters = [*(("ptr noalias", pointer) for pointer in pointers), *((I64, number) for number in numbers)]
         f = module.function(name, parameters, internal=True)
-        source, weights, target, images, lines, image_step = (f.parameter(k) for k in range(6))
-        channel, line = (int(step) for step in self.source.strides[1:3])
-        height, width = shape.sweeps
-        down, across = shape.taps
-        adds = shape.depth < shape.channels
+        source, weights, target, *counts = (f.parameter(k) for k in range(7))
+        body = self.tiles_written_out if shape.is_written_out else self.tiles
 
         def some(c: Value, _: list[Value]) -> None:
-            depth = f.min(shape.depth, f.sub(shape.channels, c))
-            b = f.address(weights, f.mul(c, down * across * self.panel), FLOAT)
-            runs = [
-                Run(depth, channel, down * across * self.panel),
-                Run(down, line * height.classes[0].step, across * self.panel),
-                Run(across, width.classes[0].step, self.panel),
-            ]
-            loops = [run for run in runs if run.times != 1]
-
-            def at_lines(n: Int, p: Int, count: int) -> None:
-                place = f.add(f.mul(n, image_step), f.add(f.mul(c, channel), f.mul(p, line * height.stride)))
-                number = f.mul(f.add(f.mul(n, shape.height), p), shape.width)
-
-                def tile(j: Int, points: int) -> None:
-                    a = f.address(source, f.add(place, f.mul(j, width.stride)), FLOAT)
-                    into = f.address(target, f.mul(f.add(number, j), self.panel), FLOAT)
-                    what = Tile(count * points, shape.tile.vectors)
-                    a_rows = width.stride if count == 1 else Lines(points, width.stride, line * height.stride)
-                    product_tile(f, what, (a, b, into), loops, (a_rows, self.panel), adds=adds, far=True)
-
-                rows_of_tiles(f, shape.width, shape.across, shape.width % shape.across, tile)
-
-            def at_image(n: Int) -> None:
-                rest = height.points % shape.down
-                rows_of_tiles(f, lines, shape.down, rest, lambda p, count: at_lines(n, p, count))
-
-            f.loop(0, images, 1, lambda n, _: at_image(n))
+            b = f.address(weights, f.mul(c, math.prod(shape.taps) * self.panel), FLOAT)
+            body(f, (source, b, target), c, counts)
 
         f.loop(0, shape.channels, shape.depth, some)
         f.ret()
         return name
+
+    def tiles_written_out(
+        self, f: Function, places: tuple[Value, Value, Value], c: Value, numbers: Sequence[Value]
+    ) -> None:
+        """The products of some channels from `c` on, tile by tile; those that meet the same in a loop."""
+        shape, (source, b, target), (images, lines, image_step, top) = self.shape, places, numbers
+        channel, line = (int(step) for step in self.source.strides[1:3])
+        height, width = shape.sweeps
+        depth = f.min(shape.depth, f.sub(shape.channels, c))
+
+        def group(n: Value, down: Group, across: Group) -> None:
+            taps = Taps(shape.tile.vectors, line, down.span, across.span)
+
+            def tile(p: Value, j: Value) -> None:
+                row = f.add(f.mul(p, line * height.stride), f.mul(j, width.stride))
+                place = f.add(f.add(f.mul(n, image_step), f.mul(c, channel)), row)
+                number = f.add(f.mul(f.add(f.mul(n, shape.height), p), shape.width), j)
+                at = f.address(source, place, FLOAT), b, f.address(target, f.mul(number, self.panel), FLOAT)
+                taps_tile(f, taps, at, depth, channel, adds=shape.depth < shape.channels)
+
+            def at_line(p: Value, _: list[Value]) -> None:
+                f.loop(across.first, across.end, shape.across, lambda j, _: tile(p, j))
+
+            low, high = f.max(f.sub(down.first, top), 0), f.min(f.sub(down.end, top), lines)
+            f.loop(low, high, shape.down, at_line)
+
+        def at_image(n: Value, _: list[Value]) -> None:
+            for groups in itertools.product(alike(height, shape.down), alike(width, shape.across)):
+                group(n, *groups)
+
+        f.loop(0, images, 1, at_image)
+
+    def tiles(self, f: Function, places: tuple[Value, Value, Value], c: Value, numbers: Sequence[Value]) -> None:
+        """The same where taps are loops, and zeros lie around the source."""
+        shape, (source, b, target), (images, lines, image_step, _) = self.shape, places, numbers
+        channel, line = (int(step) for step in self.source.strides[1:3])
+        height, width = shape.sweeps
+        down, across = shape.taps
+        depth = f.min(shape.depth, f.sub(shape.channels, c))
+        runs = [
+            Run(depth, channel, down * across * self.panel),
+            Run(down, line * height.classes[0].step, across * self.panel),
+            Run(across, width.classes[0].step, self.panel),
+        ]
+        loops = [run for run in runs if run.times != 1]
+
+        def at_lines(n: Int, p: Int, count: int) -> None:
+            place = f.add(f.mul(n, image_step), f.add(f.mul(c, channel), f.mul(p, line * height.stride)))
+            number = f.mul(f.add(f.mul(n, shape.height), p), shape.width)
+
+            def tile(j: Int, points: int) -> None:
+                a = f.address(source, f.add(place, f.mul(j, width.stride)), FLOAT)
+                into = f.address(target, f.mul(f.add(number, j), self.panel), FLOAT)
+                what = Tile(count * points, shape.tile.vectors)
+                a_rows = width.stride if count == 1 else Lines(points, width.stride, line * height.stride)
+                adds = shape.depth < shape.channels
+                product_tile(f, what, (a, b, into), loops, (a_rows, self.panel), adds=adds, far=True)
+
+            rows_of_tiles(f, shape.width, shape.across, shape.width % shape.across, tile)
+
+        def at_image(n: Int) -> None:
+            rest = height.points % shape.down
+            rows_of_tiles(f, lines, shape.down, rest, lambda p, count: at_lines(n, p, count))
+
+        f.loop(0, images, 1, lambda n, _: at_image(n))

@@ -11,6 +11,7 @@ from graphc.op import Op
 from graphc.runtime.cpu import (
     attention,
     conv,
+    conv_taps,
     conv_tiles,
     gemm,
     index,
@@ -36,7 +37,11 @@ CORES: Mapping[Op, Core] = {op: core for room in ROOMS for op, core in room.CORE
 EXACT_CORES: Mapping[Op, Core] = {**CORES, **conv.EXACT_CORES}  # none of an algorithm that loses bits for speed
 
 
-LIBRARIES = {"outer": conv_tiles.library, "winograd": winograd_library.library}  # by how names begin; else gemm's
+LIBRARIES = {  # by how names begin; else gemm's
+    "outer": conv_tiles.library,
+    "taps": conv_taps.library,
+    "winograd": winograd_library.library,
+}
 
 
 @cache
