@@ -125,8 +125,27 @@ def test_units_pack_their_rows_of_a(layout):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+def test_units_have_all_columns_of_b_where_that_stays_in_the_cache(layout):
+    """However A is read; the last shape has too many columns."""
+    for shape in ((130, 70, 260), (150, 20, 1030), (300, 33, 770), (120, 9, 2060)):
+        for width in WIDTHS:
+            check(*shape, layout, "float32", width)
+        check(*shape, layout, "float64", parts=2)
+    check(130, 20, 600, layout, "float16")
+    check(130, 20, 600, layout, "int32")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_few_long_rows_of_a_that_stay_in_the_cache(layout):
+    """As they lie, and 4096 bytes apart; blocks of k are whole squares but for the last."""
+    for shape in ((64, 790, 260), (64, 1024, 260), (20, 1500, 270)):
+        check(*shape, layout, "float32", parts=2)
+    check(64, 790, 260, layout, "float32", width=16)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_results_do_not_depend_on_how_units_are_divided(layout):
-    for shape in ((1, 300, 700), (170, 60, 300), (300, 40, 1), (230, 600, 300)):
+    for shape in ((1, 300, 700), (170, 60, 300), (300, 40, 1), (230, 600, 300), (170, 30, 1030), (64, 790, 260)):
         once, _ = product(*shape, layout, "float32")
         divided, _ = product(*shape, layout, "float32", parts=3)
         assert once.tobytes() == divided.tobytes()
@@ -178,7 +197,9 @@ def test_batches_and_what_is_broadcast_over_them():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize("shape", [(3, 20, 50), (130, 20, 50), (130, 20, 1), (1, 20, 50), (40, 0, 3)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(3, 20, 50), (130, 20, 50), (130, 20, 600), (130, 20, 1), (1, 20, 50), (40, 0, 3)], ids=str
+)
 def test_what_follows_runs_on_each_block(shape, dtype):
     m, k, n = shape
     rng = np.random.default_rng(0)
@@ -191,7 +212,7 @@ def test_what_follows_runs_on_each_block(shape, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int32"])
-@pytest.mark.parametrize("shape", [(3, 20, 50), (130, 600, 50), (200, 300, 260)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 20, 50), (130, 600, 50), (130, 30, 600), (200, 300, 260)], ids=str)
 def test_sums_lie_in_a_result_only_where_it_is_apart_from_all_operands(shape, dtype):
     m, k, n = shape
     rng = np.random.default_rng(0)

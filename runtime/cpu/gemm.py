@@ -31,6 +31,7 @@ from graphc.runtime.strided import Strided, itemsize
 
 PANELS_BYTES = 46 << 10  # of a panel of A and one of B, in one block of k: about the first-level cache
 SMALL_BYTES, CACHE_BYTES = 32 << 10, 1 << 20  # about the first level of the cache, and the second
+PART_BYTES = 256 << 10  # of an operand that stays in the second level while others stream by
 PANELS, ALL_PANELS = 16, 24  # of A in one unit of work, at most; so many more if these are all and B is wide
 PACKED_PANELS, PACKED_K = 8, 256  # what one unit of work packs
 THIN = 4  # rows of A for which B is streamed
@@ -38,7 +39,8 @@ DOT = 16  # rows of A up to which inner products are better than packing a trans
 ALWAYS, NEVER = 1 << 62, -1
 OFTEN = 256  # columns of B for which A is read often enough to pack it
 MANY = 112  # rows of A up to which B is read in place, if it can be, unless it is small
-SPANNED = 512  # columns of B up to which units have all columns, and pack their part of more than `MANY` rows of A
+SPANNED = 512, 2048  # columns of B up to which units have all columns, and up to which where B stays in the cache
+SQUARE = 16  # of k: blocks are multiples of it, as what is transposed is in squares of vectors
 FEW_PANELS, SHARES = 4, 4  # panels of A in such a unit, about; their number is a multiple, for threads to share evenly
 RUNS = 512, 256, 128  # columns of a unit that alone reads its part of a large B, at least: few rows, more, many
 PARTS = 64  # units of a large product
@@ -103,14 +105,14 @@ class Problem:
     def height(self) -> int:
         """Rows of a panel of A: as many as a tile has, or fewer that divide the rows more evenly."""
         most = tile(self.host, self.compute).rows
-        if self.packs_a_inside:
+        if self.spans:
             return -(-self.rows_wanted // -(-self.rows_wanted // most))
         return -(-self.m // -(-self.m // most)) if isinstance(self.m, int) and self.m else most
 
     @cached_property
     def rows(self) -> int:
         """Rows of a unit of work: a multiple of `height`."""
-        if self.packs_a_inside:
+        if self.spans:
             return -(-self.rows_wanted // self.height) * self.height
         if not isinstance(self.m, int):
             return PANELS * self.height
@@ -133,7 +135,7 @@ class Problem:
         """Columns of a unit of work: whole tiles, as many as take the time that one should and fit the cache."""
         width = tile(self.host, self.compute).width
         m, n, k, batch = (d if isinstance(d, int) else UNKNOWN for d in (self.m, self.n, self.k, product(self.batch)))
-        if self.packs_a_inside:
+        if self.spans:
             return width * -(-n // width)
         rows = min(self.rows, m)
         column = max(2 * rows * k / FLOPS, k * itemsize(self.dtype) / BYTES, 1.0)
@@ -162,7 +164,7 @@ class Problem:
             # Rows of B that are read where they lie take single lines of a cache that doesn't hold it.
             most //= 4 if CACHE_BYTES < self.nbytes(self.k, self.n) < math.inf else 1
         blocks = -(-self.k // most) if isinstance(self.k, int) and self.k else 1
-        return -(-self.k // blocks // 8) * 8 if isinstance(self.k, int) and blocks > 1 else most
+        return -(-self.k // blocks // SQUARE) * SQUARE if isinstance(self.k, int) and blocks > 1 else most
 
     def nbytes(self, *sizes: Dim) -> float:
         """Bytes of an array of operands; infinite while they aren't known."""
@@ -193,11 +195,22 @@ class Problem:
         return not self.steady[1] and isinstance(self.m, int) and self.limit("b") < self.m <= self.rows
 
     @cached_property
-    def packs_a_inside(self) -> bool:
-        """Whether units pack their panels of A for themselves: one unit has all columns, and there are many rows."""
-        if not isinstance(self.m, int) or not isinstance(self.n, int) or not self.packs_a or self.steady[0]:
+    def spans(self) -> bool:
+        """Whether a unit has all columns, of a part of many rows, as B stays in the cache.
+
+        What follows then reads and writes whole rows. Where these are of a weight, whose gradient this is, the worker
+        that reads them as columns of B in the next run is the same one, and has them in its cache.
+        """
+        if not isinstance(self.m, int) or not isinstance(self.n, int) or self.steady[0] or self.m <= MANY:
             return False
-        return self.n <= SPANNED and self.m > max(self.limit("a"), MANY)
+        stays = self.nbytes(self.k, self.n) <= PART_BYTES and product(self.batch) == 1
+        least, most = SPANNED
+        return (self.packs_a and self.n <= least) or (stays and OFTEN <= self.n <= most)
+
+    @property
+    def packs_a_inside(self) -> bool:
+        """Whether units, which have all columns, pack their panels of A for themselves."""
+        return self.spans and self.packs_a
 
     @property
     def a_bytes(self) -> int:
@@ -228,13 +241,20 @@ class Problem:
 
     @cached_property
     def packs_a(self) -> bool:
-        """Whether A must be packed, or is read so often, or by columns of so few lines of the cache, that it pays."""
+        """Whether A must be packed, or is read so often, or by columns of so few lines of the cache, that it pays.
+
+        A few rows that stay in the cache are read as they lie, unless their lines are in each other's way there.
+        """
         if self.a_lines == "strided" or self.dtype != self.compute or self.steady[0]:
             return True
-        step = self.a.strides[-1]
-        collide = self.a_lines == "columns" and isinstance(step, int) and step * itemsize(self.dtype) % 4096 == 0
+        is_rows = self.a_lines == "rows"
+        step = self.a.strides[-2 if is_rows else -1]
+        collide = isinstance(step, int) and step * itemsize(self.dtype) % 4096 == 0
+        if collide and not is_rows:
+            return True
+        is_low = is_rows and not collide and isinstance(self.m, int) and self.m <= MANY
         often = isinstance(self.n, int) and self.n >= OFTEN
-        return collide or (often and self.nbytes(self.m, self.k) > SMALL_BYTES)
+        return often and self.nbytes(self.m, self.k) > (PART_BYTES if is_low else SMALL_BYTES)
 
     @cached_property
     def few(self) -> tuple[str, int] | None:
