@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from graphc.runtime.cuda.prelude import prelude
 from graphc.types import np_dtype
 from tests.cuda_cores import Case, run_all
 from tests.cuda_host import needs_compiler
-from tests.cuda_kinds import GOLDENS, KINDS, kernel_of, options_of, printed
+from tests.cuda_kinds import GOLDENS, KINDS, PRODUCTS, kernel_of, options_of, printed
+
+FRAME_SIZE, SIZED = 0x11, 0x04  # an attribute of a cubin, and the form of those that have a size
 
 LARGE = ("gemm_tf32",)  # takes a CPU minutes
 SIZES = dict(n=50, m=70, k=30, b=2, h=12, w=13, length=20000)
@@ -55,6 +58,35 @@ def test_no_text_is_left_over() -> None:
 @each_kind
 def test_nvrtc_takes_the_text(kind: str, arch: str, wide: bool) -> None:
     assert nvrtc.compile(f"{prelude(wide)}\n{kernel_of(kind).source}", arch)[:4] == b"\x7fELF"
+
+
+def frames(cubin: bytes) -> dict[int, int]:
+    """Bytes of memory that each function of a cubin has for what doesn't fit into registers, as its section .nv.info
+    says."""
+    (start,), (size, count, names) = struct.unpack_from("<Q", cubin, 40), struct.unpack_from("<HHH", cubin, 58)
+    heads = [struct.unpack_from("<IIQQQQ", cubin, start + size * k) for k in range(count)]
+    texts = cubin[heads[names][4] :]
+    found: dict[int, int] = {}
+    for name, _, _, _, offset, length in heads:
+        if texts[name : texts.index(b"\0", name)] != b".nv.info":
+            continue
+        at = offset
+        while at < offset + length:
+            form, attribute, value = struct.unpack_from("<BBH", cubin, at)
+            if (form, attribute) == (SIZED, FRAME_SIZE):
+                function, nbytes = struct.unpack_from("<II", cubin, at + 4)
+                found[function] = nbytes
+            at += 4 + (value if form == SIZED else 0)
+    return found
+
+
+@pytest.mark.skipif(not nvrtc.is_available(), reason="there is no NVRTC to compile CUDA C")
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("kind", PRODUCTS)
+def test_sums_stay_in_registers(kind: str, arch: str) -> None:
+    found = frames(nvrtc.compile(f"{prelude(False)}\n{kernel_of(kind).source}", arch))
+    assert len(found) >= kernel_of(kind).source.count("__global__")  # divisions may have functions, too
+    assert not any(found.values()), found
 
 
 @needs_compiler

@@ -24,7 +24,7 @@ from graphc.runtime.cuda import lanes
 from graphc.runtime.cuda.grids import each_point, unravelled
 from graphc.runtime.cuda.launches import Convolution as Library
 from graphc.runtime.cuda.launches import CudaCode, Frame
-from graphc.runtime.cuda.products import Lines, Products, by_columns, by_teams, by_tiles, rounded_sum
+from graphc.runtime.cuda.products import Lines, Products, Spots, by_columns, by_teams, by_tiles, rounded_sum
 from graphc.runtime.cuda.scalars import HALVES, MEMORY, REGISTER, loaded
 from graphc.runtime.cuda.tiles import sum_type
 from graphc.runtime.strided import Strided
@@ -291,8 +291,18 @@ class _Problem(NamedTuple):
             element = loaded(self.dtype, f"p[{steps.offset(frame, 'k')}]")
             frame.line(f"return ({sum_type(self.dtype)}){element};")
 
+        def find() -> None:
+            frame.line(f"const bool inside = k < {frame.size(k)};")
+            frame.line(f"return PlainSpot{{{steps.offset(frame, 'k')}, inside}};")
+
+        def there() -> None:
+            element = f"({sum_type(self.dtype)}){loaded(self.dtype, 'p[s.offset]')}"
+            frame.line(f"return (p != nullptr) & s.inside ? {element} : 0;")
+
         near = min([guess(stride) for size, stride in zip(*steps, strict=True) if size != 1], default=1)
-        return Lines(near < guess(row), pointer, line, at)
+        return Lines(
+            near < guess(row), pointer, line, at, spots=Spots("PlainSpot", "Index offset; bool inside;", find, there)
+        )
 
     def source(self, frame: Frame, group: str) -> Lines:
         """The columns of the implicit matrix: windows of x or g, or elements of x that meet a tap."""
@@ -317,7 +327,23 @@ class _Problem(NamedTuple):
             at = frame.offset(0, (outer[1], *array.strides[2:]), (first, *self.places(frame, taps, "0")))
             frame.line(f"return ({sum_type(self.dtype)}){loaded(self.dtype, f'p.start[{at}]')};")
 
-        return Lines(self.convolution.roles[2] == "w", "Column", line, at)
+        def find() -> None:
+            first, *taps = unravelled(frame, "k", rows)
+            moved = [_affine(frame, 0, v, walk.down) for walk, v in zip(self.walks, taps, strict=True)]
+            inside = f"k < {frame.size(product(rows))}"
+            frame.line(f"return SourceSpot{{{', '.join([frame.offset(0, outer[1:], (first,)), *moved, inside])}}};")
+
+        def there() -> None:
+            places = [frame.value("Index", f"p.at{k} + s.at{k}", "place") for k in range(count)]
+            met = [(at, walk) for at, walk in zip(places, self.walks, strict=True) if not _is_inside(walk)]
+            bounds = "".join([f" & ({at} >= 0) & ({at} < {frame.size(walk.size)})" for at, walk in met])
+            at = frame.offset(0, (1, *array.strides[2:]), ("s.offset", *places))
+            element = f"({sum_type(self.dtype)}){loaded(self.dtype, f'p.start[{at}]')}"
+            frame.line(f"return (p.start != nullptr) & s.inside{bounds} ? {element} : 0;")
+
+        along = self.convolution.roles[2] == "w"
+        spots = Spots("SourceSpot", f"Index offset;{places} bool inside;", find, there)
+        return Lines(along, "Column", line, at, spots=spots if along else None)
 
     def out(self, frame: Frame, index: Sequence[str], sum: str) -> None:
         """What the kernel does with a result, at its group, row and column."""

@@ -26,6 +26,21 @@ GROUP = 8  # rows of tiles whose blocks follow each other column by column, so t
 WIDTH = {"double": "float64", "float": "float32", "u32": "int32", "u64": "int64"}  # dtypes of the size of sums
 
 
+class Spots(NamedTuple):
+    """What is known of places along k, whatever the line, so that it is found out once for several lines.
+
+    Attributes:
+        type: name of a struct in C, and `fields` what it has.
+        find: emits lines that return it, for place `k`.
+        there: emits lines that return the element of line `p` at spot `s`, 0 where there is none.
+    """
+
+    type: str
+    fields: str
+    find: Callable[[], None]
+    there: Callable[[], None]
+
+
 class Lines(NamedTuple):
     """An operand, line by line: a row of A or a column of B.
 
@@ -36,6 +51,7 @@ class Lines(NamedTuple):
         at: emits lines that return an element of line `p` at `k`, 0 where there is none; of a slab `p` at its `k`-th
             place, if slabs are prepared.
         slab: what is known of a line `p` in the slab from `k` on: its type, and what emits lines that return it.
+        spots: what tiles may use instead of `at`.
     """
 
     along: bool
@@ -43,6 +59,7 @@ class Lines(NamedTuple):
     line: Callable[[], None]
     at: Callable[[], None]
     slab: tuple[str, Callable[[], None]] | None = None
+    spots: Spots | None = None
 
 
 class Products(NamedTuple):
@@ -188,10 +205,15 @@ def _launch(
     inside = frame.value("Index", f"{within} % ({GROUP} * {across})", "inside")
     i0 = frame.value("Index", f"({first} + {inside} % {height}) * {tile.rows}", "i0")
     j0 = frame.value("Index", f"{inside} / {height} * {tile.columns}", "j0")
-    lines = _operands(frame, problem, batch)
+    lines = _operands(frame, problem, batch, by_spots=True)
     for name, each in zip("ab", lines, strict=True):
-        kind, prepare = ("lines", "") if each.slab is None else ("slabbed", f"{name}_slab, ")
-        frame.line(f"const auto {name} = {kind}<{str(each.along).lower()}>({name}_line, {prepare}{name}_at);")
+        kind, given = "lines", [f"{name}_line", f"{name}_at"]
+        if each.slab is not None:
+            kind, given = "slabbed", [f"{name}_line", f"{name}_slab", f"{name}_at"]
+        elif each.spots is not None:
+            kind, given = "spotted", [f"{name}_line", f"{name}_spot", f"{name}_there"]
+            _spots(frame, name, each.spots, problem.dtype)
+        frame.line(f"const auto {name} = {kind}<{str(each.along).lower()}>({', '.join(given)});")
     with frame.block(f"const auto out = [&](Index i, Index j, {sum_type(problem.dtype)} sum)", "};"):
         frame.line(f"if (i >= {frame.size(m)} || j >= {frame.size(n)}) return;")
         out(frame, number, [*batch, "i", "j"], "sum")
@@ -200,8 +222,17 @@ def _launch(
     frame.line(f"product<{tile.type(problem.dtype)}, {tile.depth}>(a, b, {i0}, {j0}, {begin}, {end}, out);")
 
 
-def _operands(frame: Frame, problem: Products, batch: Sequence[str]) -> tuple[Lines, Lines]:
-    """Emit the functions `a_line`, `a_at`, `b_line` and `b_at`."""
+def _spots(frame: Frame, name: str, spots: Spots, dtype: str) -> None:
+    """Emit the functions that give what is known of a place, and an element there."""
+    frame.line(f"struct {spots.type} {{ {spots.fields} }};")
+    with frame.block(f"const auto {name}_spot = [&](Index k) -> {spots.type}", "};"):
+        spots.find()
+    with frame.block(f"const auto {name}_there = [&](const auto& p, const {spots.type}& s) -> {sum_type(dtype)}", "};"):
+        spots.there()
+
+
+def _operands(frame: Frame, problem: Products, batch: Sequence[str], *, by_spots: bool = False) -> tuple[Lines, Lines]:
+    """Emit the functions `a_line`, `a_at`, `b_line` and `b_at`; no `at` where spots are used instead."""
     found = problem.operands(frame, batch)
     for name, lines in zip("ab", found, strict=True):
         with frame.block(f"const auto {name}_line = [&](Index i) -> {lines.type}", "};"):
@@ -210,6 +241,8 @@ def _operands(frame: Frame, problem: Products, batch: Sequence[str]) -> tuple[Li
             type, prepare = lines.slab
             with frame.block(f"const auto {name}_slab = [&](const auto& p, Index k) -> {type}", "};"):
                 prepare()
+        if by_spots and lines.spots is not None:
+            continue
         with frame.block(f"const auto {name}_at = [&](const auto& p, Index k) -> {sum_type(problem.dtype)}", "};"):
             lines.at()
     return found

@@ -7,9 +7,9 @@ warps use tensor cores. In the end the tile goes through shared memory once more
 side give elements side by side.
 
 What differs between users are functors: `line(i)` prepares line i of an operand, a row of A or a column of B,
-`slab(line, k)` what is known of it in the slab from k on, and `in(slab, k, d)` gives an element of that, 0 outside;
-`ALONG` says that elements are rather side by side along k than across lines. `out(i, j, sum)` takes an element of the
-result.
+`slab(line, k)` what is known of it in the slab from k on, `spot(k, d)` of a place along k, whatever the line, and
+`in(slab, spot)` gives an element, 0 outside; `ALONG` says that elements are rather side by side along k than across
+lines, so a thread has words of several lines at one place. `out(i, j, sum)` takes an element of the result.
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ __device__ void multiply_by_shuffles(float* c, const u32* a, const u32* b) {
     }
 }
 
-// Each warp has TALL x WIDE products of 16 x 8.
+// Each warp has TALL x WIDE products of 16 x 8. The two rows of a product that a thread has are neighbours in the tile,
+// so one access brings both of its words, in the registers in which the instruction takes them.
 template <class Kind, int ROWS_, int COLUMNS_, int TALL, int WIDE>
 struct Cores {
     typedef float Element;
@@ -105,7 +106,9 @@ struct Cores {
 
     static __device__ u32 word(const float* x) { return Kind::word(x); }
     static __device__ int slot(int t, int s) { return t / 32 / ACROSS * 16 + t % 32 / 4 + s % 4 / 2 * 8; }
-    static __device__ int row(int round, int slot) { return (slot / 16 * TALL + round) * 16 + slot % 16; }
+    static __device__ int row(int round, int slot) {
+        return (slot / 16 * TALL + round) * 16 + slot % 8 * 2 + slot % 16 / 8;
+    }
     static __device__ int column(int t, int s) {
         return (t / 32 % ACROSS * WIDE + s / 4) * 8 + t % 4 * 2 + s % 2;
     }
@@ -121,7 +124,11 @@ struct Cores {
 #pragma unroll
             for (int r = 0; r < TALL; r++)
 #pragma unroll
-                for (int k = 0; k < 4; k++) left[r][k] = x[(q + k / 2 * 4) * (ROWS + PAD) + r * 16 + k % 2 * 8];
+                for (int k = 0; k < 2; k++) {
+                    const Pack<2, u32> pair = fetched<2>(x + (q + k * 4) * (ROWS + PAD) + r * 16);
+                    left[r][k * 2] = pair.item[0];
+                    left[r][k * 2 + 1] = pair.item[1];
+                }
 #pragma unroll
             for (int s = 0; s < WIDE; s++)
 #pragma unroll
@@ -200,7 +207,20 @@ struct Lines {
     At at;
     static constexpr bool ALONG = ALONG_;
     template <class P> __device__ P slab(const P& p, Index) const { return p; }
-    template <class P> __device__ auto in(const P& p, Index k, int d) const { return at(p, k + d); }
+    __device__ Index spot(Index k, int d) const { return k + d; }
+    template <class P> __device__ auto in(const P& p, Index k) const { return at(p, k); }
+};
+
+// The same where places along k are prepared, too, whatever the line: `at` takes what `find` gives.
+template <bool ALONG_, class Line, class Find, class At>
+struct Spotted {
+    Line line;
+    Find find;
+    At at;
+    static constexpr bool ALONG = ALONG_;
+    template <class P> __device__ P slab(const P& p, Index) const { return p; }
+    __device__ auto spot(Index k, int d) const { return find(k + d); }
+    template <class P, class S> __device__ auto in(const P& p, const S& s) const { return at(p, s); }
 };
 
 // The same where slabs are prepared, too: `at` takes what `prepare` gives, and the place in the slab.
@@ -211,11 +231,15 @@ struct Slabbed {
     At at;
     static constexpr bool ALONG = ALONG_;
     template <class P> __device__ auto slab(const P& p, Index k) const { return prepare(p, k); }
-    template <class P> __device__ auto in(const P& p, Index, int d) const { return at(p, d); }
+    __device__ int spot(Index, int d) const { return d; }
+    template <class P> __device__ auto in(const P& p, int d) const { return at(p, d); }
 };
 
 template <bool ALONG, class Line, class At>
 __device__ Lines<ALONG, Line, At> lines(Line line, At at) { return {line, at}; }
+
+template <bool ALONG, class Line, class Find, class At>
+__device__ Spotted<ALONG, Line, Find, At> spotted(Line line, Find find, At at) { return {line, find, at}; }
 
 template <bool ALONG, class Line, class Prepare, class At>
 __device__ Slabbed<ALONG, Line, Prepare, At> slabbed(Line line, Prepare prepare, At at) { return {line, prepare, at}; }
@@ -247,11 +271,15 @@ struct Share {
         decltype(given.slab(own[0], k)) slabs[OWN];
 #pragma unroll
         for (int s = 0; s < OWN; s++) slabs[s] = given.slab(own[s], k);
+        decltype(given.spot(k, 0)) spots[Tile::PACKED];
 #pragma unroll
         for (int s = 0; s < COUNT; s++) {
             typename Tile::Element x[Tile::PACKED];
 #pragma unroll
-            for (int e = 0; e < Tile::PACKED; e++) x[e] = given.in(slabs[s % OWN], k, depth(s) * Tile::PACKED + e);
+            for (int e = 0; e < Tile::PACKED; e++) {
+                if (!Given::ALONG || s == 0) spots[e] = given.spot(k, depth(s) * Tile::PACKED + e);
+                x[e] = given.in(slabs[s % OWN], spots[e]);
+            }
             words[s] = Tile::word(x);
         }
     }

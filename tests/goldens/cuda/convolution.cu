@@ -15,10 +15,6 @@ extern "C" __global__ void __launch_bounds__(64) kernel0(const float* r1, const 
     const auto a_line = [&](Index i) -> const float* {
         return i < 24 ? base_7 + i * 216 : nullptr;
     };
-    const auto a_at = [&](const auto& p, Index k) -> float {
-        if (p == nullptr || k >= 216) return 0;
-        return (float)p[k];
-    };
     const auto b_line = [&](Index i) -> Column {
         const Index i_9 = i % 10;
         const Index rest_10 = i / 10;
@@ -38,7 +34,15 @@ extern "C" __global__ void __launch_bounds__(64) kernel0(const float* r1, const 
         if (place_18 < 0 || place_18 >= 20) return 0;
         return (float)p.start[rest_16 * 400 + place_17 * 20 + place_18];
     };
-    const auto a = lines<true>(a_line, a_at);
+    struct PlainSpot { Index offset; bool inside; };
+    const auto a_spot = [&](Index k) -> PlainSpot {
+        const bool inside = k < 216;
+        return PlainSpot{k, inside};
+    };
+    const auto a_there = [&](const auto& p, const PlainSpot& s) -> float {
+        return (p != nullptr) & s.inside ? (float)p[s.offset] : 0;
+    };
+    const auto a = spotted<true>(a_line, a_spot, a_there);
     const auto b = lines<false>(b_line, b_at);
     const auto out = [&](Index i, Index j, float sum) {
         if (i >= 24 || j >= 200) return;

@@ -18,10 +18,6 @@ extern "C" __global__ void __launch_bounds__(64) kernel0(const float* r1, const 
     const auto a_line = [&](Index i) -> const float* {
         return i < 24 ? base_7 + 4 + i * 9 : nullptr;
     };
-    const auto a_at = [&](const auto& p, Index k) -> float {
-        if (p == nullptr || k >= 24) return 0;
-        return (float)p[k * 216];
-    };
     const auto b_line = [&](Index i) -> Column {
         const Index i_9 = i % 10;
         const Index rest_10 = i / 10;
@@ -35,7 +31,15 @@ extern "C" __global__ void __launch_bounds__(64) kernel0(const float* r1, const 
         const Index place_14 = p.at1 + 0;
         return (float)p.start[k * 100 + place_13 * 10 + place_14];
     };
-    const auto a = lines<false>(a_line, a_at);
+    struct PlainSpot { Index offset; bool inside; };
+    const auto a_spot = [&](Index k) -> PlainSpot {
+        const bool inside = k < 24;
+        return PlainSpot{k * 216, inside};
+    };
+    const auto a_there = [&](const auto& p, const PlainSpot& s) -> float {
+        return (p != nullptr) & s.inside ? (float)p[s.offset] : 0;
+    };
+    const auto a = spotted<false>(a_line, a_spot, a_there);
     const auto b = lines<false>(b_line, b_at);
     const auto out = [&](Index i, Index j, float sum) {
         if (i >= 24 || j >= 200) return;
@@ -63,29 +67,33 @@ extern "C" __global__ void __launch_bounds__(64) kernel1(const float* r1, const 
     const auto a_line = [&](Index i) -> const float* {
         return i < 24 ? base_7 + 3 + i * 9 : nullptr;
     };
-    const auto a_at = [&](const auto& p, Index k) -> float {
-        if (p == nullptr || k >= 48) return 0;
-        const Index i_9 = k % 2;
-        const Index rest_10 = k / 2;
-        return (float)p[rest_10 * 216 + i_9 * 2];
-    };
     const auto b_line = [&](Index i) -> Column {
-        const Index i_11 = i % 10;
-        const Index rest_12 = i / 10;
-        const Index i_13 = rest_12 % 10;
-        const Index rest_14 = rest_12 / 10;
-        return Column{i < 200 ? base_8 + rest_14 * 2400 : nullptr, i_13, 1 + i_11};
+        const Index i_9 = i % 10;
+        const Index rest_10 = i / 10;
+        const Index i_11 = rest_10 % 10;
+        const Index rest_12 = rest_10 / 10;
+        return Column{i < 200 ? base_8 + rest_12 * 2400 : nullptr, i_11, 1 + i_9};
     };
     const auto b_at = [&](const auto& p, Index k) -> float {
         if (p.start == nullptr || k >= 48) return 0;
-        const Index i_15 = k % 2;
-        const Index rest_16 = k / 2;
-        const Index place_17 = p.at0 + 0;
-        const Index place_18 = p.at1 + i_15 * (-1);
-        if (place_18 < 0 || place_18 >= 10) return 0;
-        return (float)p.start[rest_16 * 100 + place_17 * 10 + place_18];
+        const Index i_13 = k % 2;
+        const Index rest_14 = k / 2;
+        const Index place_15 = p.at0 + 0;
+        const Index place_16 = p.at1 + i_13 * (-1);
+        if (place_16 < 0 || place_16 >= 10) return 0;
+        return (float)p.start[rest_14 * 100 + place_15 * 10 + place_16];
     };
-    const auto a = lines<true>(a_line, a_at);
+    struct PlainSpot { Index offset; bool inside; };
+    const auto a_spot = [&](Index k) -> PlainSpot {
+        const bool inside = k < 48;
+        const Index i_17 = k % 2;
+        const Index rest_18 = k / 2;
+        return PlainSpot{rest_18 * 216 + i_17 * 2, inside};
+    };
+    const auto a_there = [&](const auto& p, const PlainSpot& s) -> float {
+        return (p != nullptr) & s.inside ? (float)p[s.offset] : 0;
+    };
+    const auto a = spotted<true>(a_line, a_spot, a_there);
     const auto b = lines<false>(b_line, b_at);
     const auto out = [&](Index i, Index j, float sum) {
         if (i >= 24 || j >= 200) return;
@@ -113,29 +121,33 @@ extern "C" __global__ void __launch_bounds__(64) kernel2(const float* r1, const 
     const auto a_line = [&](Index i) -> const float* {
         return i < 24 ? base_7 + 1 + i * 9 : nullptr;
     };
-    const auto a_at = [&](const auto& p, Index k) -> float {
-        if (p == nullptr || k >= 48) return 0;
-        const Index i_9 = k % 2;
-        const Index rest_10 = k / 2;
-        return (float)p[rest_10 * 216 + i_9 * 6];
-    };
     const auto b_line = [&](Index i) -> Column {
-        const Index i_11 = i % 10;
-        const Index rest_12 = i / 10;
-        const Index i_13 = rest_12 % 10;
-        const Index rest_14 = rest_12 / 10;
-        return Column{i < 200 ? base_8 + rest_14 * 2400 : nullptr, 1 + i_13, i_11};
+        const Index i_9 = i % 10;
+        const Index rest_10 = i / 10;
+        const Index i_11 = rest_10 % 10;
+        const Index rest_12 = rest_10 / 10;
+        return Column{i < 200 ? base_8 + rest_12 * 2400 : nullptr, 1 + i_11, i_9};
     };
     const auto b_at = [&](const auto& p, Index k) -> float {
         if (p.start == nullptr || k >= 48) return 0;
-        const Index i_15 = k % 2;
-        const Index rest_16 = k / 2;
-        const Index place_17 = p.at0 + i_15 * (-1);
-        if (place_17 < 0 || place_17 >= 10) return 0;
-        const Index place_18 = p.at1 + 0;
-        return (float)p.start[rest_16 * 100 + place_17 * 10 + place_18];
+        const Index i_13 = k % 2;
+        const Index rest_14 = k / 2;
+        const Index place_15 = p.at0 + i_13 * (-1);
+        if (place_15 < 0 || place_15 >= 10) return 0;
+        const Index place_16 = p.at1 + 0;
+        return (float)p.start[rest_14 * 100 + place_15 * 10 + place_16];
     };
-    const auto a = lines<true>(a_line, a_at);
+    struct PlainSpot { Index offset; bool inside; };
+    const auto a_spot = [&](Index k) -> PlainSpot {
+        const bool inside = k < 48;
+        const Index i_17 = k % 2;
+        const Index rest_18 = k / 2;
+        return PlainSpot{rest_18 * 216 + i_17 * 6, inside};
+    };
+    const auto a_there = [&](const auto& p, const PlainSpot& s) -> float {
+        return (p != nullptr) & s.inside ? (float)p[s.offset] : 0;
+    };
+    const auto a = spotted<true>(a_line, a_spot, a_there);
     const auto b = lines<false>(b_line, b_at);
     const auto out = [&](Index i, Index j, float sum) {
         if (i >= 24 || j >= 200) return;
@@ -163,34 +175,38 @@ extern "C" __global__ void __launch_bounds__(64) kernel3(const float* r1, const 
     const auto a_line = [&](Index i) -> const float* {
         return i < 24 ? base_7 + i * 9 : nullptr;
     };
-    const auto a_at = [&](const auto& p, Index k) -> float {
-        if (p == nullptr || k >= 96) return 0;
-        const Index i_9 = k % 2;
-        const Index rest_10 = k / 2;
-        const Index i_11 = rest_10 % 2;
-        const Index rest_12 = rest_10 / 2;
-        return (float)p[rest_12 * 216 + i_11 * 6 + i_9 * 2];
-    };
     const auto b_line = [&](Index i) -> Column {
-        const Index i_13 = i % 10;
-        const Index rest_14 = i / 10;
-        const Index i_15 = rest_14 % 10;
-        const Index rest_16 = rest_14 / 10;
-        return Column{i < 200 ? base_8 + rest_16 * 2400 : nullptr, 1 + i_15, 1 + i_13};
+        const Index i_9 = i % 10;
+        const Index rest_10 = i / 10;
+        const Index i_11 = rest_10 % 10;
+        const Index rest_12 = rest_10 / 10;
+        return Column{i < 200 ? base_8 + rest_12 * 2400 : nullptr, 1 + i_11, 1 + i_9};
     };
     const auto b_at = [&](const auto& p, Index k) -> float {
         if (p.start == nullptr || k >= 96) return 0;
-        const Index i_17 = k % 2;
-        const Index rest_18 = k / 2;
-        const Index i_19 = rest_18 % 2;
-        const Index rest_20 = rest_18 / 2;
-        const Index place_21 = p.at0 + i_19 * (-1);
-        if (place_21 < 0 || place_21 >= 10) return 0;
-        const Index place_22 = p.at1 + i_17 * (-1);
-        if (place_22 < 0 || place_22 >= 10) return 0;
-        return (float)p.start[rest_20 * 100 + place_21 * 10 + place_22];
+        const Index i_13 = k % 2;
+        const Index rest_14 = k / 2;
+        const Index i_15 = rest_14 % 2;
+        const Index rest_16 = rest_14 / 2;
+        const Index place_17 = p.at0 + i_15 * (-1);
+        if (place_17 < 0 || place_17 >= 10) return 0;
+        const Index place_18 = p.at1 + i_13 * (-1);
+        if (place_18 < 0 || place_18 >= 10) return 0;
+        return (float)p.start[rest_16 * 100 + place_17 * 10 + place_18];
     };
-    const auto a = lines<true>(a_line, a_at);
+    struct PlainSpot { Index offset; bool inside; };
+    const auto a_spot = [&](Index k) -> PlainSpot {
+        const bool inside = k < 96;
+        const Index i_19 = k % 2;
+        const Index rest_20 = k / 2;
+        const Index i_21 = rest_20 % 2;
+        const Index rest_22 = rest_20 / 2;
+        return PlainSpot{rest_22 * 216 + i_21 * 6 + i_19 * 2, inside};
+    };
+    const auto a_there = [&](const auto& p, const PlainSpot& s) -> float {
+        return (p != nullptr) & s.inside ? (float)p[s.offset] : 0;
+    };
+    const auto a = spotted<true>(a_line, a_spot, a_there);
     const auto b = lines<false>(b_line, b_at);
     const auto out = [&](Index i, Index j, float sum) {
         if (i >= 24 || j >= 200) return;

@@ -15,33 +15,38 @@ extern "C" __global__ void __launch_bounds__(64) kernel0(const float* r1, const 
     const auto a_line = [&](Index i) -> const float* {
         return i < 24 ? base_7 + i * 100 : nullptr;
     };
-    const auto a_at = [&](const auto& p, Index k) -> float {
-        if (p == nullptr || k >= 200) return 0;
-        const Index i_9 = k % 100;
-        const Index rest_10 = k / 100;
-        return (float)p[rest_10 * 2400 + i_9];
-    };
     const auto b_line = [&](Index i) -> Column {
-        const Index i_11 = i % 3;
-        const Index rest_12 = i / 3;
-        const Index i_13 = rest_12 % 3;
-        const Index rest_14 = rest_12 / 3;
-        return Column{i < 216 ? base_8 + rest_14 * 400 : nullptr, -1 + i_13, -1 + i_11};
+        const Index i_9 = i % 3;
+        const Index rest_10 = i / 3;
+        const Index i_11 = rest_10 % 3;
+        const Index rest_12 = rest_10 / 3;
+        return Column{i < 216 ? base_8 + rest_12 * 400 : nullptr, -1 + i_11, -1 + i_9};
     };
-    const auto b_at = [&](const auto& p, Index k) -> float {
-        if (p.start == nullptr || k >= 200) return 0;
+    struct PlainSpot { Index offset; bool inside; };
+    const auto a_spot = [&](Index k) -> PlainSpot {
+        const bool inside = k < 200;
+        const Index i_13 = k % 100;
+        const Index rest_14 = k / 100;
+        return PlainSpot{rest_14 * 2400 + i_13, inside};
+    };
+    const auto a_there = [&](const auto& p, const PlainSpot& s) -> float {
+        return (p != nullptr) & s.inside ? (float)p[s.offset] : 0;
+    };
+    const auto a = spotted<true>(a_line, a_spot, a_there);
+    struct SourceSpot { Index offset; Index at0; Index at1; bool inside; };
+    const auto b_spot = [&](Index k) -> SourceSpot {
         const Index i_15 = k % 10;
         const Index rest_16 = k / 10;
         const Index i_17 = rest_16 % 10;
         const Index rest_18 = rest_16 / 10;
-        const Index place_19 = p.at0 + i_17 * 2;
-        if (place_19 < 0 || place_19 >= 20) return 0;
-        const Index place_20 = p.at1 + i_15 * 2;
-        if (place_20 < 0 || place_20 >= 20) return 0;
-        return (float)p.start[rest_18 * 9600 + place_19 * 20 + place_20];
+        return SourceSpot{rest_18 * 9600, i_17 * 2, i_15 * 2, k < 200};
     };
-    const auto a = lines<true>(a_line, a_at);
-    const auto b = lines<true>(b_line, b_at);
+    const auto b_there = [&](const auto& p, const SourceSpot& s) -> float {
+        const Index place_19 = p.at0 + s.at0;
+        const Index place_20 = p.at1 + s.at1;
+        return (p.start != nullptr) & s.inside & (place_19 >= 0) & (place_19 < 20) & (place_20 >= 0) & (place_20 < 20) ? (float)p.start[(s.offset) + place_19 * 20 + place_20] : 0;
+    };
+    const auto b = spotted<true>(b_line, b_spot, b_there);
     const auto out = [&](Index i, Index j, float sum) {
         if (i >= 24 || j >= 216) return;
         const Index i_21 = j % 3;
