@@ -42,7 +42,7 @@ from graphc.runtime.strided import Strided, aligned
 
 LARGE = 1 << 18  # elements of weights that the second cache doesn't hold beside the tiles
 CACHED = 1 << 18  # elements of the transformed tiles of a block, if units are panels
-MANY = 64  # tiles of such a block
+MANY = 28  # tiles of such a block: one pass over each panel, so that no thread needs the tiles that others transform
 FEW = 16  # tiles of a block, if it is a unit
 UNITS = 8  # that there should be
 HUGE = 3 << 20  # elements of weights that other layers push out of the last cache, too
