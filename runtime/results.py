@@ -10,6 +10,7 @@ import numpy as np
 from graphc.errors import ArgumentError
 from graphc.op import Array
 from graphc.runtime.cpu.blocks import Block
+from graphc.runtime.pages import is_alone
 from graphc.types import TensorType, np_dtype
 
 
@@ -36,7 +37,7 @@ def owned(results: Iterable[Any], others: Iterable[Array], out: Iterable[Array] 
 
 def is_own(value: Any) -> bool:
     """Whether a variable's value has memory that runs may write to: in order, and nobody else's."""
-    return not isinstance(value, np.ndarray) or (value.base is None and value.flags.carray)
+    return not isinstance(value, np.ndarray) or (is_alone(value) and value.flags.carray)
 
 
 def check_out(out: Any, wanted: Sequence[TensorType]) -> None:

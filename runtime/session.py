@@ -31,6 +31,7 @@ from graphc.runtime.cpu.target import CpuExecutable
 from graphc.runtime.devices import BEST, ConvPrecision, MatmulPrecision, Place, checked, chosen
 from graphc.runtime.feeds import Intake, convert_feeds, feeds_given, missing_feeds, resolve_feeds, with_misfits
 from graphc.runtime.making import making
+from graphc.runtime.pages import copies
 from graphc.runtime.plan import PlanTarget
 from graphc.runtime.profile import Profile, Recorder, checked_path
 from graphc.runtime.rebuilds import Rebuilds
@@ -580,7 +581,7 @@ class Session:
             return {}
         shared = [v for v in compiled.updated if not is_own(values[v])]
         if shared:
-            self._commit({v: np.array(values[v], order="C", copy=True) for v in shared})
+            self._commit(dict(zip(shared, copies([values[v] for v in shared]), strict=True)))
             values = self._state.values
         return {v: values[v] for v in compiled.updated}
 

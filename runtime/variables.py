@@ -14,7 +14,8 @@ from graphc.errors import StateError
 from graphc.evaluate import evaluate
 from graphc.ir import Node, toposort
 from graphc.op import Array
-from graphc.ops.state import Variable
+from graphc.ops.state import Variable, Zeros
+from graphc.runtime import pages
 from graphc.types import TensorType, is_float, np_dtype
 
 NO_NUMBERS = "OUSMmc"  # NumPy's kinds of dtypes that are objects, text, times and complex numbers
@@ -22,9 +23,10 @@ NO_NUMBERS = "OUSMmc"  # NumPy's kinds of dtypes that are objects, text, times a
 
 def materialise(wanted: Iterable[Node], known: Mapping[Node, Array], seed: int) -> dict[Node, Array]:
     """First values of the variables in `wanted` that `known` lacks, and of those that they are computed from."""
-    made: dict[Node, Array] = {}
+    stack = list(dict.fromkeys(v for v in wanted if v not in known))
+    zero = [v for v in stack if isinstance(v, Variable) and _is_zero(v.initial)]
+    made: dict[Node, Array] = dict(zip(zero, pages.zeros(v.tensor_type for v in zero), strict=True))
     there = ChainMap(made, dict(known))
-    stack = [v for v in wanted if v not in known]
     while stack:
         variable = stack[-1]
         if variable in made:
@@ -37,6 +39,11 @@ def materialise(wanted: Iterable[Node], known: Mapping[Node, Array], seed: int) 
             made[variable] = initial_value(variable, there, seed)
             stack.pop()
     return made
+
+
+def _is_zero(initial: Any) -> bool:
+    """Whether an initialiser is that of zeros, and of no class that makes other values of it."""
+    return getattr(type(initial), "__call__", None) is Zeros.__call__  # noqa: B004 - which method, not whether
 
 
 def _sources(variable: Node) -> list[Node]:

@@ -17,6 +17,7 @@ import numpy as np
 from graphc import philox
 from graphc.errors import ArgumentError, ShapeError, did_you_mean
 from graphc.op import Array
+from graphc.ops.state import Zeros
 from graphc.types import np_dtype
 
 __all__ = [
@@ -105,13 +106,10 @@ class constant:
 
 
 @dataclass(frozen=True)
-class zeros(constant):
+class zeros(Zeros, constant):
     """Zeros."""
 
     value: float = field(default=0.0, init=False, repr=False)
-
-    def __call__(self, seed: int, name: str, shape: Shape, dtype: str) -> Array:
-        return np.zeros(shape, np_dtype(dtype))  # of memory that nothing touches before it is used
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,13 @@ Initializer = Callable[[int, str, tuple[int, ...], str], Array]
 Initial = Array | Initializer | Node
 
 
+class Zeros:
+    """An initialiser: zeros. Who makes many values at once can do without calling it."""
+
+    def __call__(self, seed: int, name: str, shape: tuple[int, ...], dtype: str) -> Array:
+        return np.zeros(shape, np_dtype(dtype))  # of memory that nothing touches before it is used
+
+
 placeholder_op = primitive("placeholder", one_type, None, NoGradient("a placeholder depends on nothing"), "placeholder")
 variable_op = primitive("variable", one_type, None, NoGradient("a variable depends on nothing"), "variable")
 
