@@ -85,18 +85,22 @@ def test_gradients_of_every_size(is_causal: bool, width: int) -> None:
         assert all(map(is_near, found, wanted)), (batch, queries, keys)
 
 
+@pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("dtype", ROUNDING)
-@pytest.mark.parametrize("kind", ["bool", "float", "row", "column"])
+@pytest.mark.parametrize("kind", ["all", "transposed", "row", "column", "head"])
 @pytest.mark.parametrize("is_causal", [False, True])
-def test_masks(kind: str, is_causal: bool, dtype: str) -> None:
-    (*places, given), (*arrays, bias) = operands((2,), (45, 6), (37, 6), (37, 5), (45, 37), dtype=dtype)
-    mask = {"bool": visible(45, 37), "float": bias, "row": bias[:, :1], "column": bias[:, :, :1]}[kind]
-    given = gc.placeholder("mask", mask.shape, "bool" if kind == "bool" else dtype)
-    output = gc.scaled_dot_product_attention(*places, given, is_causal=is_causal)
-    (found,) = run([output], dict(zip((*places, given), (*arrays, mask), strict=True)), info=WHOLES)
+def test_masks(kind: str, is_causal: bool, dtype: str, width: int) -> None:
+    places, arrays = operands((2,), (45, 6), (37, 6), (37, 5), dtype=dtype)
+    seen = visible(45, 37)
+    mask = {"row": seen[1:2], "column": seen[:, :1], "head": np.stack([seen, ~seen])}.get(kind, seen)
+    given = gc.placeholder("mask", mask.T.shape if kind == "transposed" else mask.shape, "bool")
+    shown = gc.transpose(given) if kind == "transposed" else given
+    output = gc.scaled_dot_product_attention(*places, shown, is_causal=is_causal)
+    feeds = dict(zip((*places, given), (*arrays, mask.T if kind == "transposed" else mask), strict=True))
+    (found,) = run([output], feeds, host=host_of(width), info=WHOLES)
     q, k, v = exact(arrays)
     assert is_near(found, attended(q, k, v, mask, is_causal), ROUNDING[dtype])
-    assert kind != "bool" or not found[:, 0].any()
+    assert kind == "row" or not found[0, 0].any()
 
 
 @pytest.mark.parametrize("dtype", ROUNDING)
@@ -145,10 +149,12 @@ def test_operands_whose_lines_are_scattered_and_results_that_are_computed_with()
 
 
 def test_leading_sizes_broadcast() -> None:
-    places, arrays = operands((), (2, 3, 20, 4), (3, 6, 4), (2, 1, 6, 3), (1, 20, 1))
-    (found,) = run([gc.scaled_dot_product_attention(*places)], dict(zip(places, arrays, strict=True)), info=WHOLES)
-    q, k, v, mask = exact(arrays)
-    assert is_near(found, attended(q, k, v, mask, False))
+    places, arrays = operands((), (2, 3, 20, 4), (3, 6, 4), (2, 1, 6, 3))
+    mask, seen = gc.placeholder("mask", (1, 20, 1), "bool"), visible(20, 6)[None, :, :1]
+    output = gc.scaled_dot_product_attention(*places, mask)
+    (found,) = run([output], dict(zip((*places, mask), (*arrays, seen), strict=True)), info=WHOLES)
+    q, k, v = exact(arrays)
+    assert is_near(found, attended(q, k, v, seen, False))
 
 
 def test_sizes_may_be_symbols() -> None:
@@ -191,6 +197,11 @@ def test_few_queries_and_16_bit_floats_are_left_to_products(queries: int, dtype:
     places, _ = operands((), (queries, 4), (30, 4), (30, 4), dtype=dtype)
     kinds = [step.kernel.kind for step in steps_of(gc.scaled_dot_product_attention(*places))]
     assert ("contract" not in kinds) == is_whole
+
+
+def test_masks_of_floats_are_left_to_products() -> None:
+    places, _ = operands((), (20, 4), (30, 4), (30, 4), (20, 30))
+    assert "contract" in [step.kernel.kind for step in steps_of(gc.scaled_dot_product_attention(*places))]
 
 
 def test_gradients_of_leading_sizes_that_broadcast_are_left_to_products() -> None:

@@ -47,9 +47,14 @@ Lines = tuple[Value, Int]  # of a matrix: where they begin, and their distance
 
 
 def suits(node: Node) -> bool:
-    """Whether an attention, or its gradient, is better as one kernel than as products and what is between them."""
+    """Whether an attention, or its gradient, is better as one kernel than as products and what is between them.
+
+    With a mask of floats it isn't, as its gradient may be wanted, and is made of products.
+    """
     is_gradient = node.op is attention_grad
-    q, k, v = node.inputs[is_gradient : 3 + is_gradient]
+    q, k, v, *masks = node.inputs[is_gradient:]
+    if any(mask.dtype != "bool" for mask in masks):
+        return False
     queries, widths = q.shape[-2], (q.shape[-1], v.shape[-1])
     if is_gradient and len({x.shape[:-2] for x in node.inputs[:4]}) > 1:
         return False
@@ -68,15 +73,11 @@ class _Scratch:
         self.problem, self.width = problem, shape.width
         self.nbytes: Dim = 0
 
-    def rows(self, count: Dim) -> Strided:
+    def rows(self, count: Dim, dtype: str | None = None) -> Strided:
         """Take rows of as many elements as a block has queries."""
-        return self.matrix(count, self.width)
-
-    def matrix(self, rows: Dim, columns: Dim) -> Strided:
-        """Take memory for a matrix."""
-        dtype = self.problem.dtype
-        found = Strided("scratch", self.nbytes, 0, (columns, 1), dtype)
-        self.nbytes = self.nbytes + aligned(rows * columns * itemsize(dtype))
+        dtype = dtype or self.problem.dtype
+        found = Strided("scratch", self.nbytes, 0, (self.width, 1), dtype)
+        self.nbytes = self.nbytes + aligned(count * self.width * itemsize(dtype))
         return found
 
 
@@ -86,15 +87,18 @@ class _Block:
     Attributes:
         first, count: the queries of the block.
         keys: how many of them any of its queries sees.
+        seen: scratch for which of them each query sees, if there is a mask.
     """
 
-    def __init__(self, frame: Frame, problem: Attention, batch: Sequence[Int], first: Int) -> None:
+    def __init__(
+        self, frame: Frame, problem: Attention, batch: Sequence[Int], first: Int, seen: Strided | None
+    ) -> None:
         self.frame, self.f, self.problem = frame, frame.f, problem
         self.shape = tile(frame.host, problem.dtype)
         self.lanes, self.width = self.shape.lanes, self.shape.width
         self.element, self.align = MEMORY_TYPE[problem.dtype], itemsize(problem.dtype)
         self.type = vector(self.element, self.lanes)
-        self.batch, self.first = batch, first
+        self.batch, self.first, self.seen = batch, first, seen
         f = self.f
         queries, keys = frame.sizes((problem.queries, problem.keys))
         self.count = f.min(self.width, f.sub(queries, first))
@@ -204,7 +208,7 @@ class _Block:
             return [f.select(f.compare("fcmp ogt", y, x), y, x) for x, y in zip(old, new, strict=True)]
 
         def seen(j: Int, rows: list[list[Value]], top: list[Value]) -> list[Value]:
-            row = self.masked(j, rows[0]) if "mask" in self.problem.operands else rows[0]
+            row = rows[0] if self.seen is None else self.masked(j, rows[0])
             if row is not rows[0]:
                 self.store(scores, j, row)
             return best(top, row)
@@ -214,13 +218,14 @@ class _Block:
             self.store(scores, j, row)
             return seen(j, [row], top)
 
+        self.turn_mask()
         top, middle = self.every(-math.inf), self.keys
         if self.problem.is_causal:
             middle = f.min(self.keys, f.add(self.first, 1))
         top = self.each_row(0, middle, [scores], seen, top)
         if self.problem.is_causal:
             top = self.each_row(middle, self.keys, [scores], partly, top)
-        if "mask" not in self.problem.operands:
+        if self.seen is None:
             return top
         none = constant(self.type, -math.inf)
         return [f.select(f.compare("fcmp oeq", x, none), constant(self.type, 0), x) for x in top]
@@ -232,17 +237,37 @@ class _Block:
         return f.select(f.mask(earlier, self.lanes), constant(self.type, -math.inf), scores)
 
     def masked(self, key: Int, scores: list[Value]) -> list[Value]:
-        """The scores of a key as the mask has them."""
+        """The scores of a key, -inf for queries that don't see it."""
         f, mask = self.f, self.problem.operands["mask"]
-        stride = self.frame.size(mask.strides[-2])
-        found = []
+        stride, found = self.frame.size(mask.strides[-2]), []
         for v, score in enumerate(scores):
-            at = self.frame.at(mask, [*self.batch, f.add(self.first, v * self.lanes), key])
-            exists = None if mask.strides[-2] == 0 else f.mask(f.sub(self.count, v * self.lanes), self.lanes)
-            value = from_memory(f, load_lanes(f, mask.dtype, at, stride, self.lanes, exists), mask.dtype)
-            none = constant(self.type, -math.inf)
-            found.append(f.select(value, score, none) if mask.dtype == "bool" else f.binary("fadd", score, value))
+            at, exists = self.frame.at(mask, [*self.batch, f.add(self.first, v * self.lanes), key]), None
+            if self.seen is not None and _is_turned(mask):
+                value = f.load(vector("i8", self.lanes), self.at(self.seen, key, v), 1)
+            else:
+                exists = None if stride == 0 else f.mask(f.sub(self.count, v * self.lanes), self.lanes)
+                value = load_lanes(f, "bool", at, stride, self.lanes, exists)
+            found.append(f.select(from_memory(f, value, "bool"), score, constant(self.type, -math.inf)))
         return found
+
+    def turn_mask(self) -> None:
+        """Transpose the block's lines of a mask, square by square: no CPU gathers bytes."""
+        f, seen = self.f, self.seen
+        mask = self.problem.operands.get("mask")
+        if mask is None or seen is None or not _is_turned(mask):
+            return
+
+        def square(v: int, key: Int, exists: Value | None) -> None:
+            lines = []
+            for lane in range(self.lanes):
+                query = f.add(self.first, f.min(v * self.lanes + lane, f.sub(self.count, 1)))
+                at = self.frame.at(mask, [*self.batch, query, key])
+                lines.append(f.load(vector("i8", self.lanes), at, 1, exists))
+            for lane, line in enumerate(transposed(f, lines)):
+                f.store(line, self.at(seen, f.add(key, lane), v), 1)
+
+        for v in range(self.shape.vectors):
+            columns(f, self.keys, self.lanes, partial(square, v))
 
     def shares(self, scores: Strided) -> list[Value]:
         """Make exponentials of scores, in place; what makes shares of them, for each query a factor."""
@@ -304,6 +329,11 @@ class _Block:
 # --------------------------------------------------------------------------------------------- the cores
 
 
+def _is_turned(mask: Strided) -> bool:
+    """Whether a mask's lines are contiguous, and one for each query."""
+    return mask.strides[-2] != 0 and mask.strides[-1] == 1
+
+
 def _problem(code: KernelCode, names: Sequence[str], dense: str) -> Attention:
     """What a kernel computes; `dense` names operands whose lines are read again and again."""
     core = code.kernel.core
@@ -359,6 +389,7 @@ def attention(code: KernelCode) -> bool:
     memory = _Scratch(problem, shape)
     queries, scores, factors = memory.rows(problem.width), memory.rows(problem.keys), memory.rows(1)
     result = memory.rows(problem.value_width)
+    seen = memory.rows(problem.keys + shape.lanes, "bool") if "mask" in problem.operands else None
     code.note(_described(shape))
     blocks = ceil_div(problem.queries, shape.width)
     counts = (*problem.batch, blocks)
@@ -368,7 +399,7 @@ def attention(code: KernelCode) -> bool:
     def unit(index: Sequence[Int]) -> None:
         *batch, number = index
         last = f.sub(f.sub(frame.size(blocks), 1), number)  # under a causal mask, the longest first
-        block = _Block(frame, problem, batch, f.mul(last, shape.width))
+        block = _Block(frame, problem, batch, f.mul(last, shape.width), seen)
         block.turned("q", queries)
         block.met("k", queries, scores)
         block.store(factors, 0, block.shares(scores))
@@ -421,6 +452,7 @@ def gradient(code: KernelCode) -> bool:
     queries, result = memory.rows(problem.width), memory.rows(problem.width)
     given = memory.rows(problem.value_width)
     scores, products = memory.rows(problem.keys), memory.rows(problem.keys)
+    seen = memory.rows(problem.keys + shape.lanes, "bool") if "mask" in problem.operands else None
     code.note(_described(shape))
     blocks = ceil_div(problem.queries, shape.width)
     groups = _groups(problem, blocks)
@@ -436,7 +468,7 @@ def gradient(code: KernelCode) -> bool:
             _clear(frame, shape, problem.dtype, at, f.mul(row, frame.size(x.shape[-2])))
 
         def block(number: Value, _: list[Value]) -> None:
-            block = _Block(frame, problem, batch, f.mul(number, shape.width))
+            block = _Block(frame, problem, batch, f.mul(number, shape.width), seen)
             block.turned("q", queries)
             block.turned("g", given)
             block.met("k", queries, scores)
