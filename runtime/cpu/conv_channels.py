@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from graphc.dims import Dim, ceil_div
 from graphc.runtime.conv_geometry import Convolution, Sweep, sweep, two_dimensional
-from graphc.runtime.cpu import lanes
+from graphc.runtime.cpu import conv_taps, lanes
 from graphc.runtime.cpu.builder import Function
 from graphc.runtime.cpu.conv_source import padded
 from graphc.runtime.cpu.conv_taps import Group, Taps, alike, taps_tile
@@ -46,7 +46,6 @@ from graphc.runtime.strided import Strided, aligned
 
 POINTS = 256  # of a block, about
 DEPTH = 192  # products that are summed in one go, about: a part of a panel that stays in the first cache
-UNROLLED = 9  # taps that are written out, at most
 WASTE = 1.25  # times the lanes that are needed, at most
 
 
@@ -87,7 +86,7 @@ class Shape(NamedTuple):
     @property
     def is_written_out(self) -> bool:
         """Whether taps are written out, and the source has no zeros around it."""
-        return 1 < math.prod(self.taps) <= UNROLLED
+        return conv_taps.is_served(self.taps, self.down)
 
 
 def is_served(code: KernelCode, convolution: Convolution) -> bool:
@@ -309,7 +308,7 @@ class _Channels:
                 place = f.add(f.add(f.mul(n, image_step), f.mul(c, channel)), row)
                 number = f.add(f.mul(f.add(f.mul(n, shape.height), p), shape.width), j)
                 at = f.address(source, place, FLOAT), b, f.address(target, f.mul(number, self.panel), FLOAT)
-                taps_tile(f, taps, at, depth, channel, adds=shape.depth < shape.channels)
+                taps_tile(f, self.host, taps, at, depth, channel, adds=shape.depth < shape.channels)
 
             def at_line(p: Value, _: list[Value]) -> None:
                 f.loop(across.first, across.end, shape.across, lambda j, _: tile(p, j))

@@ -2,19 +2,23 @@
 
 Tiles are told apart by which of their points each tap meets inside of the source: those in the middle meet all, those
 at its edges fewer. So products with the padding are left out, of 7x7 points by 3x3 taps 18 in a hundred, and the source
-is read in place. The channels alone are a loop, so that a product costs nothing but itself.
+is read in place. Only the channels are a loop, or also the lines of many taps: a product costs little but itself.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from graphc.runtime.conv_geometry import Sweep
 from graphc.runtime.cpu.builder import Function, Module
-from graphc.runtime.cpu.conv_tiles import AHEAD, BYTES, FLOAT, Tile, put_tile
+from graphc.runtime.cpu.conv_tiles import AHEAD, BYTES, FLOAT, Tile, nested, put_tile
 from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.values import I64, Int, Value, constant, vector
+
+WRITTEN = 9  # taps that are written out, at most
 
 
 class Span(NamedTuple):
@@ -36,6 +40,9 @@ class Span(NamedTuple):
         """The points that meet an element by a tap, and which."""
         found = [(point, point * self.stride + tap * self.step) for point in range(self.points)]
         return [(point, element) for point, element in found if self.low <= element < self.high]
+
+
+ONE = Span(1, 1, 1, 1, 0, 1)
 
 
 class Group(NamedTuple):
@@ -74,8 +81,14 @@ class Taps(NamedTuple):
     width: Span
 
 
+def is_served(taps: tuple[int, int], lines: int) -> bool:
+    """Whether so many taps, along height and width, are worth writing out for tiles of so many lines: all of them, or
+    for tiles of one line those of a line."""
+    return 1 < math.prod(taps) <= WRITTEN or (lines == 1 and 1 < taps[1] <= WRITTEN)
+
+
 def taps_tile(
-    f: Function, taps: Taps, places: tuple[Value, Value, Value], depth: Int, channel: Int, *, adds: bool
+    f: Function, host: Host, taps: Taps, places: tuple[Value, Value, Value], depth: Int, channel: Int, *, adds: bool
 ) -> None:
     """Sum the products of some channels for a tile of points by a panel's vectors, or add them there.
 
@@ -84,37 +97,46 @@ def taps_tile(
         depth: how many channels.
         channel: their distance in the source.
     """
+    (a, b, c), height, count = places, taps.height, 1
+    row, apart = taps.width.taps * taps.vectors * host.lanes(BYTES), height.step * taps.line
+    weights = height.taps * row
+    if height.taps * taps.width.taps > WRITTEN:
+        there = [t for t in range(height.taps) if height.met(t)]
+        first, count = there[0] if there else 0, len(there)
+        a, b = f.address(a, first * apart, FLOAT), f.address(b, first * row, FLOAT)
+        taps = taps._replace(height=ONE)
     numbers = (taps.vectors, taps.line, *taps.height, *taps.width)
     name = ".".join(map(str, ("taps", "add" if adds else "put", *numbers)))
-    f.call(name, "void", *places, f.i64(depth), f.i64(channel))
+    f.call(name, "void", a, b, c, *[f.i64(number) for number in (depth, channel, weights, count, apart)])
 
 
 def library(host: Host, symbol: str) -> str:
-    """The assembly of a function that `taps_tile` calls."""
+    """The assembly of a function that `taps_tile` calls.
+
+    After the places it takes how many channels, their distances in the source and in the weights, and how often what is
+    written out is repeated for each, with the distance in the source: the weights follow each other.
+    """
     _, mode, *numbers = symbol.split(".")
     vectors, line, *axes = map(int, numbers)
     module, fields = Module(), len(Span._fields)
     taps = Taps(vectors, line, Span(*axes[:fields]), Span(*axes[fields:]))
-    f = module.function(symbol, [*[("ptr noalias", letter) for letter in "abc"], (I64, "depth"), (I64, "channel")])
-    a, b, c, depth, channel = (f.parameter(k) for k in range(5))
+    f = module.function(
+        symbol, [*[("ptr noalias", letter) for letter in "abc"], *[(I64, f"number{k}") for k in range(5)]]
+    )
+    a, b, c, depth, channel, weights, count, apart = (f.parameter(k) for k in range(8))
     lanes = host.lanes(BYTES)
     panel, tile = vectors * lanes, Tile(taps.height.points * taps.width.points, vectors)
-    panel_size = taps.height.taps * taps.width.taps * panel  # of one channel
-
-    def at_channel(_: Value, values: list[Value]) -> list[Value]:
-        left, right, *sums = values
-        found = _products(f, host, taps, (left, right), sums)
-        return [f.address(left, channel, FLOAT), f.address(right, panel_size, FLOAT), *found]
-
+    row: Sequence[Int] = (apart, taps.height.taps * taps.width.taps * panel)
+    loops = [(depth, (channel, weights)), (count, row)]
     zeros = [constant(vector(FLOAT, lanes), 0)] * (tile.rows * vectors)
-    _, _, *sums = f.loop(0, depth, 1, at_channel, [a, b, *zeros])
+    sums = nested(f, loops, (a, b), zeros, lambda places, sums: _products(f, host, taps, places, sums))
     put_tile(f, host, tile, c, panel, sums, adds=mode == "add")
     f.ret()
     return module.text()
 
 
-def _products(f: Function, host: Host, taps: Taps, places: tuple[Value, Value], sums: list[Value]) -> list[Value]:
-    """The sums, point by point, plus the products of one channel.
+def _products(f: Function, host: Host, taps: Taps, places: Sequence[Value], sums: list[Value]) -> list[Value]:
+    """The sums, point by point, plus the products of what is written out.
 
     Between the taps weights are fetched ahead, which also keeps LLVM from holding on to elements until the next tap.
     """
