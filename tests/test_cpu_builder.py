@@ -141,3 +141,28 @@ def test_masked_accesses_are_written_as_every_llvm_reads_them():
     # The alignment is an operand, which LLVM 22 makes an attribute of; LLVM 20 and 21 know no other form, and abort.
     assert all("i32" in line.split("(")[1] for line in declared), declared
     load([module.text()], [["copy"]])
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("left", [0, 1, 2, 3])
+@pytest.mark.parametrize(("wide", "narrow"), [("i32", "i16"), ("i32", "i8"), ("i64", "i32"), ("i64", "i8")])
+def test_a_masked_store_of_narrowed_lanes_writes_those_alone(wide, narrow, left, reverse):
+    """LLVM stores a whole register for one lane of a truncated vector, if it knows the mask."""
+    module = Module()
+    f = module.function("narrow", [(PTR, "to"), (PTR, "at")])
+    mask = f.mask(left, 4)
+    if reverse:
+        mask = f.shuffle(mask, None, [3, 2, 1, 0])
+    value = f.load(f"<4 x {wide}>", f.parameter(1), 8)
+    f.store(f.convert("trunc", f.binary("add", value, value), f"<4 x {narrow}>"), f.parameter(0), 1, mask)
+    f.ret()
+    (code,) = load([module.text()], [["narrow"]])
+    given = np.arange(1, 5, dtype=f"int{wide[1:]}") * 3
+    found = np.full(16, -1, f"int{narrow[1:]}")
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(code.address("narrow"))(
+        found[4:].ctypes.data, given.ctypes.data
+    )
+    wanted = np.full(16, -1)
+    places = range(4 - left, 4) if reverse else range(left)
+    wanted[[4 + k for k in places]] = [6 * (k + 1) for k in places]
+    assert found.tolist() == wanted.tolist()

@@ -105,6 +105,7 @@ class Function:
         self._blocks: list[list[Hashable]] = [[], []]  # what has become known in the entry and in each enclosing block
         self._depths: dict[str, int] = {}  # of values: in which of these blocks they are; 0 for parameters
         self._loops: list[_Loop] = []  # those around the next instruction, the outermost first
+        self._lone: dict[str, int] = {}  # of masks in which one lane alone is known to be true: which
         self._sums: dict[str, Sum] = {}  # what i64 values are
         self._places: dict[str, tuple[Value, Sum]] = {}  # what addresses are: a base, and bytes from there
 
@@ -369,6 +370,8 @@ class Function:
             self.do(f"store {value.type} {value.text}, ptr {at.text}, align {align}{hint}")
             return
         value = self.convert("bitcast", value, as_bits(value.type))
+        if (lane := self._lone.get(mask.text)) is not None:  # LLVM 22 stores too many bytes of what `trunc` gave
+            return self.store(self.extract(value, lane), self.address(at, lane, element_of(value.type)), align)
         name = f"llvm.masked.store.{mangled(value.type)}.p0"
         self.module.declare(name, "void", [value.type, PTR, "i32", mask.type])
         self.do(f"call void @{name}({value.type} {value.text}, ptr {at.text}, i32 {align}, {mask.type} {mask.text})")
@@ -428,7 +431,10 @@ class Function:
         other = "poison" if b is None else b.text
         picks = ", ".join(f"i32 {'poison' if lane < 0 else lane}" for lane in lanes)
         type = vector(element_of(a.type), len(lanes))
-        return self.pure(type, f"shufflevector {a.type} {a.text}, {a.type} {other}, <{len(lanes)} x i32> <{picks}>")
+        found = self.pure(type, f"shufflevector {a.type} {a.text}, {a.type} {other}, <{len(lanes)} x i32> <{picks}>")
+        if b is None and a.text in self._lone:
+            self._lone[found.text] = list(lanes).index(self._lone[a.text])
+        return found
 
     def extract(self, a: Value, lane: Int) -> Value:
         """One lane of a vector."""
@@ -442,18 +448,16 @@ class Function:
         """0, 1, 2, ... as a constant."""
         if lanes == 1:
             return constant(element, 0)
-        return Value(
-            f"<{', '.join(f'{element} {literal(element, k)}' for k in range(lanes))}>", vector(element, lanes)
-        )
+        return Value(f"<{', '.join(f'{element} {literal(element, k)}' for k in range(lanes))}>", vector(element, lanes))
 
     def mask(self, left: Int, lanes: int) -> Value:
         """True in the first `left` lanes."""
         element = I64 if lanes <= 2 else "i32"
-        value = self.i64(left)
-        value = (
-            self.convert("trunc", value, element) if isinstance(left, Value) else constant(element, min(left, lanes))
-        )
-        return self.compare("icmp slt", self.counter(lanes, element), self.splat(value, lanes))
+        value = constant(element, min(left, lanes)) if isinstance(left, int) else self.convert("trunc", left, element)
+        found = self.compare("icmp slt", self.counter(lanes, element), self.splat(value, lanes))
+        if left == 1:
+            self._lone[found.text] = 0
+        return found
 
     # ------------------------------------------------------------------------------------ control
 
