@@ -11,6 +11,7 @@ import graphc as gc
 from graphc.op import Sample
 from graphc.ops import indexing
 from graphc.passes.plan import plan_kernels
+from graphc.runtime.cpu import index as index_room
 from graphc.runtime.cpu.target import CpuTarget
 from graphc.types import np_dtype
 from tests.cpu_cores import WIDTHS, FailedError, assemble, host_of, run
@@ -85,6 +86,17 @@ def test_rows_of_a_table(columns: int, parts: int) -> None:
     wanted = np.full_like(table, 3)
     np.add.at(wanted, index, sent)
     np.testing.assert_array_equal(gradient, wanted)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_many_updates_are_added_to_rows_that_were_copied_before(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    monkeypatch.setattr(index_room, "MANY", 0)
+    for number in range(len(SCATTERS)):
+        for dtype in ("float32", "bfloat16", "int8"):
+            check(SCATTERS[number], indexing.scatter_add_op, dtype, "int64", host=host_of(width), parts=3)
+    for columns in (1, 70, 300):
+        for parts in (1, 4):
+            test_rows_of_a_table(columns, parts)
 
 
 def test_two_indices_that_count_along_one_axis() -> None:

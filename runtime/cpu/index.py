@@ -248,7 +248,7 @@ def _copy_elements(frame: Frame, x: Strided, places: _Places, point: list[Int], 
 
 
 def _scatter_add(code: KernelCode) -> bool:
-    """A unit copies the part of the data that it owns, and adds to it: whole slices, or columns of a last axis."""
+    """A unit adds to the part of the data that it owns, and has copied: whole slices, or columns of a last axis."""
     core = code.kernel.core
     assert core is not None
     indices, start = _indices(code, core, 2), operand_or_number(code, 0)
@@ -266,6 +266,12 @@ def _scatter_add(code: KernelCode) -> bool:
     block = lanes * (FLIGHT_OF_MANY if most > MANY else FLIGHT)
     counts = [ceil_div(shape[k], block) if by_columns and k == core.ndim - 1 else shape[k] for k in own]
     cost = (product(shape) + product(core.inputs[1].shape) * (1 if by_columns else 8)) // 8 + 1
+    by_row = by_columns and most > MANY  # rows in one piece are copied faster than columns of them
+    if by_row:
+        copying = code.phase(product(shape[:-1]), product(shape) // 8 + 1)
+        rows = _Adding(copying, core, indices, updates, total, lanes)
+        units(copying, shape[:-1], lambda index: rows.copy(start, total, dict(enumerate(index)), 1))
+        copying.done()
     frame = code.phase(product(counts), cost)
     work = _Adding(frame, core, indices, updates, total, lanes)
     f = frame.f
@@ -277,7 +283,8 @@ def _scatter_add(code: KernelCode) -> bool:
             last = core.ndim - 1
             at[last] = f.mul(at[last], block)
             width = f.min(f.sub(frame.size(shape[-1]), at[last]), block)
-        work.copy(start, total, at, width)
+        if not by_row:
+            work.copy(start, total, at, width)
         work.add(at, width, before, after)
         if total is not y:
             work.copy(total, y, at, width)
