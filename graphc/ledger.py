@@ -73,7 +73,8 @@ IN_ORDER: tuple[Technique, ...] = (
     Technique("schedule", "an order that needs little memory", ("schedule",)),
     Technique("in place", "results that take over the bytes of operands", ("in_place",)),
     Technique("arena", "temporaries that share bytes", ("arena",)),
-    Technique("packed copies", "what is derived from weights, kept while they stay the same", ("prepared",)),
+    # The layout serves those convolutions only whose weights are kept like that.
+    Technique("packed copies", "what is derived from weights, kept while they stay the same", ("prepared", "layout")),
     Technique("command list", "one call of native code for all kernels", ("commands",)),
     Technique("entry", "runs that come again without Python, or as a graph of the GPU", ("entry", "capture")),
 )

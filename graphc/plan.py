@@ -16,13 +16,14 @@ from graphc.kernel import Kernel
 from graphc.plan_report import report_lines
 from graphc.plan_text import plan_lines
 from graphc.printer import text
+from graphc.target import Order
 from graphc.types import TensorType
 
 Role = Literal["given", "constant", "arena", "result", "update"]
 
 
 class Buffer(NamedTuple):
-    """Contiguous bytes that hold one value in row-major order, and views of it that keep that order.
+    """Contiguous bytes that hold one value, and views of it that keep its order.
 
     Attributes:
         role: "given": a placeholder, parameter or variable, whose array the caller passes; never written, except by
@@ -32,11 +33,13 @@ class Buffer(NamedTuple):
         takes: the buffer whose bytes it takes over, which nobody reads any more: an arena buffer that of an arena
             buffer, an update that of its variable. An update without one is a second array, and becomes the
             variable's when the run commits.
+        order: the axes as they lie in memory, outermost first, of an arena buffer that isn't row-major.
     """
 
     role: Role
     node: Node
     takes: int | None = None
+    order: Order | None = None
 
     @property
     def type(self) -> TensorType:

@@ -90,9 +90,24 @@ def _savings(plan: Plan) -> Iterator[str]:
     yield f"in place: {temporaries} temporaries, {updates} of {len(plan.symbolic.updates)} updates"
     arena = sum(nbytes for buffer, nbytes in zip(plan.buffers, plan.nbytes, strict=True) if buffer.role == "arena")
     yield f"reused: {with_unit(arena)} of temporaries lie in {with_unit(plan.peak_bytes - plan.kept_bytes)}"
+    yield from _laid_out(plan)
     keeping = sum(made.kept > 0 for made in plan.made)
     if keeping:
         yield f"prepared: {keeping} kernels keep {with_unit(plan.kept_bytes)} of transformed operands from run to run"
+
+
+def _laid_out(plan: Plan) -> Iterator[str]:
+    """The orders of temporaries that aren't row-major, and why others of as many axes are."""
+    images = [(b, nbytes) for b, nbytes in zip(plan.buffers, plan.nbytes, strict=True) if b.role == "arena"]
+    found: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for buffer, nbytes in images:
+        if buffer.order is not None:
+            found[buffer.order].append(nbytes)
+    for order, sizes in found.items():
+        rest = [nbytes for b, nbytes in images if b.order is None and len(b.type.shape) == len(order)]
+        others = f"; {len(rest)} of as many axes stay row-major, as more bytes around them do" if rest else ""
+        axes = " ".join(map(str, order))
+        yield f"laid out: {len(sizes)} temporaries ({with_unit(sum(sizes))}) lie as {axes}, as their cores like{others}"
 
 
 def _kinds(nodes: Sequence[Node]) -> str:

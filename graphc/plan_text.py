@@ -27,7 +27,8 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     for k, (buffer, nbytes) in enumerate(zip(plan.buffers, plan.nbytes, strict=True)):
         place = f" at {plan.offsets[k]}" if buffer.role == "arena" else ""
         takes = "" if buffer.takes is None else f", takes the bytes of {buffer.takes}"
-        yield f"buffer {k}: {buffer.role} {buffer.type}, {nbytes} bytes{place}{takes}"
+        order = "" if buffer.order is None else f", axes in the order {' '.join(map(str, buffer.order))}"
+        yield f"buffer {k}: {buffer.role} {buffer.type}, {nbytes} bytes{place}{takes}{order}"
 
 
 def step_name(step: Step) -> str:

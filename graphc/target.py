@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import NamedTuple
 
 from graphc.ir import Node
 from graphc.op import Op
@@ -16,6 +17,22 @@ LIGHT = frozenset(
     | {math.logical_and, math.logical_or, math.logical_xor, math.logical_not}
 )
 HEAVY: Mapping[Op, int] = MappingProxyType({math.tanh: 12, math.erf: 16})
+
+Order = tuple[int, ...]  # the axes of an array as they lie in memory, outermost first
+
+
+class Preference(NamedTuple):
+    """The orders that a core likes; it takes row-major operands, too, and no others.
+
+    Attributes:
+        operands: of its operands, by number.
+    """
+
+    operands: Mapping[int, Order]
+    result: Order | None
+
+
+NO_PREFERENCE = Preference(MappingProxyType({}), None)
 
 
 @dataclass(frozen=True)
@@ -37,6 +54,7 @@ class TargetInfo:
         max_live: values that a kernel keeps at a time, one vector register each.
         max_ops: ops in one kernel.
         max_reductions: reductions in one kernel.
+        orders: what a core prefers of whose operands these (by number) are steady; asked for the kinds in `prepares`.
         prepares: kinds of kernels that keep from run to run what they derive from operands that stay the same.
         hosts: whether nodes may be left to the host (`gc.device`), which then has kernels of its own.
         row_bytes: bytes up to which a row may be read by several passes of one kernel (softmax); beyond, it would be
@@ -51,6 +69,7 @@ class TargetInfo:
     prologues: frozenset[str] = frozenset({"concat"})
     views: frozenset[str] = frozenset({"contract"})
     prepares: frozenset[str] = frozenset()
+    orders: Callable[[Node, frozenset[int]], Preference] | None = None
     light: frozenset[Op] = LIGHT
     heavy: Mapping[Op, int] = field(default_factory=lambda: HEAVY)
     max_live: int = 24

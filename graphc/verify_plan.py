@@ -140,6 +140,9 @@ def _buffer_problems(plan: Plan) -> Iterator[str]:
     for k, (buffer, nbytes, offset) in enumerate(zip(plan.buffers, plan.nbytes, plan.offsets, strict=True)):
         if nbytes != buffer.type.bind(plan.dims).nbytes:
             yield f"buffer {k}, {buffer.type}, has {nbytes} bytes"
+        axes = [*range(len(buffer.type.shape))]
+        if buffer.order is not None and (buffer.role != "arena" or sorted(buffer.order) != axes):
+            yield f"buffer {k}, {buffer.role} {buffer.type}, has the order {buffer.order}"
         if buffer.role == "arena":
             end = max(end, offset + nbytes)
             if offset < 0 or offset % ALIGNMENT:

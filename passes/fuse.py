@@ -80,6 +80,12 @@ class Fusion:
                 HANDLERS.get(node.op.kind, Fusion._heavy)(self, node, uses)
         self.clusters = [cluster for cluster in self.clusters if cluster.into is None]
 
+    def owner(self, node: Node) -> Node:
+        """The value whose bytes `node` is."""
+        while node in self.alias:
+            node = self.alias[node]
+        return node
+
     # ----------------------------------------------------------------------------------------- users that join
 
     def _joined_users(self, node: Node, uses: list[Use]) -> list[Use]:

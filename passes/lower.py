@@ -7,7 +7,7 @@ Kernels are interned, so layers that do the same share one. Loops that every acc
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -29,11 +29,11 @@ from graphc.passes.index_maps import (
     linear,
     placed,
     pull,
-    row_major,
     strided,
 )
+from graphc.passes.layout import orders_of, strides_in
 from graphc.plan import Buffer, Role, Step, SymbolicPlan
-from graphc.target import TargetInfo
+from graphc.target import Order, TargetInfo
 from graphc.types import TensorType, TupleType, Type
 
 FIRST_STEP, LAST_STEP = -1, 1 << 62  # serial numbers before and after those of all nodes
@@ -42,7 +42,8 @@ FIRST_STEP, LAST_STEP = -1, 1 << 62  # serial numbers before and after those of 
 def lower(program: Program, info: TargetInfo) -> SymbolicPlan:
     """The kernels of `program`, fused, in an order in which they can run, over buffers that share no bytes yet."""
     with derived_from(parameter(0, TensorType("float32")), "lower"):  # bodies outlive the program: link to none of it
-        return _Lowering(program, Fusion(program, info)).plan()
+        fusion = Fusion(program, info)
+        return _Lowering(program, fusion, orders_of(program, fusion, info)).plan()
 
 
 # A value of a body: `(number,)` of a load, `(node,)` for a constant or size, `(dtype,)` of the core's element, or
@@ -58,12 +59,14 @@ class _Lowering:
     """The plan in the making: its buffers and steps.
 
     Attributes:
+        orders: of values that aren't row-major.
         targets: for each value that the run stores, the buffers that get it; users read the first.
     """
 
-    def __init__(self, program: Program, fusion: Fusion) -> None:
+    def __init__(self, program: Program, fusion: Fusion, orders: Mapping[Node, Order]) -> None:
         self.program = program
         self.fusion = fusion
+        self.orders = orders
         self.buffers: list[Buffer] = []
         self.steps: list[tuple[int, Step]] = []
         self.targets: dict[Node, tuple[int, ...]] = {}
@@ -87,7 +90,7 @@ class _Lowering:
                 self.targets[owner] = (*self.targets.get(owner, ()), slot)
         for node in stored:
             if node not in self.targets:
-                self.targets[node] = (self._buffer("arena", node),)
+                self.targets[node] = (self._buffer("arena", node, self.orders.get(node)),)
         for cluster in self.fusion.clusters:
             nodes = tuple(cluster.nodes())
             kernel, reads, writes = _KernelBuilder(self, cluster).kernel()
@@ -108,10 +111,7 @@ class _Lowering:
 
     def owner(self, node: Node) -> Node:
         """The value whose bytes `node` is."""
-        alias = self.fusion.alias
-        while node in alias:
-            node = alias[node]
-        return node
+        return self.fusion.owner(node)
 
     def source(self, node: Node) -> int:
         """The buffer from which `node` is read."""
@@ -165,8 +165,15 @@ class _Lowering:
             found = self.kernels[key] = Kernel(core, tuple(operands), tuple(results))
         return found
 
-    def _buffer(self, role: Role, node: Node) -> int:
-        self.buffers.append(Buffer(role, node))
+    def position(self, node: Node, index: Index, loops: int) -> Access:
+        """Where in its buffer the element of `node` at `index` lies, over loops numbered below `loops`."""
+        order = self.orders.get(node)
+        if order is None:
+            return linear(index, node.shape, loops)
+        return strided(index, strides_in(node.shape, order), loops)
+
+    def _buffer(self, role: Role, node: Node, order: Order | None = None) -> int:
+        self.buffers.append(Buffer(role, node, order=order))
         return len(self.buffers) - 1
 
     def _copy(self, owner: Node) -> Kernel:
@@ -208,18 +215,19 @@ class _KernelBuilder:
             value = builder.resolve(operand.sink, operand.full)
             element = linear(operand.full, operand.sink.shape, len(operand.extents))
             return builder.region([(value, element, ())], axes=operand.full)
-        key = (operand.type, self.read(self.lowering.source(operand)))
+        read = self.read(self.lowering.source(operand))
+        key = (operand.type, self.lowering.orders.get(operand), read)
         found = self.lowering.regions.get(key)
         if found is None:
-            found = self.lowering.regions[key] = self._whole(operand.tensor_type, key[1])
+            found = self.lowering.regions[key] = self._whole(operand, read)
         return found
 
-    def _whole(self, type: TensorType, read: int) -> Region:
+    def _whole(self, operand: Node, read: int) -> Region:
         """The region of an operand that lies in memory as it is wanted."""
-        index, extents = identity(type.shape)
-        access = _spread(linear(index, type.shape, len(extents)), index)
-        element = self.lowering.parameter(0, TensorType(type.dtype))
-        loops = tuple([Loop(dim) for dim in type.shape])
+        index, extents = identity(operand.shape)
+        access = _spread(self.lowering.position(operand, index, len(extents)), index)
+        element = self.lowering.parameter(0, TensorType(operand.dtype))
+        loops = tuple([Loop(dim) for dim in operand.shape])
         return Region(loops, (Load(read, access),), Program((element,), (element,)))
 
     def _result(self, space: Space) -> Region:
@@ -231,12 +239,12 @@ class _KernelBuilder:
         """The regions that each store their part of a value, after one that fills it."""
         assembly = ASSEMBLED[whole.op](whole)
         copy = self.cluster.copy
-        strides = row_major(whole.shape)
         if copy is None:
             targets = self.lowering.targets[whole]
+            strides = strides_in(whole.shape, self.lowering.orders.get(whole, tuple(range(whole.ndim))))
         else:  # what is stored is a view of it: along each of its axes runs one loop, or none
             targets = self.lowering.targets[copy.sink]
-            index, by_loop = copy.index[whole], linear(copy.full, copy.sink.shape, len(copy.extents)).strides
+            index, by_loop = copy.index[whole], self.lowering.position(copy.sink, copy.full, len(copy.extents)).strides
             strides = tuple([by_loop[axis.terms[0][0]] if axis.terms else 0 for axis in index])
         if assembly.fill is not None:
             yield self._filled(whole, constant(assembly.fill, whole.dtype), targets)
@@ -249,7 +257,7 @@ class _KernelBuilder:
 
     def _filled(self, whole: Node, number: Node, targets: Sequence[int]) -> Region:
         index, extents = identity(whole.shape)
-        access = linear(index, whole.shape, len(extents))
+        access = linear(index, whole.shape, len(extents))  # all elements, in whatever order
         loops, (access,) = collapsed(tuple(range(len(extents))), extents, (), [access])
         stores = tuple([Store(self.write(buffer), access) for buffer in targets])
         return Region(loops, (), Program((), (number,) * len(stores)), stores)
@@ -354,7 +362,7 @@ class _RegionBuilder:
         return self._add(number, (number,)) if found is None else found
 
     def _load(self, buffer: int | None, node: Node, index: Index) -> int:
-        access = linear(index, node.shape, len(self.space.extents))
+        access = self.lowering.position(node, index, len(self.space.extents))
         key = (None if buffer is None else self.kernel.read(buffer), access, node.dtype)
         found = self.loads.get(key)
         if found is None:
@@ -367,7 +375,7 @@ class _RegionBuilder:
         """What the space stores of its own values."""
         cluster, space, stored = self.kernel.cluster, self.space, self.lowering.fusion.stored
         return [
-            (place, linear(space.index[node], node.shape, len(space.extents)), self.lowering.targets[node])
+            (place, self.lowering.position(node, space.index[node], len(space.extents)), self.lowering.targets[node])
             for node, place in self.place.items()
             if stored.get(node) is cluster and node in space.index
         ]

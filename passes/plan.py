@@ -15,10 +15,10 @@ from graphc.collector import paused
 from graphc.fallible import fallible
 from graphc.ir import Node, Program
 from graphc.kernel import Kernel, Region
-from graphc.ops.state import Variable
 from graphc.passes.lower import lower
 from graphc.passes.memory import Interval, assign_offsets, lower_bound, round_up, share_storage
 from graphc.passes.schedule import schedule
+from graphc.passes.steadiness import is_steady, moving
 from graphc.plan import Plan, SymbolicPlan
 from graphc.shortage import shortage
 from graphc.target import TargetInfo
@@ -32,6 +32,7 @@ INFO_SWITCHES: dict[str, dict[str, object]] = {
     "rows": {"row_bytes": -1},
     "rematerialise": {"light": frozenset(), "heavy": {}},
     "prepared": {"prepares": frozenset()},
+    "layout": {"orders": None},
 }
 PLAN_SWITCHES = frozenset({"schedule", "in_place", "arena"})
 TECHNIQUES = PLAN_SWITCHES | INFO_SWITCHES.keys()
@@ -102,13 +103,11 @@ def _nbytes(type: TensorType, dims: Mapping[str, int]) -> int:
 
 def told_steady(plan: SymbolicPlan, kinds: Collection[str]) -> SymbolicPlan:
     """The plan, whose steps of some kinds know which of their reads are steady: see `Step.steady`."""
-    program = plan.program
-    moving = {*program.inputs, *[variable for variable, _ in program.updates]}
+    changing = moving(plan.program)
     steady = {
         k
         for k, buffer in enumerate(plan.buffers)
-        if buffer.role == "constant"
-        or (buffer.role == "given" and isinstance(buffer.node, Variable) and buffer.node not in moving)
+        if buffer.role in ("constant", "given") and is_steady(buffer.node, changing)
     }
     steps = [
         step._replace(steady=frozenset([number for number, k in enumerate(step.reads) if k in steady]))

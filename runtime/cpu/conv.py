@@ -6,11 +6,13 @@ does: dtypes but float32, three spatial axes and more, symbolic sizes but the ba
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
 from graphc.dims import product
+from graphc.ir import Node
 from graphc.op import Op
 from graphc.ops.conv import conv_input_grad, conv_op, conv_weight_grad
 from graphc.runtime.conv_geometry import Axis, Convolution, described
@@ -28,11 +30,13 @@ from graphc.runtime.cpu import (
     lanes,
 )
 from graphc.runtime.cpu.builder import Function
-from graphc.runtime.cpu.conv_tiles import counters
+from graphc.runtime.cpu.conv_tiles import BYTES, counters
+from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.phases import KernelCode
 from graphc.runtime.cpu.values import MEMORY_TYPE, Int, Value, constant
 from graphc.runtime.cpu.winograd import FOUR, TWO
 from graphc.runtime.strided import itemsize
+from graphc.target import NO_PREFERENCE, Order, Preference
 
 
 class Algorithm(NamedTuple):
@@ -86,6 +90,27 @@ def _emit(code: KernelCode, algorithms: Sequence[Algorithm]) -> bool:
     code.note(algorithm.name)
     algorithm.emit(code, convolution)
     return True
+
+
+HEAVY = 1 << 19  # elements of weights: with more, little time goes into turning, and threads write what others read
+_LAST: Mapping[int, Order] = {3: (0, 2, 1), 4: (0, 2, 3, 1)}  # channels last, by how many axes there are
+
+
+def preference(host: Host, precision: str, core: Node, steady: Collection[int]) -> Preference:
+    """The orders in which a convolution's operands and result should lie: channels last where they lie in lanes."""
+    if core.op is not conv_op or core.dtype != "float32" or 1 not in steady:
+        return NO_PREFERENCE
+    convolution = described(core)
+    last = _LAST.get(core.ndim)
+    if last is None or not conv_channels.fits(convolution, host) or math.prod(convolution.extents("w")) > HEAVY:
+        return NO_PREFERENCE
+    if precision != "exact":
+        if any(conv_winograd_channels.fits(transform, convolution, host) for transform in (FOUR, TWO)):
+            whole = int(convolution.inputs) % host.lanes(BYTES) == 0
+            return Preference({0: last} if whole else {}, last)
+        if conv_winograd.is_profitable(convolution, host):
+            return NO_PREFERENCE
+    return Preference({0: last}, last)
 
 
 _OPS = (conv_op, conv_input_grad, conv_weight_grad)

@@ -20,7 +20,7 @@ from graphc.dims import Dim, ceil_div
 from graphc.runtime.conv_geometry import Convolution, Sweep, sweep, two_dimensional
 from graphc.runtime.cpu import conv_taps, lanes
 from graphc.runtime.cpu.builder import Function
-from graphc.runtime.cpu.conv_source import padded
+from graphc.runtime.cpu.conv_source import is_channels_last, padded, padded_pixels, stores_channels_last
 from graphc.runtime.cpu.conv_taps import Group, Taps, alike, taps_tile
 from graphc.runtime.cpu.conv_tiles import (
     BYTES,
@@ -90,14 +90,19 @@ class Shape(NamedTuple):
 
 
 def is_served(code: KernelCode, convolution: Convolution) -> bool:
-    """Whether `channels` can emit it: weights are steady, all sizes but the batch are known, and lanes are used."""
+    """Whether `channels` can emit it: weights are steady, and it `fits`."""
+    return fits(convolution, code.host) and code.is_steady(1)
+
+
+def fits(convolution: Convolution, host: Host) -> bool:
+    """Whether all sizes but the batch are known, and lanes are used."""
     if convolution.roles[2] != "g" or not convolution.is_static or len(convolution.axes) > 2:
         return False
-    wide, rows = code.host.lanes(BYTES), int(convolution.outputs)
+    wide, rows = host.lanes(BYTES), int(convolution.outputs)
     is_product = all((axis.kernel, axis.stride, axis.before) == (1, 1, 0) for axis in convolution.axes)
     if is_product and math.prod(int(axis.windows) for axis in convolution.axes) > 2 * POINTS:
         return False  # there is nothing to copy, and much to turn
-    return code.is_steady(1) and -(-rows // wide) * wide <= WASTE * rows
+    return -(-rows // wide) * wide <= WASTE * rows
 
 
 def channels(code: KernelCode, convolution: Convolution) -> None:
@@ -108,7 +113,9 @@ def channels(code: KernelCode, convolution: Convolution) -> None:
     height, width = shape.sweeps
     sizes = height.size, width.size
     spans = ((0, height.size), (0, width.size)) if shape.is_written_out else (height.reach, width.reach)
-    source = padded(code, source, shape.batch, shape.groups * shape.channels, sizes, spans)
+    total = shape.groups * shape.channels
+    lay = padded_pixels if is_channels_last(source, total, width.size) else padded
+    source = lay(code, source, shape.batch, total, sizes, spans)
     _Channels(code, shape, source, weight).emit(convolution.products // PRODUCTS_PER_NS + 1)
 
 
@@ -168,7 +175,8 @@ class _Channels:
         self.panel_size = shape.channels * shape.taps[0] * shape.taps[1] * self.panel
         points = -(-shape.images * shape.height * shape.width // self.wide) * self.wide
         self.row = (points // self.wide | 1) * self.wide  # of points, turned; rows fall into all sets of the cache
-        sizes = [points * self.panel, self.panel * self.row]
+        self.turns = not stores_channels_last(code.kernel.results[0])
+        sizes = [points * self.panel, self.panel * self.row if self.turns else 0]
         self.places = [0, int(aligned(sizes[0] * BYTES))]
         self.scratch_bytes = self.places[1] + int(aligned(sizes[1] * BYTES))
 
@@ -243,8 +251,9 @@ class _Channels:
                 zero_fill(f, self.host, sums, f.mul(count, self.panel))
             args = [n_count, p_count, frame.size(self.source.strides[0]), p]
             f.call(self.sums(), "void", source, weights, sums, *map(f.i64, args))
-            turn = turner(self.code.module, self.host, self.panel, self.row)
-            f.call(turn, "void", sums, turned, f.i64(count))
+            if self.turns:
+                turn = turner(self.code.module, self.host, self.panel, self.row)
+                f.call(turn, "void", sums, turned, f.i64(count))
             first = f.mul(panel, self.panel)
             o = f.add(f.mul(group, shape.rows), first)
             o_count = f.min(self.panel, f.sub(shape.rows, first))
@@ -254,12 +263,15 @@ class _Channels:
                 i, j, *point = index
                 h, w = point if len(point) == 2 else (0, *point)
                 line = f.add(f.mul(f.sub(i, n), shape.height), f.sub(h, p))
-                at = f.add(f.mul(f.sub(j, o), self.row), f.add(f.mul(line, shape.width), w))
-                return f.address(turned, at, FLOAT)
+                row, column = f.sub(j, o), f.add(f.mul(line, shape.width), w)
+                if self.turns:
+                    return f.address(turned, f.add(f.mul(row, self.row), column), FLOAT)
+                return f.address(sums, f.add(f.mul(column, self.panel), row), FLOAT)
 
             is_flat = len(self.code.kernel.results[0].loops) < len(bounds)
             box = [*bounds[:2], *bounds[3:]] if is_flat else bounds
-            lanes.block(frame, 0, box, Element(element, "float32"), joins=1 if is_flat else 2)
+            how = Element(element, "float32") if self.turns else Element(element, "float32", axis=1, across=-1)
+            lanes.block(frame, 0, box, how, joins=1 if is_flat else 2)
 
         f.loop(frame.low, frame.high, 1, unit)
         frame.done()
@@ -296,15 +308,15 @@ class _Channels:
     ) -> None:
         """The products of some channels from `c` on, tile by tile; those that meet the same in a loop."""
         shape, (source, b, target), (images, lines, image_step, top) = self.shape, places, numbers
-        channel, line = (int(step) for step in self.source.strides[1:3])
+        channel, line, pixel = (int(step) for step in self.source.strides[1:])
         height, width = shape.sweeps
         depth = f.min(shape.depth, f.sub(shape.channels, c))
 
         def group(n: Value, down: Group, across: Group) -> None:
-            taps = Taps(shape.tile.vectors, line, down.span, across.span)
+            taps = Taps(shape.tile.vectors, line, pixel, down.span, across.span)
 
             def tile(p: Value, j: Value) -> None:
-                row = f.add(f.mul(p, line * height.stride), f.mul(j, width.stride))
+                row = f.add(f.mul(p, line * height.stride), f.mul(j, pixel * width.stride))
                 place = f.add(f.add(f.mul(n, image_step), f.mul(c, channel)), row)
                 number = f.add(f.mul(f.add(f.mul(n, shape.height), p), shape.width), j)
                 at = f.address(source, place, FLOAT), b, f.address(target, f.mul(number, self.panel), FLOAT)
@@ -325,14 +337,15 @@ class _Channels:
     def tiles(self, f: Function, places: tuple[Value, Value, Value], c: Value, numbers: Sequence[Value]) -> None:
         """The same where taps are loops, and zeros lie around the source."""
         shape, (source, b, target), (images, lines, image_step, _) = self.shape, places, numbers
-        channel, line = (int(step) for step in self.source.strides[1:3])
+        channel, line, pixel = (int(step) for step in self.source.strides[1:])
         height, width = shape.sweeps
         down, across = shape.taps
+        apart = pixel * width.stride
         depth = f.min(shape.depth, f.sub(shape.channels, c))
         runs = [
             Run(depth, channel, down * across * self.panel),
             Run(down, line * height.classes[0].step, across * self.panel),
-            Run(across, width.classes[0].step, self.panel),
+            Run(across, pixel * width.classes[0].step, self.panel),
         ]
         loops = [run for run in runs if run.times != 1]
 
@@ -341,10 +354,10 @@ class _Channels:
             number = f.mul(f.add(f.mul(n, shape.height), p), shape.width)
 
             def tile(j: Int, points: int) -> None:
-                a = f.address(source, f.add(place, f.mul(j, width.stride)), FLOAT)
+                a = f.address(source, f.add(place, f.mul(j, apart)), FLOAT)
                 into = f.address(target, f.mul(f.add(number, j), self.panel), FLOAT)
                 what = Tile(count * points, shape.tile.vectors)
-                a_rows = width.stride if count == 1 else Lines(points, width.stride, line * height.stride)
+                a_rows = apart if count == 1 else Lines(points, apart, line * height.stride)
                 adds = shape.depth < shape.channels
                 product_tile(f, what, (a, b, into), loops, (a_rows, self.panel), adds=adds, far=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from graphc.dims import Dim
+from graphc.kernel import Region
 from graphc.runtime.cpu.builder import Function
 from graphc.runtime.cpu.conv_tiles import BYTES, FLOAT
 from graphc.runtime.cpu.phases import Frame, KernelCode
@@ -12,6 +13,16 @@ from graphc.runtime.cpu.values import I64, Int, Value, constant, lanes_of, vecto
 from graphc.runtime.strided import Strided
 
 Spans = tuple[tuple[int, int], tuple[int, int]]  # first and last (exclusive) element, along height and width
+
+
+def is_channels_last(source: Strided, channels: int, width: int) -> bool:
+    """Whether a source [batch, channels, height, width] lies in memory as [batch, height, width, channels]."""
+    return source.strides[1:] == (1, width * channels, channels) and channels > 1
+
+
+def stores_channels_last(region: Region) -> bool:
+    """Whether a region over [batch, channels, *sizes] stores channels next to each other."""
+    return bool(region.stores) and all(store.access.strides[1] == 1 for store in region.stores)
 
 
 def padded(
@@ -52,6 +63,39 @@ def padded(
         f.loop(0, rows, 1, row)
 
     f.loop(frame.low, frame.high, 1, plane)
+    frame.done()
+    return target
+
+
+def padded_pixels(
+    code: KernelCode, source: Strided, batch: Dim, channels: int, sizes: tuple[int, int], spans: Spans
+) -> Strided:
+    """As `padded`, of a source whose channels lie together, as they do in the copy; see `is_channels_last`."""
+    (top, bottom), (left, right) = spans
+    height, width = sizes
+    if top >= 0 and left >= 0 and bottom <= height and right <= width:
+        return source
+    rows, columns, wide = bottom - top, right - left, code.host.lanes(BYTES)
+    pixel = channels + wide  # pixels a power of 2 apart would share few sets of the first cache
+    strides = (pixel * rows * columns, 1, columns * pixel, pixel)
+    offset = code.workspace(batch * strides[0] * BYTES)
+    target = Strided("workspace", offset, -(top * columns + left) * pixel, strides, "float32")
+    units = batch * rows
+    frame = code.phase(units, units * (columns * channels // 8 + 1))
+    f = frame.f
+
+    def row(unit: Value, _: list[Value]) -> None:
+        n, h = f.div(unit, rows), f.add(f.rem(unit, rows), top)
+        there = _width_there(frame, h, sizes)
+
+        def column(w: Value, _: list[Value]) -> None:
+            exists = f.compare("icmp ult", f.convert("trunc", w, "i32"), there)
+            ends = [frame.at(array, (n, 0, h, w)) for array in (source, target)]
+            _padded_row(frame, ends, 1, (0, channels), f.select(exists, constant("i32", channels), constant("i32", 0)))
+
+        f.loop(left, right, 1, column)
+
+    f.loop(frame.low, frame.high, 1, row)
     frame.done()
     return target
 

@@ -72,11 +72,12 @@ class Taps(NamedTuple):
 
     Attributes:
         vectors: of a panel.
-        line: distance of the lines of the source.
+        line, pixel: distances of the lines of the source, and of a line's elements.
     """
 
     vectors: int
     line: int
+    pixel: int
     height: Span
     width: Span
 
@@ -105,7 +106,7 @@ def taps_tile(
         first, count = there[0] if there else 0, len(there)
         a, b = f.address(a, first * apart, FLOAT), f.address(b, first * row, FLOAT)
         taps = taps._replace(height=ONE)
-    numbers = (taps.vectors, taps.line, *taps.height, *taps.width)
+    numbers = (taps.vectors, taps.line, taps.pixel, *taps.height, *taps.width)
     name = ".".join(map(str, ("taps", "add" if adds else "put", *numbers)))
     f.call(name, "void", a, b, c, *[f.i64(number) for number in (depth, channel, weights, count, apart)])
 
@@ -117,9 +118,9 @@ def library(host: Host, symbol: str) -> str:
     written out is repeated for each, with the distance in the source: the weights follow each other.
     """
     _, mode, *numbers = symbol.split(".")
-    vectors, line, *axes = map(int, numbers)
+    vectors, line, pixel, *axes = map(int, numbers)
     module, fields = Module(), len(Span._fields)
-    taps = Taps(vectors, line, Span(*axes[:fields]), Span(*axes[fields:]))
+    taps = Taps(vectors, line, pixel, Span(*axes[:fields]), Span(*axes[fields:]))
     f = module.function(
         symbol, [*[("ptr noalias", letter) for letter in "abc"], *[(I64, f"number{k}") for k in range(5)]]
     )
@@ -140,7 +141,7 @@ def _products(f: Function, host: Host, taps: Taps, places: Sequence[Value], sums
 
     Between the taps weights are fetched ahead, which also keeps LLVM from holding on to elements until the next tap.
     """
-    (left, right), (vectors, line, height, width) = places, taps
+    (left, right), (vectors, line, pixel, height, width) = places, taps
     lanes = host.lanes(BYTES)
     type, found = vector(FLOAT, lanes), list(sums)
     for t in range(height.taps):
@@ -152,7 +153,7 @@ def _products(f: Function, host: Host, taps: Taps, places: Sequence[Value], sums
                 f.prefetch(f.address(right, AHEAD + at * BYTES, "i8"))
             for i, h in height.met(t):
                 for j, w in width.met(u):
-                    factor = f.splat(f.load(FLOAT, f.address(left, h * line + w, FLOAT), BYTES), lanes)
+                    factor = f.splat(f.load(FLOAT, f.address(left, h * line + w * pixel, FLOAT), BYTES), lanes)
                     for v, row in enumerate(weights):
                         number = (i * width.points + j) * vectors + v
                         found[number] = f.fma(factor, row, found[number])

@@ -6,7 +6,9 @@ columns of its matrices.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from graphc.dims import Dim, ceil_div
@@ -182,3 +184,106 @@ class Tiles:
                 mask = None if all(exists) else chosen_lanes(exists)
                 value = f.load(type, f.address(row, start + x, FLOAT), BYTES, mask)
             f.store(value, f.address(target, x, FLOAT), BYTES)
+
+
+class ChannelTiles:
+    """The same of a source whose channels lie together: they lie in the lanes of vectors.
+
+    For each place there is, vector by vector of the channels, a matrix of tiles by those. Tiles are read where they
+    are; what lies after the last one of a block, up to a whole number of `rows`, is zero.
+
+    Args:
+        vectors: of the channels.
+        tiles: rows of a matrix.
+        place: distance of the places.
+        rows: tiles that are multiplied at a time.
+
+    Attributes:
+        units: in which a block is transformed: lines of tiles of one vector.
+    """
+
+    def __init__(
+        self, code: KernelCode, grid: Grid, source: Strided, vectors: int, tiles: int, place: int, rows: int
+    ) -> None:
+        self.code, self.grid, self.source = code, grid, source
+        self.wide = code.host.lanes(BYTES)
+        self.type = vector(FLOAT, self.wide)
+        self.matrix, self.place, self.rows = tiles * self.wide, place, rows
+        self.units = vectors * grid.images * grid.lines
+        self.parts: list[int] = []
+
+    def enter(self, frame: Frame, parts: Sequence[Value]) -> None:
+        """Go on in a phase."""
+        self.frame = frame
+
+    def transform(self, block: Int, unit: Int, target: Value) -> None:
+        """Transform a unit of a block; the first line of a vector also clears what lies after the last tile."""
+        frame, f, grid = self.frame, self.frame.f, self.grid
+        n, n_count, line, lines = grid.block(frame, block)
+        number, image, t = counters(f, f.i64(unit), [0, grid.images, grid.lines])
+        into = f.address(target, f.mul(number, self.matrix), FLOAT)
+
+        def there() -> None:
+            source = frame.at(self.source, (f.add(n, image), f.mul(number, self.wide)))
+            top = f.add(f.mul(f.add(line, t), grid.transform.results), grid.height.reach[0])
+            at = f.mul(f.add(f.mul(image, grid.lines), t), grid.across * self.wide)
+            f.call(self.line(), "void", source, f.address(into, at, FLOAT), f.i64(top))
+
+        f.if_(f.binary("and", f.is_less(image, n_count), f.is_less(t, lines)), there)
+        is_first = f.compare("icmp eq", f.i64(f.add(image, t)), f.i64(0))
+        f.if_(is_first, lambda: self.clear(into, grid.tiles_of(f, n_count, lines)))
+
+    def clear(self, target: Value, count: Int) -> None:
+        """Zeros after so many tiles, up to where tiles are multiplied."""
+        f = self.frame.f
+        end = f.mul(f.div(f.add(count, self.rows - 1), self.rows), self.rows)
+        zero, places = constant(self.type, 0), self.grid.transform.places
+
+        def tile(j: Value, _: list[Value]) -> None:
+            at = f.address(target, f.mul(j, self.wide), FLOAT)
+            f.loop(0, places, 1, lambda p, _: f.store(zero, f.address(at, f.mul(p, self.place), FLOAT), BYTES))
+
+        f.loop(count, end, 1, tile)
+
+    def line(self) -> str:
+        """The function that transforms a line of tiles: from the first channel of an image's first pixel, to where, and
+        the first row of the source."""
+        name, module, grid = "tiles", self.code.module, self.grid
+        if module.has(name):
+            return name
+        parameters = [("ptr noalias", "source"), ("ptr noalias", "target"), (I64, "top")]
+        f = module.function(name, parameters, internal=True)
+        source, target, top = (f.parameter(k) for k in range(3))
+        results, side, start = grid.transform.results, grid.transform.side, grid.width.reach[0]
+        lines = grid.transform.lines(f)
+        line_step, pixel = (int(step) for step in self.source.strides[2:])
+
+        def tile(exists: Sequence[bool], j: Value, _: list[Value]) -> None:
+            begin = f.address(source, f.mul(f.add(f.mul(j, results), start), pixel), FLOAT)
+            into = f.address(target, f.mul(j, self.wide), FLOAT)
+
+            def load(r: Value) -> list[Value]:
+                h = f.i64(f.add(top, r))
+                inside = f.splat(f.compare("icmp ult", h, f.i64(grid.height.size)), self.wide)
+                row = f.address(begin, f.mul(h, line_step), FLOAT)
+                places = [f.address(row, k * pixel, FLOAT) for k in range(side)]
+                zero = constant(self.type, 0)
+                return [
+                    f.load(self.type, at, BYTES, inside) if there else zero
+                    for at, there in zip(places, exists, strict=True)
+                ]
+
+            def store(j: Value, values: Sequence[Value]) -> None:
+                store_column(f, f.address(into, f.mul(j, self.place), FLOAT), values, self.place)
+
+            two_passes(f, self.type, lines.source, (side, side), load, store)
+
+        all_columns = [range(start + j * results, start + j * results + side) for j in range(grid.across)]
+        existing = [tuple([0 <= w < grid.width.size for w in columns]) for columns in all_columns]
+        low = 0
+        for exists, alike in itertools.groupby(existing):
+            high = low + len(list(alike))
+            f.loop(low, high, 1, partial(tile, exists))
+            low = high
+        f.ret()
+        return name

@@ -11,11 +11,19 @@ from graphc.runtime.cpu.values import MEMORY_TYPE, Int, Value, constant, with_el
 
 
 class Element(NamedTuple):
-    """The core's element: its address at an index over the loops, the dtype that lies there, and along which axis."""
+    """The core's element.
+
+    Attributes:
+        address: at an index over the loops.
+        dtype: that lies there.
+        axis: the one along which elements are contiguous.
+        across: an axis that is walked vector by vector, so that what varies along `axis` alone is computed once.
+    """
 
     address: Callable[[Sequence[Int]], Value]
     dtype: str
-    axis: int = -1  # the one along which elements are contiguous
+    axis: int = -1
+    across: int | None = None
 
 
 def is_signed(dtype: str) -> bool:

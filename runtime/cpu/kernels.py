@@ -20,6 +20,7 @@ from graphc.runtime.cpu import (
     scan,
     sort,
     window,
+    window_channels,
     winograd_library,
 )
 from graphc.runtime.cpu.host import Host
@@ -32,7 +33,8 @@ FLAT = 64  # sizes from which kernels of one loop, such as the updates of biases
 
 Core = Callable[[KernelCode], bool]  # emits the phases of a kernel with a core; False: it isn't served
 
-ROOMS = (attention, conv, gemm, index, philox, scan, sort, window)  # each has a table of the cores that it emits
+# Each has a table of the cores that it emits; later ones come before others.
+ROOMS = (attention, conv, gemm, index, philox, scan, sort, window, window_channels)
 CORES: Mapping[Op, Core] = {op: core for room in ROOMS for op, core in room.CORES.items()}
 EXACT_CORES: Mapping[Op, Core] = {**CORES, **conv.EXACT_CORES}  # none of an algorithm that loses bits for speed
 

@@ -263,11 +263,14 @@ def block(frame: Frame, k: int, bounds: Sequence[tuple[Int, Int]], element: Elem
         region, bounds, element = joined, _joined(frame, bounds), _of_joined(element)
     nest = Nest(frame, region, element)
 
+    axis, across = nest.axis, nest.layout.across
+    walked: dict[int | None, tuple[Int, Int]] = {k: at for k, at in enumerate(bounds) if k in (axis, across)}
+
     def over(loops: Sequence[int], index: dict[int, Int]) -> None:
-        if len(loops) <= 1:
-            nest.run(index, *(bounds[loops[0]] if loops else (0, 0)))
+        if not loops:
+            nest.run(index, *walked.get(axis, (0, 0)), tile=walked.get(across, (0, 0)))
             return
         loop, *inner = loops
         frame.f.loop(*bounds[loop], 1, lambda i, _: over(inner, {**index, loop: i}))
 
-    over(sorted(range(len(region.loops)), key=lambda loop: loop == nest.axis), {})
+    over([loop for loop in range(len(region.loops)) if loop not in walked], {})

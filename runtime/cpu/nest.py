@@ -12,8 +12,9 @@ kept in the worker's scratch if it costs more than reading it back, and computed
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from graphc.dims import product
 from graphc.ir import Node
@@ -77,12 +78,15 @@ class Nest:
         self.first_store = len(self.ports)
         self.ports += [Port(array) for array in ([into] if into else stored_in(region))]
         self.layout = layout_of(region, frame.host, self.ports, element.axis if element and has_core else None)
+        if element and has_core and element.across is not None:
+            self.layout = self.layout._replace(across=range(len(region.loops))[element.across])
         self.axis, self.lanes = self.layout.axis, self.layout.lanes
         extent = 1 if self.axis is None else region.loops[self.axis].extent
         self.fills = self.lanes == 1 or (element is None and isinstance(extent, int) and extent % self.lanes == 0)
         self.extents = [frame.size(loop.extent) for loop in region.loops]
         self.strides = [frame.sizes(port.array.strides) for port in self.ports]
         self.reduced = [k for k, loop in enumerate(region.loops) if loop.reduce]
+        self.inner = {k for k in (*self.reduced, self.axis, self.layout.across) if k is not None}
         self.passes = passes_of(region)
         self.kept = [node for current in self.passes for node in current.kept]
         self.turned = [node for node, number in self.loads.items() if self.is_turned(self.ports[number])]
@@ -149,7 +153,7 @@ class Nest:
             tile: first and last (exclusive) of the loop that is walked across it, if there is one.
         """
         point = self.start(index)
-        self.fill(point, self.invariant(), 0)
+        self.fill(point, self.invariant(self.inner), 0)
         if self.axis is None:
             self.rows_at([point])
         elif self.axis in self.reduced:
@@ -161,10 +165,10 @@ class Nest:
         """Go along a parallel vector loop, a few vectors at a time, then vector by vector."""
         f, axis, across, flight = self.f, self.axis, self.layout.across, self.layout.flight
         assert axis is not None
-        middle = low if across is not None else self.middle(low, high, flight)
+        middle = low if across is not None and flight == 1 else self.middle(low, high, flight)
         if not _known(middle, low):
-            step = self.lanes * flight
-            f.loop(low, middle, step, lambda i, _: self.rows_at(self.beside(point, axis, i, flight)))
+            step, beside = self.lanes * flight, partial(self.beside, point, axis)
+            f.loop(low, middle, step, lambda i, _: self.abreast(beside(i, flight), across, tile))
 
         def rest(i: Value, _: list[Value]) -> None:
             mask = None if self.fills else f.mask(f.sub(high, i), self.lanes)
@@ -177,9 +181,20 @@ class Nest:
         if not _known(middle, high):
             f.loop(middle, high, self.lanes, rest)
 
+    def abreast(self, points: Sequence[_Point], across: int | None, tile: tuple[Int, Int]) -> None:
+        """Several vectors side by side, all of which exist; walked across if there is a loop for that."""
+        if across is None:
+            return self.rows_at(points)
+        for point in points:
+            self.fill(point, self.invariant({across}), 0)
+        step = partial(self.moved, loop=across)
+        self.f.loop(*tile, 1, lambda j, _: self.rows_at([self.branched(step(point, by=j)) for point in points]))
+        return None
+
     def crossed(self, point: _Point, across: int, tile: tuple[Int, Int], left: Int) -> None:
         """Walk across a vector, of which `left` lanes or more exist: in squares if there is something to turn."""
         f, (low, high) = self.f, tile
+        self.fill(point, self.invariant({across}), 0)
         middle = low
         if self.turned:
             middle = f.sub(high, f.rem(f.sub(high, low), self.lanes))
@@ -350,7 +365,7 @@ class Nest:
     def rows_from(self, index: Mapping[int, Int], low: Int, high: Int, count: int) -> list[_Point]:
         """The point of one row, or of `count` vectors of rows side by side, and what is known before the pass."""
         f, point = self.f, self.start(index)
-        self.fill(point, self.invariant(), 0)
+        self.fill(point, self.invariant(self.inner), 0)
         points = [point]
         if self.axis is not None and self.axis not in self.reduced:
             starts = [f.add(low, k * self.lanes) for k in range(count)]
@@ -398,9 +413,8 @@ class Nest:
 
     # ------------------------------------------------------------------------------------ values
 
-    def invariant(self) -> list[Node]:
-        """Values that are the same at every point of the vector loop and the reduce loops."""
-        inner = {k for k in (*self.reduced, self.axis, self.layout.across) if k is not None}
+    def invariant(self, inner: Collection[int]) -> list[Node]:
+        """Values that are the same at every point of these loops."""
         found: set[Node] = set()
         for node in self.region.values:
             if node is self.core or node.op.kind == "reduce":

@@ -22,7 +22,7 @@ from graphc.op import Array
 from graphc.ops.sorting import topk_op
 from graphc.passes.plan import bind_plan, plan_kernels, updated_after
 from graphc.plan import Buffer, Plan, Step, SymbolicPlan, Variant
-from graphc.runtime.cpu import attention, copies, driver, packs
+from graphc.runtime.cpu import attention, conv, copies, driver, packs
 from graphc.runtime.cpu.blocks import Blocks
 from graphc.runtime.cpu.copies import Copy
 from graphc.runtime.cpu.driver import Command, CommandList, Scratch, State, aligned_memory, run
@@ -111,6 +111,7 @@ class CpuTarget:
     ) -> None:
         self.disable = disable
         self.host = this_host() if host is None else host
+        self.info = replace(CpuTarget.info, orders=partial(conv.preference, self.host, conv_precision))
         self.pool = shared_pool(threads)
         self.memory = Memory()
         self.scratch = Scratch(self.pool.threads)

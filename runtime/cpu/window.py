@@ -29,7 +29,7 @@ TAPS_PER_NS = 8  # elements of windows that are met in a nanosecond
 MAX_I32 = 1 << 30  # elements up to which positions are counted in 32 bits
 
 
-class _Axis(NamedTuple):
+class WindowAxis(NamedTuple):
     """The windows along one spatial axis.
 
     Attributes:
@@ -65,7 +65,10 @@ class _Axis(NamedTuple):
         return (0, self.kernel) if self.inside else self.taps(f, start, 0, self.size)
 
 
-def _axes(frame: Frame, spatial: Sequence[Dim], counts: Sequence[Dim], attrs: Mapping[str, Any]) -> list[_Axis]:
+def window_axes(
+    frame: Frame, spatial: Sequence[Dim], counts: Sequence[Dim], attrs: Mapping[str, Any]
+) -> list[WindowAxis]:
+    """The windows along each axis of data of some sizes, of which there are so many."""
     per_axis = zip(spatial, *[attrs[name] for name in ("kernel", "stride", "padding", "dilation")], counts, strict=True)
     found = []
     for size, kernel, stride, (before, after), dilation, count in per_axis:
@@ -74,7 +77,7 @@ def _axes(frame: Frame, spatial: Sequence[Dim], counts: Sequence[Dim], attrs: Ma
         padded = room + after >= 0 if isinstance(room, int) else not attrs["ceil_mode"]
         known, windows = [frame.size(dim) for dim in (size, kernel, stride)], frame.size(count)
         inside = before == 0 and fits
-        found.append(_Axis(known[0], known[1], known[2], before, after, dilation, windows, inside, padded))
+        found.append(WindowAxis(known[0], known[1], known[2], before, after, dilation, windows, inside, padded))
     return found
 
 
@@ -83,7 +86,7 @@ def _ceil_div(f: Function, a: Int, b: Int) -> Int:
     return f.div(f.add(a, f.sub(b, 1)), b)
 
 
-def _computed_type(dtype: str) -> str:
+def computed_type(dtype: str) -> str:
     """The type that pooling computes in: 16-bit floats as float32, and bools as bytes."""
     return "float" if dtype in HALVES else MEMORY_TYPE[dtype]
 
@@ -91,7 +94,7 @@ def _computed_type(dtype: str) -> str:
 # ---------------------------------------------------------------------------------------------- what windows make
 
 
-class _Tap(NamedTuple):
+class Tap(NamedTuple):
     """One element of each window of a block.
 
     Attributes:
@@ -104,7 +107,7 @@ class _Tap(NamedTuple):
     place: Callable[[], Value]
 
 
-class _Rule(NamedTuple):
+class Rule(NamedTuple):
     """What becomes of the elements of a window.
 
     Attributes:
@@ -113,21 +116,21 @@ class _Rule(NamedTuple):
     """
 
     start: Callable[[str, str, bool], list[Value]]
-    join: Callable[[Function, list[Value], _Tap, bool], list[Value]]
+    join: Callable[[Function, list[Value], Tap, bool], list[Value]]
 
 
 def _lowest(type: str, signed: bool) -> Value:
     return REDUCTIONS[reduce_max].start(type, signed)
 
 
-def _maximum(f: Function, best: list[Value], tap: _Tap, signed: bool) -> list[Value]:
+def _maximum(f: Function, best: list[Value], tap: Tap, signed: bool) -> list[Value]:
     value = tap.value
     if tap.present is not None:
         value = f.select(tap.present, value, _lowest(value.type, signed))
     return REDUCTIONS[reduce_max].join(f, best, [value], signed)
 
 
-def _first_maximum(f: Function, best: list[Value], tap: _Tap, signed: bool) -> list[Value]:
+def _first_maximum(f: Function, best: list[Value], tap: Tap, signed: bool) -> list[Value]:
     """The greater of two and its place; of equal ones the first, and a nan before all."""
     value, place = best
     if element_of(value.type) in ("float", "double"):
@@ -141,19 +144,19 @@ def _first_maximum(f: Function, best: list[Value], tap: _Tap, signed: bool) -> l
     return [f.select(better, tap.value, value), f.select(better, tap.place(), place)]
 
 
-def _sum(f: Function, total: list[Value], tap: _Tap, signed: bool) -> list[Value]:
+def _sum(f: Function, total: list[Value], tap: Tap, signed: bool) -> list[Value]:
     value = tap.value
     if tap.present is not None:
         value = f.select(tap.present, value, constant(value.type, 0))
     return [f.binary("fadd", total[0], value)]
 
 
-_RULES: Mapping[Op, _Rule] = {
-    pooling.max_pool_op: _Rule(lambda type, place, signed: [_lowest(type, signed)], _maximum),
-    pooling.max_pool_indices: _Rule(
+RULES: Mapping[Op, Rule] = {
+    pooling.max_pool_op: Rule(lambda type, place, signed: [_lowest(type, signed)], _maximum),
+    pooling.max_pool_indices: Rule(
         lambda type, place, signed: [_lowest(type, signed), constant(place, -1)], _first_maximum
     ),
-    pooling.avg_pool_op: _Rule(lambda type, place, signed: [constant(type, 0)], _sum),
+    pooling.avg_pool_op: Rule(lambda type, place, signed: [constant(type, 0)], _sum),
 }
 
 
@@ -203,13 +206,13 @@ class _Taps:
     """
 
     def __init__(
-        self, f: Function, axis: _Axis, row: _Row, dtype: str, first: Int, lanes: int, edge: bool, place: str
+        self, f: Function, axis: WindowAxis, row: _Row, dtype: str, first: Int, lanes: int, edge: bool, place: str
     ) -> None:
         self.f, self.axis, self.row, self.dtype, self.lanes = f, axis, row, dtype, lanes
         self.start, self.edge, self.place_type = axis.start(f, first), edge, place
         self._halves: dict[int, Value] = {}
 
-    def __call__(self, j: Int) -> _Tap:
+    def __call__(self, j: Int) -> Tap:
         """The j-th element of each window."""
         f, axis, step = self.f, self.axis, self.row.step
         column = f.add(self.start, f.mul(j, axis.dilation))
@@ -218,7 +221,7 @@ class _Taps:
             value = self._second(j)
         else:
             value = self._load(column, f.mul(axis.stride, step), present)
-        return _Tap(value, present, lambda: self._positions(f.add(self.row.place, column), axis.stride))
+        return Tap(value, present, lambda: self._positions(f.add(self.row.place, column), axis.stride))
 
     def _positions(self, first: Int, stride: Int) -> Value:
         return positions(self.f, first, stride, self.place_type, self.lanes)
@@ -254,7 +257,7 @@ class _Taps:
         return self._halves[offset]
 
 
-def _pool(code: KernelCode) -> bool:
+def pool(code: KernelCode) -> bool:
     """Pooling of x[N, C, *spatial]: one unit of work is one row of windows."""
     core = code.kernel.core
     assert core is not None
@@ -262,13 +265,13 @@ def _pool(code: KernelCode) -> bool:
     spatial, shape, attrs = core.inputs[0].shape[2:], core.shape, core.attrs
     lanes = fitting(shape[-1], code.host.lanes(max(4, itemsize(x.dtype))), least=2)
     frame = code.phase(product(shape[:-1]), pooling_cost(shape, attrs["kernel"]))
-    f, rule, signed = frame.f, _RULES[core.op], is_signed(x.dtype)
-    axes = _axes(frame, spatial, shape[2:], attrs)
+    f, rule, signed = frame.f, RULES[core.op], is_signed(x.dtype)
+    axes = window_axes(frame, spatial, shape[2:], attrs)
     *outer, last = axes
     place = _place_type(spatial)
-    type = vector(_computed_type(x.dtype), lanes)
+    type = vector(computed_type(x.dtype), lanes)
     sizes = frame.sizes(spatial)
-    mean = _Mean(f, axes, attrs["count_include_pad"], type, place) if core.op is pooling.avg_pool_op else None
+    mean = Mean(f, axes, attrs["count_include_pad"], type, place) if core.op is pooling.avg_pool_op else None
 
     def row_of(lead: Sequence[Int], index: Sequence[Int]) -> _Row:
         flat: Int = 0
@@ -305,7 +308,7 @@ def _pool(code: KernelCode) -> bool:
     return True
 
 
-def _blocks(f: Function, axis: _Axis, lanes: int, body: Callable[[Int, bool], None]) -> None:
+def _blocks(f: Function, axis: WindowAxis, lanes: int, body: Callable[[Int, bool], None]) -> None:
     """Go along the windows of a row in blocks, and tell of each whether all of it exists and lies in the data."""
     if axis.inside:
         columns(f, axis.windows, lanes, lambda first, mask: body(first, mask is not None))
@@ -327,7 +330,7 @@ def _blocks(f: Function, axis: _Axis, lanes: int, body: Callable[[Int, bool], No
 # ---------------------------------------------------------------------------------------------- means
 
 
-class _Mean:
+class Mean:
     """Divides the sums of neighbouring windows by how many elements they count.
 
     Attributes:
@@ -336,7 +339,7 @@ class _Mean:
         same: whether all windows count as many.
     """
 
-    def __init__(self, f: Function, axes: Sequence[_Axis], include_pad: bool, type: str, place: str) -> None:
+    def __init__(self, f: Function, axes: Sequence[WindowAxis], include_pad: bool, type: str, place: str) -> None:
         self.f, self.axes, self.type, self.place = f, axes, type, place
         self.include_pad = include_pad
         self.same = all(axis.inside or (include_pad and axis.padded) for axis in axes)
@@ -360,7 +363,7 @@ class _Mean:
             number = f.mul(number, axis.kernel)
         return f.binary("fdiv", total, f.splat(self._float(number), lanes_of(self.type)))
 
-    def _counted(self, axis: _Axis) -> tuple[Int, Int]:
+    def _counted(self, axis: WindowAxis) -> tuple[Int, Int]:
         """The first and last (exclusive) position that counts."""
         return (-axis.before, self.f.add(axis.size, axis.after)) if self.include_pad else (0, axis.size)
 
@@ -402,15 +405,15 @@ def _spread(code: KernelCode) -> bool:
     g, x = regions.operand(code, 0), regions.result(code, 0)
     shape, attrs = core.shape, core.attrs
     counts = core.inputs[0].shape[2:]
-    element = _computed_type(x.dtype)
+    element = computed_type(x.dtype)
     wide = vector(element, code.host.lanes(max(4, itemsize(x.dtype))))
     narrow = vector(element, fitting(counts[-1], lanes_of(wide), least=2))
     margin = attrs["padding"][-1][0] + span(attrs["kernel"][-1], attrs["dilation"][-1])
     room = margin + (counts[-1] - 1) * attrs["stride"][-1] + 1 + shape[-1] + lanes_of(wide)
     frame = code.phase(product(shape[:-1]), pooling_cost(shape, attrs["kernel"]), room * max(4, itemsize(x.dtype)))
     f = frame.f
-    axes = _axes(frame, shape[2:], counts, attrs)
-    mean = _Mean(f, axes, attrs["count_include_pad"], narrow, _place_type(shape[2:]))
+    axes = window_axes(frame, shape[2:], counts, attrs)
+    mean = Mean(f, axes, attrs["count_include_pad"], narrow, _place_type(shape[2:]))
     spreading = _Spreading(frame, g, x, axes, mean, frame.size(margin), wide)
 
     def unit(at: list[Int]) -> None:
@@ -434,7 +437,7 @@ class _Spreading:
     """
 
     def __init__(
-        self, frame: Frame, g: Strided, x: Strided, axes: Sequence[_Axis], mean: _Mean, margin: Int, wide: str
+        self, frame: Frame, g: Strided, x: Strided, axes: Sequence[WindowAxis], mean: Mean, margin: Int, wide: str
     ) -> None:
         self.frame, self.f, self.g, self.x, self.mean, self.margin, self.wide = frame, frame.f, g, x, mean, margin, wide
         self.outer, self.last = axes[:-1], axes[-1]
@@ -483,7 +486,7 @@ class _Spreading:
         f.store(to_memory(f, total, dtype), f.address(row, first, MEMORY_TYPE[dtype]), itemsize(dtype), mask)
 
 
-def _windows_over(f: Function, axis: _Axis, i: Int) -> tuple[Int, Int]:
+def _windows_over(f: Function, axis: WindowAxis, i: Int) -> tuple[Int, Int]:
     """First and last (exclusive) window along an axis that may meet element i."""
     past = f.add(i, axis.before)
     first = _ceil_div(f, f.max(f.sub(past, axis.reach(f)), 0), axis.stride)
@@ -491,7 +494,7 @@ def _windows_over(f: Function, axis: _Axis, i: Int) -> tuple[Int, Int]:
 
 
 def _if_met(
-    f: Function, axes: Sequence[_Axis], offsets: Sequence[Int], value: Value, carried: list[Value]
+    f: Function, axes: Sequence[WindowAxis], offsets: Sequence[Int], value: Value, carried: list[Value]
 ) -> list[Value]:
     """The sum with `value`, if the element at these offsets into a window isn't skipped by a dilation."""
     for axis, offset in zip(axes, offsets, strict=True):
@@ -502,6 +505,6 @@ def _if_met(
 
 
 CORES: Mapping[Op, Callable[[KernelCode], bool]] = {
-    **dict.fromkeys(_RULES, _pool),
+    **dict.fromkeys(RULES, pool),
     pooling.avg_pool_input_grad: _spread,
 }

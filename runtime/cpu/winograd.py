@@ -16,9 +16,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
+from graphc.runtime.cpu.affine import bytes_of
 from graphc.runtime.cpu.builder import Function
 from graphc.runtime.cpu.values import Int, Value, constant, lanes_of
-from graphc.runtime.strided import ALIGN
 
 SIDE = 6  # of the part of the source that a tile meets
 PLACES = SIDE * SIDE
@@ -168,16 +168,16 @@ def two_passes(
         store: takes the values of a column of the result.
     """
     given, made = sizes
-    between = f.stack(type, given * made)
+    between, align = f.stack(type, given * made), bytes_of(type)
 
     def row(i: Value, _: list[Value]) -> None:
         begin = f.address(between, f.mul(i, made), type)
         for k, value in enumerate(line(load(i))):
-            f.store(value, f.address(begin, k, type), ALIGN)
+            f.store(value, f.address(begin, k, type), align)
 
     def column(j: Value, _: list[Value]) -> None:
         begin = f.address(between, j, type)
-        store(j, line([f.load(type, f.address(begin, i * made, type), ALIGN) for i in range(given)]))
+        store(j, line([f.load(type, f.address(begin, i * made, type), align) for i in range(given)]))
 
     f.loop(0, given, 1, row)
     f.loop(0, made, 1, column)
