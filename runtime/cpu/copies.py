@@ -36,8 +36,15 @@ def command(copy: Copy) -> Command:
 
 
 @cache
+def module() -> tuple[str, tuple[str, ...]]:
+    """The phase as LLVM assembly, and its name."""
+    return assembly(), ("copy",)
+
+
+@cache
 def _code() -> Code:
-    return load([assembly()], [["copy"]])[0]
+    text, symbols = module()
+    return load([text], [symbols])[0]
 
 
 def assembly() -> str:

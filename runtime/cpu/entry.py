@@ -195,8 +195,15 @@ METH_KEYWORDS, METH_FASTCALL = 0x0002, 0x0080
 
 
 @cache
+def module() -> tuple[str, tuple[str, ...]]:
+    """The code of all entries as LLVM assembly, and its function."""
+    return assembly(), ("entry",)
+
+
+@cache
 def _code() -> Code:
-    return load([assembly()], [["entry"]])[0]
+    text, symbols = module()
+    return load([text], [symbols])[0]
 
 
 @cache

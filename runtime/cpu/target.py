@@ -22,7 +22,7 @@ from graphc.op import Array
 from graphc.ops.sorting import topk_op
 from graphc.passes.plan import bind_plan, plan_kernels, updated_after
 from graphc.plan import Buffer, Plan, Step, SymbolicPlan, Variant
-from graphc.runtime.cpu import attention, conv, copies, driver, packs
+from graphc.runtime.cpu import attention, conv, copies, driver, entry, packs
 from graphc.runtime.cpu.blocks import Blocks
 from graphc.runtime.cpu.copies import Copy
 from graphc.runtime.cpu.driver import Command, CommandList, Scratch, State, aligned_memory, run
@@ -230,7 +230,10 @@ class CpuExecutable:
         symbolic, self.kept = target.within_budget(symbolic)
         library = partial(function, target.host)
         loading = Loading(library, pack.objects)
-        loading.add(*driver.module())  # which is compiled along with the kernels of the first plan
+        # What runs plans is compiled along with the kernels of the first; what serves some, with those of a large one.
+        shared = [driver, copies, entry] if len(variants) >= packs.MIN_KERNELS else [driver]
+        for room in shared:
+            loading.add(*room.module())
         self.natives: dict[Variant, NativeKernel] = {}
         for variant in _variants(symbolic):
             native = target.native(variant)
@@ -244,8 +247,9 @@ class CpuExecutable:
         if self._folder is not None:
             written = {variant: target.written(variant) for variant in self.natives}
             dump_kernels(self._folder, self.symbolic, written, target.host, library)
-        self._driver, *codes = loading.codes()
-        self.code = dict(zip(self.natives, codes, strict=True))
+        codes = loading.codes()
+        self._shared = codes[: len(shared)]
+        self.code = dict(zip(self.natives, codes[len(shared) :], strict=True))
         if key is not None and pack is packs.EMPTY:
             objects = loading.objects()
             if objects is None:
