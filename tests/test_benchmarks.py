@@ -5,10 +5,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from checkout import ROOT
+from cuda_driver import Foreign, on_host
 
 import graphc as gc
 from benchmarks import charts, gpu, load, op_cases, ops, peers, worker
@@ -64,6 +66,21 @@ def test_on_a_gpu_every_system_has_its_precisions_and_graphc_every_workload():
         names = [name for name, system in GPU_SYSTEMS.items() if on_gpu(system.variant) == precision]
         assert names == [f"{name} cuda {precision}" for name in ("graphc", "torch", "torch.compile", "jax")]
     assert all(on_gpu(system.variant) is None for system in SYSTEMS.values())
+
+
+@pytest.mark.parametrize("name", [name for name in GPU if name != "resnet18"])  # which takes NumPy half a minute
+def test_what_is_measured_on_a_gpu_computes_what_the_cpu_does(name, monkeypatch):
+    drivers = on_host(monkeypatch)
+    device = SimpleNamespace(synchronize=lambda: drivers[-1].synchronise())
+    monkeypatch.setitem(
+        sys.modules, "cupy", SimpleNamespace(asarray=Foreign, cuda=SimpleNamespace(Device=lambda: device))
+    )
+    table = graphc_session.prepare(GPU_SYSTEMS["graphc cuda float32"].variant, 1)
+    prepared = table[name](GPU[name].weights(), GPU[name].data(TINY))
+    wanted = STEP[name](GPU[name].weights(), GPU[name].data(TINY))
+    for _ in range(3):  # launched, captured, replayed
+        found, expected = (np.asarray(each.read(each.step())) for each in (prepared, wanted))
+        np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-5)
 
 
 def test_without_a_gpu_one_line_says_that_nothing_is_measured_there(capsys, monkeypatch):
