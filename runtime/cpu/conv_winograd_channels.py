@@ -17,7 +17,8 @@ from typing import NamedTuple
 from graphc.dims import Dim
 from graphc.runtime.conv_geometry import Convolution, sweep
 from graphc.runtime.cpu import conv_channels, lanes
-from graphc.runtime.cpu.conv_source import padded
+from graphc.runtime.cpu.builder import Function
+from graphc.runtime.cpu.conv_source import is_channels_last, padded, stores_channels_last
 from graphc.runtime.cpu.conv_taps import alike
 from graphc.runtime.cpu.conv_tiles import (
     BYTES,
@@ -33,7 +34,7 @@ from graphc.runtime.cpu.conv_tiles import (
     zero_fill,
 )
 from graphc.runtime.cpu.conv_winograd import BATCH, DEPTH, LEAST
-from graphc.runtime.cpu.conv_winograd_tiles import Grid, Tiles
+from graphc.runtime.cpu.conv_winograd_tiles import ChannelTiles, Grid, Tiles
 from graphc.runtime.cpu.elements import Element
 from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.phases import Frame, KernelCode, Place
@@ -73,16 +74,21 @@ class Shape(NamedTuple):
 
 
 def is_served(transform: Transform, code: KernelCode, convolution: Convolution) -> bool:
-    """Whether `winograd` can emit it with these tiles, and they promise to be faster than others and than none."""
-    if not conv_channels.is_served(code, convolution) or len(convolution.axes) != 2 or convolution.groups != 1:
+    """Whether `winograd` can emit it with these tiles: weights are steady, and it `fits`."""
+    return code.is_steady(1) and fits(transform, convolution, code.host)
+
+
+def fits(transform: Transform, convolution: Convolution, host: Host) -> bool:
+    """Whether these tiles promise to be faster than others and than none."""
+    if not conv_channels.fits(convolution, host) or len(convolution.axes) != 2 or convolution.groups != 1:
         return False
     if any((axis.kernel, axis.stride, axis.dilation) != (TAPS, 1, 1) for axis in convolution.axes):
         return False
-    if min(int(convolution.inputs), int(convolution.outputs)) < LEAST or code.host.lanes(BYTES) < 4:
+    if min(int(convolution.inputs), int(convolution.outputs)) < LEAST or host.lanes(BYTES) < 4:
         return False
-    shapes = {each: _shape(each, convolution, code.host) for each in (FOUR, TWO)}
+    shapes = {each: _shape(each, convolution, host) for each in (FOUR, TWO)}
     own = shapes[transform].cycles
-    return own <= min(shape.cycles for shape in shapes.values()) and own < 0.9 * _direct_cycles(convolution, code.host)
+    return own <= min(shape.cycles for shape in shapes.values()) and own < 0.9 * _direct_cycles(convolution, host)
 
 
 def winograd(transform: Transform, code: KernelCode, convolution: Convolution) -> None:
@@ -90,7 +96,8 @@ def winograd(transform: Transform, code: KernelCode, convolution: Convolution) -
     source, weight = lanes.operand(code, 0), lanes.operand(code, 1)
     shape = _shape(transform, convolution, code.host)
     height, width = shape.grid.height.size, shape.grid.width.size
-    source = padded(code, source, convolution.batch, shape.channels, (height, width), ((0, height), (0, width)))
+    if not takes_channels_last(source, shape.channels, width, code.host):
+        source = padded(code, source, convolution.batch, shape.channels, (height, width), ((0, height), (0, width)))
     _Winograd(code, shape, source, weight).emit(convolution.products // (2 * PRODUCTS_PER_NS) + 1)
 
 
@@ -121,6 +128,11 @@ def _shape(transform: Transform, convolution: Convolution, host: Host) -> Shape:
     return Shape(rows, channels, grid, tile, by_panels, cycles(tile) + transforms + BEGINNING)
 
 
+def takes_channels_last(source: Strided, channels: int, width: int, host: Host) -> bool:
+    """Whether the source lies with its channels last, and they fill vectors."""
+    return channels % host.lanes(BYTES) == 0 and is_channels_last(source, channels, width)
+
+
 def _direct_cycles(convolution: Convolution, host: Host) -> float:
     """What `conv_channels` takes, which leaves out products with the padding."""
     batch = convolution.batch if isinstance(convolution.batch, int) else BATCH
@@ -147,17 +159,26 @@ class _Winograd:
         self.panels = -(-shape.rows // self.panel)
         self.weight_place = shape.channels * self.panel
         grid, tiles = shape.grid, -(-shape.grid.most // shape.tile.rows) * shape.tile.rows
-        self.tile_row = -(-tiles // wide) * wide
-        self.tile_place = shape.channels * self.tile_row + wide
+        self.in_rows = not takes_channels_last(source, shape.channels, grid.width.size, code.host)
+        if self.in_rows:  # a matrix has a row for each channel
+            self.tile_row = -(-tiles // wide) * wide
+            self.tile_place = shape.channels * self.tile_row + wide
+            self.tiles: Tiles | ChannelTiles = Tiles(code, grid, source, self.tile_row, self.tile_place)
+        else:  # it has one for each tile, and there is one for each vector of channels
+            self.tile_row = tiles * wide
+            vectors = shape.channels // wide
+            self.tile_place = vectors * self.tile_row + wide
+            self.tiles = ChannelTiles(code, grid, source, vectors, tiles, self.tile_place, shape.tile.rows)
+        self.units = self.tiles.units if isinstance(self.tiles, ChannelTiles) else shape.channels
         self.sum_place = tiles * self.panel + wide
         self.width = grid.width.results if grid.across > 1 else self.results  # points from line to line
         points = grid.images * grid.lines * self.results * self.width + self.results
         points = -(-points // wide) * wide
         self.point_row = (points // wide | 1) * wide
-        self.tiles = Tiles(code, grid, source, self.tile_row, self.tile_place)
         own = 0 if shape.by_panels else self.places * self.tile_place
         self.parts = [*self.tiles.parts, own, self.places * self.sum_place, points * self.panel]
-        self.parts.append(self.panel * self.point_row)
+        self.turns = not stores_channels_last(code.kernel.results[0])
+        self.parts.append(self.panel * self.point_row if self.turns else 0)
 
     def emit(self, cost: Dim) -> None:
         """All phases: weights, perhaps tiles, products."""
@@ -217,16 +238,16 @@ class _Winograd:
 
     def tiles_phase(self) -> None:
         """Transform the tiles of one channel of a block in each unit."""
-        channels, blocks = self.shape.channels, self.shape.grid.blocks
-        cost = blocks * channels * self.tile_row * self.places // 8
-        frame, memory = self.begin(blocks * channels, cost, self.tiles.parts)
+        blocks = self.shape.grid.blocks
+        cost = blocks * self.places * self.tile_place // 8
+        frame, memory = self.begin(blocks * self.units, cost, self.tiles.parts)
         f = frame.f
         self.tiles.enter(frame, memory)
 
         def unit(number: Value, _: list[Value]) -> None:
-            block, channel = f.div(number, channels), f.rem(number, channels)
-            target = f.add(f.mul(block, self.places * self.tile_place), f.mul(channel, self.tile_row))
-            self.tiles.transform(block, channel, f.address(frame.memory(self.transformed), target, FLOAT))
+            block = f.div(number, self.units)
+            target = f.address(frame.memory(self.transformed), f.mul(block, self.places * self.tile_place), FLOAT)
+            self.transform(f, block, f.rem(number, self.units), target)
 
         f.loop(frame.low, frame.high, 1, unit)
         frame.done()
@@ -244,16 +265,18 @@ class _Winograd:
             self.products(frame, block, panel, (at, sums, points, turned))
 
         def block_of_tiles(block: Value, _: list[Value]) -> None:
-            def channel(c: Value, _: list[Value]) -> None:
-                self.tiles.transform(block, c, f.address(tiles, f.mul(c, self.tile_row), FLOAT))
-
-            f.loop(0, shape.channels, 1, channel)
+            f.loop(0, self.units, 1, lambda unit, _: self.transform(f, block, unit, tiles))
             f.loop(0, self.panels, 1, lambda p, _: self.products(frame, block, p, (tiles, sums, points, turned)))
 
         if not shape.by_panels:
             self.tiles.enter(frame, own)
         f.loop(frame.low, frame.high, 1, panel_of_block if shape.by_panels else block_of_tiles)
         frame.done()
+
+    def transform(self, f: Function, block: Int, unit: Int, target: Value) -> None:
+        """Transform a part of the tiles of a block into its matrices."""
+        at = f.address(target, f.mul(unit, self.tile_row), FLOAT) if self.in_rows else target
+        self.tiles.transform(block, unit, at)
 
     def products(self, frame: Frame, block: Int, panel: Int, memory: Sequence[Value]) -> None:
         """The results of a panel in a block of tiles."""
@@ -265,8 +288,9 @@ class _Winograd:
         f.call(self.sums(), "void", tiles, weights, sums, f.i64(count))
         tile_lines = f.div(count, grid.across)
         f.call(self.transformed_back(), "void", sums, points, f.i64(tile_lines))
-        turn = turner(self.code.module, self.host, self.panel, self.point_row)
-        f.call(turn, "void", points, turned, f.i64(f.mul(tile_lines, self.results * self.width)))
+        if self.turns:
+            turn = turner(self.code.module, self.host, self.panel, self.point_row)
+            f.call(turn, "void", points, turned, f.i64(f.mul(tile_lines, self.results * self.width)))
         o, top = f.mul(panel, self.panel), f.mul(line, self.results)
         bottom = f.min(f.add(top, f.mul(lines, self.results)), grid.height.results)
         o_end = f.min(f.add(o, self.panel), shape.rows)
@@ -275,11 +299,14 @@ class _Winograd:
         def element(index: Sequence[Int]) -> Value:
             image, row, h, w = index
             at = f.add(f.mul(f.sub(image, n), grid.lines * self.results), f.sub(h, top))
-            point = f.add(f.mul(at, self.width), w)
-            return f.address(turned, f.add(f.mul(f.sub(row, o), self.point_row), point), FLOAT)
+            point, channel = f.add(f.mul(at, self.width), w), f.sub(row, o)
+            if self.turns:
+                return f.address(turned, f.add(f.mul(channel, self.point_row), point), FLOAT)
+            return f.address(points, f.add(f.mul(point, self.panel), channel), FLOAT)
 
         joins = 2 if self.width == grid.width.results else 1
-        lanes.block(frame, 0, bounds, Element(element, "float32"), joins=joins)
+        how = Element(element, "float32") if self.turns else Element(element, "float32", axis=1, across=-1)
+        lanes.block(frame, 0, bounds, how, joins=joins)
 
     # ------------------------------------------------------------------------------------ functions
 
@@ -291,7 +318,7 @@ class _Winograd:
         pointers = [("ptr noalias", each) for each in ("tiles", "weights", "sums")]
         f = module.function(name, [*pointers, (I64, "count")], internal=True)
         tiles, weights, sums, count = (f.parameter(k) for k in range(4))
-        adds = shape.channels > DEPTH
+        adds, wide = shape.channels > DEPTH, self.wide
         if adds:
             zero_fill(f, self.host, sums, self.places * self.sum_place)
 
@@ -302,13 +329,17 @@ class _Winograd:
             )
 
             def some(k: Value, _: list[Value]) -> None:
-                loops = [Run(f.min(DEPTH, f.sub(shape.channels, k)), self.tile_row, self.panel)]
+                depth = f.min(DEPTH, f.sub(shape.channels, k))
+                row, step = (k, 1) if self.in_rows else (f.div(k, wide), wide)
+                loops = [Run(depth, self.tile_row, self.panel)]
+                if not self.in_rows:
+                    loops = [Run(f.div(depth, wide), self.tile_row, wide * self.panel), Run(wide, 1, self.panel)]
 
                 def tile(j: Value, _: list[Value]) -> None:
-                    left = f.address(a, f.add(f.mul(k, self.tile_row), j), FLOAT)
+                    left = f.address(a, f.add(f.mul(row, self.tile_row), f.mul(j, step)), FLOAT)
                     right = f.address(b, f.mul(k, self.panel), FLOAT)
                     at = (left, right, f.address(c, f.mul(j, self.panel), FLOAT))
-                    product_tile(f, shape.tile, at, loops, (1, self.panel), adds=adds, far=True)
+                    product_tile(f, shape.tile, at, loops, (step, self.panel), adds=adds, far=True)
 
                 f.loop(0, count, shape.tile.rows, tile)
 
