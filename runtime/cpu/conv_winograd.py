@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from graphc.dims import Dim
 from graphc.runtime.conv_geometry import Convolution, sweep
-from graphc.runtime.cpu import conv_direct, lanes
+from graphc.runtime.cpu import conv_channels, conv_direct, lanes
 from graphc.runtime.cpu.conv_source import padded
 from graphc.runtime.cpu.conv_tiles import (
     BYTES,
@@ -88,7 +88,9 @@ def is_profitable(convolution: Convolution, host: Host) -> bool:
 
 
 def is_served(code: KernelCode, convolution: Convolution) -> bool:
-    """Whether `winograd` can emit it, and promises to be faster."""
+    """Whether `winograd` can emit it, and promises to be faster. Steady weights have ways of their own."""
+    if conv_channels.is_served(code, convolution):
+        return False
     return conv_direct.is_served(code, convolution) and is_profitable(convolution, code.host)
 
 
