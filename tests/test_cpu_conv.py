@@ -52,6 +52,14 @@ GEOMETRIES: Mapping[str, tuple[Any, ...]] = {
     "wide rows": ((1, 2, 4, 300), (3, 2, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
     "one axis": ((2, 20, 13), (17, 20, 5), (2,), ((2, 2),), (1,), 1),
     "three axes": ((1, 2, 3, 5, 2), (2, 2, 2, 1, 2), (1, 1, 2), ((0, 1), (0, 0), (1, 1)), (1, 1, 1), 1),
+    "one point": ((2, 9, 3, 3), (20, 9, 3, 3), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
+    "one point of one pixel": ((1, 17, 1, 1), (40, 17, 1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
+    "one point, stride 2": ((2, 64, 2, 2), (72, 64, 3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), 1),
+    "one point in groups": ((3, 6, 2, 2), (22, 3, 2, 2), (1, 1), ((0, 0), (0, 0)), (1, 1), 2),
+    "one point of one axis": ((2, 5, 4), (19, 5, 4), (1,), ((0, 0),), (1,), 1),
+    "one column": ((2, 12, 9, 3), (21, 12, 3, 3), (1, 1), ((1, 1), (0, 0)), (1, 1), 1),
+    "one column, few channels": ((2, 3, 40, 5), (6, 3, 5, 5), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
+    "one row": ((2, 12, 3, 23), (21, 12, 3, 3), (1, 1), ((0, 0), (1, 1)), (1, 1), 1),
     "no input channels": ((2, 0, 5, 5), (3, 0, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
     "no output channels": ((2, 3, 5, 5), (0, 3, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
     "no elements": ((2, 3, 0, 5), (4, 3, 2, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
@@ -111,7 +119,10 @@ def test_all_geometries_are_served(op: Any, geometry: tuple[Any, ...]) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["padded", "stride 2", "groups", "depthwise", "depthwise, stride 2", "one axis", "few channels, wide rows"],
+    [
+        *("padded", "stride 2", "groups", "depthwise", "depthwise, stride 2", "one axis", "few channels, wide rows"),
+        *("one point", "one column"),
+    ],
 )
 @pytest.mark.parametrize("width", NARROW)
 @EACH_OP
@@ -121,7 +132,7 @@ def test_every_width_of_vectors_gives_the_same(op: Any, width: int, name: str) -
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
-@pytest.mark.parametrize("name", ["padded", "stride and dilation", "groups", "one axis", "three axes"])
+@pytest.mark.parametrize("name", ["padded", "stride and dilation", "groups", "one axis", "three axes", "one point"])
 @EACH_OP
 def test_all_float_dtypes_are_served(op: Any, name: str, dtype: str) -> None:
     case = Case(op, GEOMETRIES[name], dtype)
@@ -161,7 +172,9 @@ def test_units_of_work_may_be_divided_at_will(op: Any, name: str) -> None:
     assert np.array_equal(whole, divided)
 
 
-@pytest.mark.parametrize("name", ["padded", "stride 2", "few channels", "small planes", "one axis", "1x1"])
+@pytest.mark.parametrize(
+    "name", ["padded", "few channels", "small planes", "one axis", "1x1", "stride 2", "one point", "one column"]
+)
 @pytest.mark.parametrize("op", [conv_op, conv_input_grad], ids=lambda op: op.name)
 def test_pointwise_ops_that_follow_are_computed_in_the_same_kernel(op: Any, name: str) -> None:
     case = Case(op, GEOMETRIES[name])
@@ -273,7 +286,7 @@ def test_transforms_may_be_divided_and_followed_by_pointwise_ops(op: Any, name: 
     case.check(whole)
 
 
-@pytest.mark.parametrize("name", [*TRANSFORMED, "padded", "stride 2", "groups", "1x1", "many channels", "one axis"])
+@pytest.mark.parametrize("name", [*TRANSFORMED, *(name for name in GEOMETRIES if not name.startswith("no "))])
 @pytest.mark.parametrize("op", [conv_op, conv_input_grad], ids=lambda op: op.name)
 def test_steady_weights_give_the_same_as_others(op: Any, name: str) -> None:
     geometry = {**GEOMETRIES, **TRANSFORMED}[name]

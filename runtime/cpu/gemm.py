@@ -486,7 +486,9 @@ class _Blocks:
             at = f.add(f.mul(f.sub(row, i), block[1]), f.sub(column, j))
             return f.address(block[0], at, MEMORY_TYPE[problem.dtype])
 
-        lanes.block(self.frame, 0, bounds, Element(address, problem.dtype, -2 if problem.swapped else -1))
+        is_along_rows = problem.n == 1 and block[1] == 1
+        axis = -2 if problem.swapped != is_along_rows else -1
+        lanes.block(self.frame, 0, bounds, Element(address, problem.dtype, axis))
 
     def sums(self, batch: Sequence[Int], i: Int, j: Int, m: Int, n: Int, c: Value, c_row: Int) -> None:
         """Sum the products of a block of C."""

@@ -65,6 +65,12 @@ def region_phase(
         work.in_parts(*split)
 
 
+def _contiguous(element: Strided, region: Region) -> int:
+    """The axis along which the core's elements are contiguous: the last, or before it if that has one element."""
+    axes = range(len(region.loops))[::-1]
+    return next((k for k in axes if region.loops[k].extent != 1 and element.strides[k] == 1), -1)
+
+
 class _Work:
     """The phases of a region: how its points are numbered as units of work."""
 
@@ -75,7 +81,8 @@ class _Work:
         ports = [loading(load, "float32") for load in region.loads] + [Port(array) for array in stored_in(region)]
         ports += [Port(into)] if into else []
         self.ports = [port for port in ports if not port.counter]
-        self.layout = layout_of(region, code.host, ports, None if element is None else -1)
+        self.along = -1 if element is None else _contiguous(element, region)
+        self.layout = layout_of(region, code.host, ports, None if element is None else self.along)
         self.passes = passes_of(region)
         self.parallel = [k for k, loop in enumerate(region.loops) if not loop.reduce]
         self.steps = {self.layout.axis: self.layout.block, self.layout.across: self.layout.tile}  # in one unit
@@ -113,7 +120,7 @@ class _Work:
         kept = sum(len(current.kept) for current in self.passes)
         scratch = kept_bytes(self.region, layout.lanes, by_row=by_row) * kept
         frame = self.code.phase(units, cost, scratch, prepares=self.prepares)
-        address = None if element is None else Element(lambda index: frame.at(element, index), element.dtype)
+        address = element and Element(lambda index: frame.at(element, index), element.dtype, self.along)
         return Nest(frame, self.region, address, self.into)
 
     def place(self, nest: Nest, unit: Int) -> tuple[dict[int, Int], dict[int | None, tuple[Int, Int]]]:

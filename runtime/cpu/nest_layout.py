@@ -55,8 +55,7 @@ def layout_of(region: Region, host: Host, ports: Sequence[Port], element: int | 
     lanes = host.lanes(max([register_bytes(node.dtype) for node in _values(region)]))
     order = range(len(region.loops))[::-1]
     if element is not None:
-        wanted = range(len(region.loops))[element]
-        axis = next((k for k in (wanted, *order) if region.loops[k].extent != 1), wanted)
+        axis = order[::-1][element]  # even where it has one element: the next axis needn't be contiguous
     else:
         axis = min(order, key=lambda loop: _instructions(region, ports, loop, lanes))
     extent = region.loops[axis].extent
