@@ -13,7 +13,7 @@ HAS_GPU := nvidia-smi --list-gpus >/dev/null 2>&1
 FLOORS := passes runtime exporters
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-random test-torch test-gpu test-cuda-compile lint types smoke bench bench-peers bench-gpu \
+.PHONY: help demo test test-random test-oldest test-torch test-gpu test-cuda-compile lint types smoke bench bench-peers bench-gpu \
     on-gpu-test on-gpu-bench bench-gpu-peers bench-ops bench-memory bench-load docs clean
 .DELETE_ON_ERROR:
 
@@ -21,6 +21,7 @@ help:
 	@echo "make demo    train, run, export and draw a small network (examples/digits.py)"
 	@echo "make test    lint, types, the wheel outside the checkout, the tests"
 	@echo "make test-random    50,000 random programs against the reference"
+	@echo "make test-oldest    the tests with the oldest versions of what graphc needs"
 	@echo "make test-torch     values, gradients and training against PyTorch's"
 	@echo "make test-gpu            everything on an NVIDIA GPU, against the reference"
 	@echo "make test-cuda-compile   every kernel of the GPU compiled, and run on the CPU, in 15 minutes; needs no GPU"
@@ -51,6 +52,12 @@ test: lint types smoke
 
 test-random: $(DEV)
 	$(BIN)/pytest -q -n 2 --dist worksteal --hypothesis-profile=sweep tests/test_random_graphs.py
+
+# The oldest versions that are allowed, as pip finds them: what is declared is what works.
+test-oldest: pyproject.toml
+	$(PYTHON) -m venv --clear .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --editable . $$($(PYTHON) tests/oldest.py)
+	.venv-oldest/bin/python -m pytest -q -n 2 --dist worksteal
 
 # torch is large and nothing else needs it, so it has an environment of its own.
 $(TORCH): pyproject.toml
@@ -111,5 +118,5 @@ docs: $(DEV)
 	$(BIN)/python docs/build.py
 
 clean:
-	rm -rf .venv .venv-torch .venv-peers .venv-gpu-peers .types build dist graphc.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .test-cache
+	rm -rf .venv .venv-oldest .venv-torch .venv-peers .venv-gpu-peers .types build dist graphc.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .test-cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
