@@ -199,9 +199,10 @@ class HostDriver:
         self._asked("launch")
         self._enqueue(lambda: self._functions[function](arguments))
 
-    def multiply(self, product: Product) -> None:
-        self._asked("multiply")
-        self._enqueue(lambda: _multiply(product))
+    def multiplication(self, product: Product) -> Work:
+        self._asked("multiplication")
+        assert self._recording is None, "a library can't be opened during a capture"
+        return lambda: self._enqueue(lambda: _multiply(product))
 
     def fused(self, product: Product, epilogue: str, bias: int) -> Work | None:
         self._asked("fused")

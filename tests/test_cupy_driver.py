@@ -14,7 +14,7 @@ from test_cuda_sessions import attentive, fed, mlp
 
 import graphc as gc
 from graphc.runtime.cuda import cupy_driver, gemm, target
-from graphc.runtime.cuda.cublas import Cublas
+from graphc.runtime.cuda.cublas import NO, TRANSPOSED, Cublas, by_columns
 from graphc.runtime.cuda.cupy_driver import CupyDriver
 from graphc.runtime.cuda.driver import Matrices, Product
 
@@ -75,6 +75,22 @@ def test_matrices_in_rows_or_columns_are_multiplied(sizes, a_turned, b_turned):
         Cublas(FakeCublas(lambda work: work()), 7, 0).multiply(Product(*operands, batch, m, n, k, compute))
         expected = a.astype("float64") @ b.astype("float64")
         np.testing.assert_allclose(c, expected, rtol=1e-5, atol=1e-2 if dtype == "float16" else 1e-5)
+
+
+def test_matrices_without_elements_have_a_leading_dimension():
+    assert by_columns(Matrices(0, (0, 0, 1), "float32"), 3, 0) == (NO, 1)
+    assert by_columns(Matrices(0, (0, 1, 0), "float32"), 0, 3) == (TRANSPOSED, 1)
+
+
+@needs_compiler
+def test_cublas_is_opened_before_the_first_run_is_captured(cupy):
+    with gc.Graph(), gc.Session(device="cuda") as session:
+        w = gc.Variable(np.eye(200), name="w", dtype="float32")
+        session.run(w.assign(w * 2))  # from now on the value is where updates write it, and they are captured at once
+        captures = []
+        cupy.cublas.cublasCreate_v2 = lambda handle: captures.append(cupy.streams[-1].recording) or 0
+        session.run(w.assign(w @ w))
+        assert captures == [None] and (session[w] == 4 * np.eye(200)).all()
 
 
 @needs_compiler

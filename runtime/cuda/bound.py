@@ -321,7 +321,7 @@ class Placed:
     def _product(self, gemm: Gemm, step: Step) -> Iterator[Action]:
         product = self._multiplied(gemm, step)
         if product.batch and product.m and product.n:
-            yield partial(self._driver.multiply, product)
+            yield self._driver.multiplication(product)
 
     def _multiplied(self, gemm: Gemm, step: Step) -> Product:
         dims = self._plan.dims

@@ -69,11 +69,11 @@ class Cublas:
 
 def by_columns(matrices: Matrices, rows: int, columns: int) -> tuple[int, int]:
     """How cuBLAS is to read matrices [rows, columns], and from column to column how far: what it calls the leading
-    dimension. By columns, rows that lie together are the transposed matrix."""
+    dimension, at least 1. By columns, rows that lie together are the transposed matrix."""
     _, down, right = matrices.strides
     if right == 1 or columns == 1:
-        return NO, max(down, columns)
-    return TRANSPOSED, max(right, rows)
+        return NO, max(down, columns, 1)
+    return TRANSPOSED, max(right, rows, 1)
 
 
 def _operand(matrices: Matrices, leading: int) -> tuple[Any, ...]:

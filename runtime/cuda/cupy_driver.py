@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -132,7 +132,6 @@ class CupyDriver:
         self._stream = self._cuda.Stream(non_blocking=True)
         self._lock = threading.RLock()  # another thread's copies must not become part of a graph
         self._pool = self._cuda.MemoryPool()
-        self._cublas: Cublas | None = None
         self._cudnn: Cudnn | None = None
         self._room: Memory | None = None
 
@@ -231,11 +230,13 @@ class CupyDriver:
         where = ctypes.addressof(addresses)
         self._calls.launchKernel(function, *grid, *block, shared, self._stream.ptr, where, 0)
 
-    def multiply(self, product: Product) -> None:
-        """See `Driver`."""
-        if self._cublas is None:
-            self._cublas = Cublas(_library(self._runtime), self._stream.ptr, self._workspace.address)
-        self._cublas.multiply(product)
+    def multiplication(self, product: Product) -> Callable[[], None]:
+        """See `Driver`. cuBLAS is opened here: during a capture it can't be."""
+        return partial(self._cublas.multiply, product)
+
+    @cached_property
+    def _cublas(self) -> Cublas:
+        return Cublas(_library(self._runtime), self._stream.ptr, self._workspace.address)
 
     @cached_property
     def _workspace(self) -> Memory:

@@ -172,8 +172,12 @@ class Driver(Protocol):
         """Run a function on a grid. `arguments` are int64, one for each of its parameters."""
         ...
 
-    def multiply(self, product: Product) -> None:
-        """Multiply matrices."""
+    def multiplication(self, product: Product) -> Callable[[], None]:
+        """What multiplies matrices whenever it is called, during a capture, too.
+
+        Raises:
+            MemoryError: there is none to work in.
+        """
         ...
 
     @property
