@@ -64,7 +64,7 @@ def compare(options: Options) -> bool:
             return False
         for name in labels(options.only):
             try:
-                samples.append(sampled(name, (ours, theirs), options))
+                samples.append(sampled_op(name, (ours, theirs), options))
             except WorkerError as failure:
                 failures[name] = str(failure)
     show(samples, failures)
@@ -74,8 +74,16 @@ def compare(options: Options) -> bool:
     return not failures and all(sample.good for sample in samples)
 
 
+def sampled_op(name: str, workers: tuple[Worker, Worker], options: Options) -> Sample:
+    """What `sampled` finds of an op at a size, and what torch takes if it may return views."""
+    found, (op, level, direction) = sampled(name, workers, options), name.split("/")
+    if direction != "gradient" or op not in WITH_VIEWS:
+        return found
+    return found._replace(views=alone(f"{op}/{level}/{VIEWS}", workers[1], options))
+
+
 def sampled(name: str, workers: tuple[Worker, Worker], options: Options) -> Sample:
-    """Both prepare an op at a size; then they take turns.
+    """Both prepare what has this name; then they take turns.
 
     Raises:
         WorkerError: one of them can't.
@@ -90,11 +98,8 @@ def sampled(name: str, workers: tuple[Worker, Worker], options: Options) -> Samp
         for worker, count, found in zip(workers, steps, seconds, strict=True):
             time.sleep(PAUSE)
             found.append(worker.ask("time", steps=count, turn=options.turn)["seconds"])
-    op, level, direction = name.split("/")
-    views = None
-    if direction == "gradient" and op in WITH_VIEWS:
-        views = alone(f"{op}/{level}/{VIEWS}", workers[1], options)
-    return Sample(name, median(seconds[0]), median(seconds[1]), op in RANDOM or agree(*values), views)
+    is_random = name.split("/")[0] in RANDOM
+    return Sample(name, median(seconds[0]), median(seconds[1]), is_random or agree(*values))
 
 
 def alone(name: str, worker: Worker, options: Options) -> float:

@@ -293,3 +293,28 @@ def test_the_95th_percentile_beside_a_busy_process_is_compared_with_that_of_one_
 @pytest.mark.parametrize("name", EAGER)
 def test_workloads_of_eager_execution_can_be_asked_for(name):
     assert parsed(["eager", "--only", name])[1].only == (name,)
+
+
+class Steady:
+    """A worker whose steps always take as long, but those of workloads with some text in their names."""
+
+    def __init__(self, seconds, slow=""):
+        self.seconds, self.slow, self.workload = seconds, slow, ""
+
+    def ask(self, what, **given):
+        self.workload = given.get("workload", self.workload)
+        seconds = self.seconds * (10 if self.slow and self.slow in self.workload else 1)
+        return {"prepare": {}, "values": {"values": [1.0]}, "time": {"steps": 3, "seconds": seconds}}[what]
+
+
+@pytest.mark.parametrize("name", EAGER)
+def test_eager_workloads_are_timed_like_ops_of_one_size(name):
+    found = ops.sampled(name, (Steady(2e-6), Steady(4e-6)), Options(rounds=1, turn=0))
+    assert found.ratio == 0.5 and found.same and found.views is None
+
+
+def test_gradients_that_torch_returns_as_views_are_timed_both_ways():
+    workers = (Steady(2e-6), Steady(4e-6, slow=ops.VIEWS))
+    found = ops.sampled_op("add/0/gradient", workers, Options(rounds=1, turn=0))
+    assert found.theirs == 4e-6 and found.views == 4e-5
+    assert ops.sampled_op("add/0/forward", workers, Options(rounds=1, turn=0)).views is None
