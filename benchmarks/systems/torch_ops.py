@@ -85,13 +85,15 @@ def functions(size: int) -> dict[str, Callable[..., Any]]:
     }
 
 
-def owned(tensors: Sequence[Any], others: Sequence[Any]) -> list[Any]:
-    """Tensors that share memory with none of the others, nor with each other; those that do are copied."""
-    seen, found = {other.untyped_storage().data_ptr() for other in others}, []
-    for tensor in tensors:
-        is_view = tensor.untyped_storage().data_ptr() in seen
-        found.append(tensor.clone(memory_format=torch.contiguous_format) if is_view else tensor)
-        seen.add(found[-1].untyped_storage().data_ptr())
+def shared(tensors: Sequence[Any], others: Sequence[Any]) -> list[int]:
+    """Which tensors share memory with one of the others, or with a tensor before them."""
+    seen = {other.untyped_storage().data_ptr() for other in others}
+    found = []
+    for number, tensor in enumerate(tensors):
+        place = tensor.untyped_storage().data_ptr()
+        if place in seen:
+            found.append(number)
+        seen.add(place)
     return found
 
 
@@ -114,10 +116,16 @@ def prepare(variant: str, threads: int) -> Table:
             def with_views() -> Sequence[Any]:
                 return torch.autograd.grad(function(*leaves), floats, start)
 
-            def copied() -> Sequence[Any]:
-                return owned(with_views(), [*leaves, start])
+            is_copied = direction != op_cases.VIEWS and op in op_cases.WITH_VIEWS
+            copies = shared(with_views(), [*leaves, start]) if is_copied else ()  # found once: it takes time, too
 
-            step = with_views if direction == op_cases.VIEWS or op not in op_cases.WITH_VIEWS else copied
+            def copied() -> Sequence[Any]:
+                gradients = list(with_views())
+                for number in copies:
+                    gradients[number] = gradients[number].clone(memory_format=torch.contiguous_format)
+                return gradients
+
+            step = copied if is_copied else with_views
             return Prepared(step, lambda gradients: gradients[-1])
 
         return forward if direction == "forward" else gradient
