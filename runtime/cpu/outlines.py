@@ -26,9 +26,7 @@ from graphc.runtime.feeds import sizes_needed
 from graphc.runtime.needs import Needs
 from graphc.types import TensorType
 
-NODES = range(
-    200, 1 << 13
-)  # of programs whose plans are kept: smaller ones are soon made, larger ones slow to describe
+NODES = range(200, 1 << 13)  # of programs whose plans are kept: few are soon made into one, many slow to describe
 LOOKED_AT = ("GRAPHC_DUMP", "GRAPHC_VERIFY", "GRAPHC_DEBUG")  # who sets one of these wants to see the passes
 
 
