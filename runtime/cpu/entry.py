@@ -230,6 +230,7 @@ def assembly() -> str:
     _item(module)
     _container(module)
     _fill(module)
+    _run_plan(module)
     _attempt(module)
     _entry(module)
     return module.text()
@@ -237,8 +238,8 @@ def assembly() -> str:
 
 ENTRY = ((PTR, "self"), (PTR, "args"), (I64, "count"), (PTR, "names"))
 NULL = Value("null", PTR)
-FITS, MAKE, DROP, ITEM, CONTAINER, FILL, ATTEMPT = (
-    Value(f"@{name}", PTR) for name in ("fits", "make", "drop", "item", "container", "fill", "attempt")
+FITS, MAKE, DROP, ITEM, CONTAINER, FILL, RUN_PLAN, ATTEMPT = (
+    Value(f"@{name}", PTR) for name in ("fits", "make", "drop", "item", "container", "fill", "run_plan", "attempt")
 )
 
 
@@ -423,6 +424,26 @@ def _is_list(frame: _Frame) -> Value:
     return frame.same(frame.words.load(I64, FORM), constant(I64, FORMS.index("list")))
 
 
+def _run_plan(module: Module) -> None:
+    """`i64 run_plan(ptr words)`: run the plan, with or without the interpreter's lock; 0 unless it fails."""
+    frame = _Frame(module, "run_plan", [], I64)
+    f, words = frame.f, frame.words
+
+    def run() -> list[Value]:
+        parameters = [words.load(PTR, offset) for offset in (PLAN, TABLE, SCRATCH)]
+        pool = f.load(PTR, words.load(PTR, POOL), 8)
+        return [call(f, frame.interface("run"), *parameters, pool)]
+
+    def run_unlocked() -> list[Value]:
+        state = call(f, frame.interface("PyEval_SaveThread"), result=PTR)
+        status = run()
+        do(f, frame.interface("PyEval_RestoreThread"), state)
+        return status
+
+    (status,) = f.if_(is_zero(f, words.load(I64, LOCKED)), run_unlocked, run)
+    f.ret(status)
+
+
 def _attempt(module: Module) -> None:
     """`ptr attempt(ptr words, ptr args)`: the results in their form, or null where Python must do it.
 
@@ -446,17 +467,6 @@ def _attempt(module: Module) -> None:
         do(f, DROP, own, made)
         return misfit()
 
-    def run() -> list[Value]:
-        parameters = [words.load(PTR, offset) for offset in (PLAN, TABLE, SCRATCH)]
-        pool = f.load(PTR, words.load(PTR, POOL), 8)
-        return [call(f, frame.interface("run"), *parameters, pool)]
-
-    def run_unlocked() -> list[Value]:
-        state = call(f, frame.interface("PyEval_SaveThread"), result=PTR)
-        status = run()
-        do(f, frame.interface("PyEval_RestoreThread"), state)
-        return status
-
     def alone() -> list[Value]:
         do(f, frame.interface("Py_DecRef"), container)
         return [call(f, ITEM, own, constant(I64, 0), result=PTR)]
@@ -469,8 +479,7 @@ def _attempt(module: Module) -> None:
         return f.if_(is_zero(f, words.load(I64, FORM)), alone, filled)
 
     def ran() -> list[Value]:
-        (status,) = f.if_(is_zero(f, words.load(I64, LOCKED)), run_unlocked, run)
-        return f.if_(is_zero(f, status), returned, lambda: given_up(results))
+        return f.if_(is_zero(f, call(f, RUN_PLAN, own)), returned, lambda: given_up(results))
 
     def made_and_run() -> list[Value]:
         made = call(f, MAKE, own)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from graphc.dims import Dim, ceil_div, product
 from graphc.ir import Node
-from graphc.kernel import Region
 from graphc.op import Op
 from graphc.ops.indexing import gather_op, scatter_add_op
 from graphc.runtime.cpu import lanes as regions
@@ -22,6 +21,7 @@ from graphc.runtime.cpu.phases import Frame, KernelCode
 from graphc.runtime.cpu.pointwise import HALVES, REGISTER_TYPE
 from graphc.runtime.cpu.rows import Number, columns, fitting, load_lanes, nest, operand_or_number, sweep, units
 from graphc.runtime.cpu.values import I64, MEMORY_TYPE, Int, Value, constant, element_of, lanes_of, vector
+from graphc.runtime.indices import Indices, indices_of
 from graphc.runtime.regions import is_direct
 from graphc.runtime.strided import Strided, itemsize
 
@@ -33,50 +33,21 @@ ROW_NS = 3  # nanoseconds to begin with a row that lies anywhere
 
 
 @dataclass(frozen=True)
-class _Indices:
-    """The indices of a kernel.
+class _Indices(Indices):
+    """The indices of a kernel in memory.
 
     Attributes:
-        axes: of the data, one for each index.
-        shape: of the indices.
-        along: for an index that only counts, the axis of the indices along which it does; each has its own.
-        arrays: where the others lie.
+        arrays: where those lie that don't only count.
     """
 
-    axes: tuple[int, ...]
-    shape: tuple[Dim, ...]
-    along: Mapping[int, int]
     arrays: Mapping[int, Strided]
 
-    def result_axes(self, rank: int) -> tuple[list[int], list[int]]:
-        """The axes of the data that lie before and after those of the indices in a result of `gather`."""
-        rest = [axis for axis in range(rank) if axis not in self.axes]
-        return rest[: self.axes[0]], rest[self.axes[0] :]
 
-
-def _indices(code: KernelCode, core: Node, first: int) -> _Indices:
+def _indices(code: KernelCode, first: int) -> _Indices:
     """The operands from `first` on, which are indices."""
-    axes, x = core.attrs["axes"], core.inputs[0]
-    along: dict[int, int] = {}
-    arrays: dict[int, Strided] = {}
-    for k, axis in enumerate(axes, start=first):
-        counted = _counts_along(code.kernel.operands[k], x.shape[axis])
-        if counted is None or counted in along.values():
-            arrays[axis] = regions.operand(code, k)
-        else:
-            along[axis] = counted
-    return _Indices(axes, core.inputs[first].shape, along, arrays)
-
-
-def _counts_along(region: Region, size: Dim) -> int | None:
-    """The axis along which an index counts all of `size` elements, if it is no more than that."""
-    if len(region.loads) != 1 or region.body.outputs != region.body.inputs or region.loads[0].read is not None:
-        return None
-    access = region.loads[0].access
-    moving = [k for k, stride in enumerate(access.strides) if stride != 0]
-    if access.offset != 0 or len(moving) != 1 or access.strides[moving[0]] != 1:
-        return None
-    return moving[0] if region.loops[moving[0]].extent == size else None
+    found = indices_of(code.kernel, first)
+    arrays = {axis: regions.operand(code, k) for axis, k in found.operands.items()}
+    return _Indices(found.axes, found.shape, found.along, found.operands, arrays)
 
 
 # ---------------------------------------------------------------------------------------------- the range of indices
@@ -180,7 +151,7 @@ def _gather(code: KernelCode) -> bool:
     """Rows of the data are taken as vectors where the last axis isn't indexed; else each lane has its own index."""
     core = code.kernel.core
     assert core is not None
-    indices, x = _indices(code, core, 1), regions.operand(code, 0)
+    indices, x = _indices(code, 1), regions.operand(code, 0)
     _check_all(code, core, indices)
     shape, rank = core.shape, len(indices.shape)
     before, after = indices.result_axes(core.inputs[0].ndim)
@@ -251,7 +222,7 @@ def _scatter_add(code: KernelCode) -> bool:
     """A unit adds to the part of the data that it owns, and has copied: whole slices, or columns of a last axis."""
     core = code.kernel.core
     assert core is not None
-    indices, start = _indices(code, core, 2), operand_or_number(code, 0)
+    indices, start = _indices(code, 2), operand_or_number(code, 0)
     updates, y = regions.operand(code, 1), regions.result(code, 0)
     total = y
     shape = core.shape

@@ -14,12 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 
 from graphc.dims import Dim, ceil_div, product
 from graphc.ir import Node
-from graphc.kernel import Region
 from graphc.op import Op
 from graphc.ops.indexing import gather_op, scatter_add_op
 from graphc.runtime.cuda import lanes as regions
@@ -29,6 +27,7 @@ from graphc.runtime.cuda.launches import CudaCode, Frame
 from graphc.runtime.cuda.pointwise import UNSIGNED
 from graphc.runtime.cuda.scalars import HALVES, MEMORY, REGISTER, loaded, stored
 from graphc.runtime.cuda.sort import Lines, Sorted, sort_records
+from graphc.runtime.indices import Indices, indices_of
 from graphc.runtime.regions import is_direct, viewed
 from graphc.runtime.strided import Strided, itemsize
 
@@ -38,61 +37,7 @@ FEW = 32  # and that one thread adds in their order
 PART = 32  # updates of one place that are added one after the other
 
 
-@dataclass(frozen=True)
-class _Indices:
-    """The indices of a kernel.
-
-    Attributes:
-        axes: of the data, one for each index.
-        shape: of the indices.
-        along: for an index that only counts, the axis of the indices along which it does; each has its own.
-        operands: which of the core's operands the others are.
-    """
-
-    axes: tuple[int, ...]
-    shape: tuple[Dim, ...]
-    along: Mapping[int, int]
-    operands: Mapping[int, int]
-
-    def result_axes(self, rank: int) -> tuple[list[int], list[int]]:
-        """The axes of the data that lie before and after those of the indices in a result of `gather`."""
-        rest = [axis for axis in range(rank) if axis not in self.axes]
-        return rest[: self.axes[0]], rest[self.axes[0] :]
-
-    @property
-    def free(self) -> list[int]:
-        """The axes of the indices along which none of them only counts."""
-        return [k for k in range(len(self.shape)) if k not in self.along.values()]
-
-
-def _indices(code: CudaCode, core: Node, first: int) -> _Indices:
-    """The operands from `first` on, which are indices."""
-    axes, x = core.attrs["axes"], core.inputs[0]
-    along: dict[int, int] = {}
-    operands: dict[int, int] = {}
-    for k, axis in enumerate(axes, start=first):
-        counted = _counts_along(code.kernel.operands[k], x.shape[axis])
-        if counted is None or counted in along.values():
-            operands[axis] = k
-        else:
-            along[axis] = counted
-    return _Indices(axes, core.inputs[first].shape, along, operands)
-
-
-def _counts_along(region: Region, size: Dim) -> int | None:
-    """The axis along which an index counts all of `size` elements, if it is no more than that."""
-    if len(region.loads) != 1 or region.body.outputs != region.body.inputs or region.loads[0].read is not None:
-        return None
-    access = region.loads[0].access
-    moving = [k for k, stride in enumerate(access.strides) if stride != 0]
-    if access.offset != 0 or len(moving) != 1 or access.strides[moving[0]] != 1:
-        return None
-    return moving[0] if region.loops[moving[0]].extent == size else None
-
-
-def _places(
-    frame: Frame, indices: _Indices, shape: Sequence[Dim], point: Sequence[str]
-) -> tuple[dict[int, str], str]:
+def _places(frame: Frame, indices: Indices, shape: Sequence[Dim], point: Sequence[str]) -> tuple[dict[int, str], str]:
     """Print where the indices point, on each of their axes, counted from the beginning; and whether all are in range.
 
     Args:
@@ -123,7 +68,7 @@ def _require(frame: Frame, condition: str, otherwise: str) -> None:
 def _gather(code: CudaCode) -> bool:
     core = code.kernel.core
     assert core is not None
-    indices, shape = _indices(code, core, 1), core.inputs[0].shape
+    indices, shape = indices_of(code.kernel, 1), core.inputs[0].shape
     before, after = indices.result_axes(len(shape))
     rank = len(indices.shape)
     vector = _vector(code, core, after)
@@ -197,7 +142,7 @@ class _Adding:
 
     def __init__(self, code: CudaCode, core: Node) -> None:
         self.code, self.core = code, core
-        self.indices = _indices(code, core, 2)
+        self.indices = indices_of(code.kernel, 2)
         self.before, self.after = self.indices.result_axes(core.ndim)
         self.type = UNSIGNED.get(core.dtype, REGISTER[core.dtype])
         self.lead = sorted(self.indices.along.values())
