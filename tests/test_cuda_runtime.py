@@ -348,6 +348,16 @@ def test_large_arrays_on_the_device_are_read_and_written_in_place(apart):
     assert (ones.numpy() == 1).all() and (more.numpy() == 3).all()
 
 
+def test_sharing_an_array_of_a_lost_device_says_so(apart):
+    x = gc.placeholder("x", shape=(2,))
+    found = apart.run(x * 2, {x: [1, 2]})
+    apart.driver.broken = True
+    for share in (found.__dlpack__, found.__dlpack_device__, found.numpy):
+        with pytest.raises(gc.DeviceError, match="the device host failed"):
+            share()
+    apart.driver.broken = False
+
+
 def test_a_variable_is_given_what_lies_on_the_device(session):
     w = variable([1, 2])
     bump = w.assign_add(1)

@@ -150,6 +150,17 @@ def test_the_first_device_is_opened_once_it_is_seen_to_work(cupy, monkeypatch):
     assert cupy_driver.opened() is not opened  # each session has a stream of its own
 
 
+def test_a_device_that_cannot_be_opened_is_told(cupy, monkeypatch):
+    def refuse(*, non_blocking):
+        raise CUDARuntimeError("cudaErrorDevicesUnavailable: the device is busy or unavailable")
+
+    monkeypatch.setattr(cupy_driver, "_cupy", lambda: cupy)
+    monkeypatch.setattr(cupy.cuda, "Stream", refuse)
+    with pytest.raises(gc.DeviceError, match="can't be opened: cudaErrorDevicesUnavailable") as caught:
+        cupy_driver.opened()
+    assert "gc.Session(device='cpu')" in caught.value.hint
+
+
 def test_cupy_has_what_the_driver_calls():
     real, fake = pytest.importorskip("cupy"), FakeCupy()
     for room in ("", "cuda", "cuda.runtime", "cuda.driver", "cuda.memory", "cuda.function"):

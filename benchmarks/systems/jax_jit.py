@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.workloads import SIZE
 
 os.environ.setdefault("JAX_PLATFORMS", {"cpu": "cpu", "gpu": "cuda"}[SIZE])
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the other systems have their data on the GPU, too
 
 import jax
 import jax.numpy as jnp

@@ -94,7 +94,11 @@ class DeviceArray:
         return found
 
     def _shared(self) -> Any:
-        return self._driver.shared(self._memory, self.address, self.shape, self._name)
+        try:
+            self._driver.enter()
+            return self._driver.shared(self._memory, self.address, self.shape, self._name)
+        except self._driver.failures as error:
+            raise lost(self._driver, error) from error
 
     def __repr__(self) -> str:
         return f"<array on {KEPT_ON!r}, {self._name}{list(self.shape)}>"

@@ -38,9 +38,17 @@ def opened() -> CupyDriver:
     """The first device, ready to be used, with a stream of one's own.
 
     Raises:
-        MissingExtra: CuPy isn't installed. DeviceError: there is no driver, no device, or CuPy doesn't fit the driver.
+        MissingExtra: CuPy isn't installed. DeviceError: there is no driver, no device, CuPy doesn't fit the driver, or
+            the device can't be opened.
     """
-    return CupyDriver(_cupy())
+    cupy = _cupy()
+    try:
+        return CupyDriver(cupy)
+    except cupy.cuda.runtime.CUDARuntimeError as error:  # another process has all of it, or it has failed
+        raise DeviceError(
+            f"the device can't be opened: {error}",
+            hint="nvidia-smi shows its state, and what uses it; or gc.Session(device='cpu')",
+        ) from error
 
 
 @cache
