@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from weakref import WeakValueDictionary
 
 import numpy as np
 import pytest
+from pack_testing import own_cache, unchanged_sources
 
 import graphc as gc
 from graphc.errors import GraphcError
@@ -24,13 +24,9 @@ DEPTH = 9
 @pytest.fixture
 def objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ObjectCache:
     """A cache of the test's own, and no wish to see what the passes do."""
-    made = ObjectCache(tmp_path / "graphc")
-    monkeypatch.setattr(jit, "_loaded", WeakValueDictionary())
-    for room in (jit, packs, outlines):
-        monkeypatch.setattr(room, "object_cache", lambda: made)
     for name in outlines.LOOKED_AT:
         monkeypatch.delenv(name, raising=False)
-    return made
+    return own_cache(tmp_path, (jit, packs, outlines), monkeypatch)
 
 
 @pytest.fixture
@@ -49,12 +45,8 @@ def passed(monkeypatch: pytest.MonkeyPatch) -> list[gc.Program]:
 
 @pytest.fixture(autouse=True)
 def unchanged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Files that somebody edits while the tests run count as those that were imported."""
-    monkeypatch.setattr(packs, "IMPORTED", 1 << 62)
-    found = packs._sources
-    found.cache_clear()
-    yield
-    found.cache_clear()
+    with unchanged_sources(monkeypatch):
+        yield
 
 
 class Trained:

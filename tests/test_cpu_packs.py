@@ -5,10 +5,10 @@ from __future__ import annotations
 import gc as collector
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from weakref import WeakValueDictionary
 
 import numpy as np
 import pytest
+from pack_testing import own_cache, unchanged_sources
 
 import graphc as gc
 from graphc.operands import primitive
@@ -24,11 +24,7 @@ DEPTH = packs.MIN_KERNELS + 2
 @pytest.fixture
 def objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ObjectCache:
     """A cache of the test's own, in a process that has loaded nothing."""
-    made = ObjectCache(tmp_path / "graphc")
-    monkeypatch.setattr(jit, "_loaded", WeakValueDictionary())
-    for room in (jit, packs):
-        monkeypatch.setattr(room, "object_cache", lambda: made)
-    return made
+    return own_cache(tmp_path, (jit, packs), monkeypatch)
 
 
 @pytest.fixture
@@ -47,12 +43,8 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[Variant]:
 
 @pytest.fixture(autouse=True)
 def unchanged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Files that somebody edits while the tests run count as those that were imported."""
-    monkeypatch.setattr(packs, "IMPORTED", 1 << 62)
-    found = packs._sources
-    found.cache_clear()
-    yield
-    found.cache_clear()
+    with unchanged_sources(monkeypatch):
+        yield
 
 
 def chain(depth: int = DEPTH, width: int = 5, act: Callable[..., gc.Node] = gc.tanh) -> np.ndarray:
