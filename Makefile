@@ -24,7 +24,7 @@ help:
 	@echo "make test-oldest    the tests with the oldest versions of what graphc needs"
 	@echo "make test-torch     values, gradients and training against PyTorch's"
 	@echo "make test-gpu            everything on an NVIDIA GPU, against the reference"
-	@echo "make test-cuda-compile   every kernel of the GPU compiled, and run on the CPU, in 15 minutes; needs no GPU"
+	@echo "make test-cuda-compile   every kernel of the GPU compiled, and run on the CPU, in 6 minutes; needs no GPU"
 	@echo "make bench   the benchmarks, side by side with the peers that are installed"
 	@echo "make bench-peers    install them: 0.6 GB to download, 3.2 GB on disk"
 	@echo "make bench-ops      each op against torch's, the worst first"

@@ -1,13 +1,13 @@
 """Kernels of all ops as CUDA C: each gives what NumPy gives for the same buffers, on a CPU.
 
-`GRAPHC_TEST_CUDA=all` takes every kernel of every sample in every dtype, and compiles each by NVRTC; otherwise a few of
-each op, spread over dtypes and shapes, are run.
+All are compiled by NVRTC for two architectures, too. `GRAPHC_TEST_CUDA=all` takes every kernel of every sample in every
+dtype; otherwise a few of each op are taken, spread over dtypes and shapes.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,8 @@ pytestmark = needs_compiler
 
 Array = np.ndarray[Any, Any]
 EVERYTHING = os.environ.get("GRAPHC_TEST_CUDA") == "all"
-FEW = 6  # kernels of an op that are run otherwise
+FEW = 6  # kernels of an op that are taken otherwise
+ARCHITECTURES = ("sm_80", "sm_90")
 TOGETHER = 8  # ops whose kernels are compiled together
 BATCHES = [TESTED[k : k + TOGETHER] for k in range(0, len(TESTED), TOGETHER)]
 each_batch = pytest.mark.parametrize("ops", [pytest.param(ops, id=f"{ops[0].name}-{ops[-1].name}") for ops in BATCHES])
@@ -71,9 +72,7 @@ class Case:
 
 def cases_of(name: str, calls: Sequence[Call], roots: Sequence[Sequence[Node]], ulps: float) -> list[Case]:
     """The kernels of a program without a core, each once; some of them, unless everything is tested."""
-    leaves = tuple([leaf for made in calls for leaf in made.feeds])
-    program = Program(leaves, tuple([root for some in roots for root in some]), ())
-    plan = plan_kernels(run_pipeline(program, INFO, training=False), INFO)
+    plan = plan_of(calls, roots)
     memory = memory_of(plan, {leaf: value for made in calls for leaf, value in made.feeds.items()})
     found: dict[Kernel, Case] = {}
     for step in plan.steps:
@@ -88,6 +87,13 @@ def cases_of(name: str, calls: Sequence[Call], roots: Sequence[Sequence[Node]], 
             found[step.kernel] = Case(name, kernel, reads, [array.copy() for array in writes], eps, ulps)
     cases = list(found.values())
     return cases if EVERYTHING else cases[:: max(1, len(cases) // FEW)]
+
+
+def plan_of(calls: Sequence[Call], roots: Sequence[Sequence[Node]]) -> SymbolicPlan:
+    """The plan of a program that computes all roots."""
+    leaves = tuple([leaf for made in calls for leaf in made.feeds])
+    program = Program(leaves, tuple([root for some in roots for root in some]), ())
+    return plan_kernels(run_pipeline(program, INFO, training=False), INFO)
 
 
 def memory_of(plan: SymbolicPlan, feeds: dict[Node, Any]) -> list[Array]:
@@ -118,9 +124,15 @@ def check(cases: Sequence[Case]) -> None:
     module = Module([case.kernel for case in cases])
     for case in cases:
         case.check(module)
-    if EVERYTHING and nvrtc.is_available():
-        sources = dict.fromkeys(case.kernel.source for case in cases)
-        assert nvrtc.compile("\n".join([prelude(False), *map(in_namespace, sources, range(len(sources)))]), "sm_90")
+    if nvrtc.is_available():
+        compile_together(case.kernel for case in cases)
+
+
+def compile_together(kernels: Iterable[CudaKernel]) -> None:
+    """Make machine code of all of them, for each architecture."""
+    sources = dict.fromkeys(kernel.source for kernel in kernels)
+    text = "\n".join([prelude(False), *map(in_namespace, sources, range(len(sources)))])
+    assert all(nvrtc.compile(text, architecture) for architecture in ARCHITECTURES)
 
 
 @each_batch
@@ -132,13 +144,32 @@ def test_values_are_those_of_the_reference(ops: Sequence[Op]) -> None:
     check(cases)
 
 
+def differentiable_calls(op: Op) -> list[Call]:
+    """Calls of the samples that have gradients, in each float dtype."""
+    samples, graph = [sample for sample in samples_of(op) if differentiable(op, sample)], Graph()
+    return [call(op, retyped(sample, dtype), graph=graph) for dtype in FLOATS for sample in samples]
+
+
 @each_batch
 def test_gradients_are_those_of_the_reference(ops: Sequence[Op]) -> None:
     cases: list[Case] = []
     for op in ops:
-        samples = [sample for sample in samples_of(op) if differentiable(op, sample)]
-        graph = Graph()
-        calls = [call(op, retyped(sample, dtype), graph=graph) for dtype in FLOATS for sample in samples]
+        calls = differentiable_calls(op)
         if calls:
             cases += cases_of(f"gradient of {op.name}", calls, [gradients_of(made) for made in calls], GRADIENT_ULPS)
     check(cases)
+
+
+@pytest.mark.skipif(not nvrtc.is_available(), reason="there is no NVRTC to compile CUDA C")
+@each_batch
+def test_kernels_around_cores_compile(ops: Sequence[Op]) -> None:
+    """What they compute is tested room by room; here are those of all ops and their gradients."""
+    for op in ops:
+        values, varied = list(calls_of(op)), differentiable_calls(op)
+        plans = [plan_of(values, [made.results for made in values])]
+        plans += [plan_of(varied, [gradients_of(made) for made in varied])] if varied else []
+        kernels = dict.fromkeys(step.kernel for plan in plans for step in plan.steps if step.kernel.core is not None)
+        taken = [*kernels] if EVERYTHING else [*kernels][:1]
+        found = [printed for printed in map(cuda_kernel, taken) if printed is not None and printed.source]
+        if found:
+            compile_together(found)
