@@ -105,7 +105,7 @@ def _laid_out(plan: Plan) -> Iterator[str]:
             found[buffer.order].append(nbytes)
     for order, sizes in found.items():
         rest = [nbytes for b, nbytes in images if b.order is None and len(b.type.shape) == len(order)]
-        others = f"; {len(rest)} of as many axes stay row-major, as more bytes around them do" if rest else ""
+        others = f"; {len(rest)} of as many axes stay row-major, as most bytes around them do or may" if rest else ""
         axes = " ".join(map(str, order))
         yield f"laid out: {len(sizes)} temporaries ({with_unit(sum(sizes))}) lie as {axes}, as their cores like{others}"
 
