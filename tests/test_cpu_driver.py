@@ -9,6 +9,7 @@ import pytest
 from cpu_phases import COSTLY, command, ran
 
 from graphc.runtime.cpu.driver import (
+    GUARD,
     MAX_TICKETS,
     PARALLEL_NS,
     SHORT_NS,
@@ -109,10 +110,10 @@ def test_a_list_keeps_a_copy_of_the_arguments() -> None:
     assert y.tolist() == [1, 7]
 
 
-def test_each_worker_has_memory_of_its_own(pools: dict[int, Pool]) -> None:
+def test_each_worker_has_memory_of_its_own_with_a_gap_before_that_of_the_next(pools: dict[int, Pool]) -> None:
     scratch, pool = Scratch(3, 1000), pools[3]
     first = scratch.address + 64
-    stride = 4096
+    stride = 4096 + GUARD
     y = np.zeros(200, np.int64)
     for _ in range(20):
         assert ran([command("own", units=200, cost=COSTLY)], y, pool, scratch) == 0

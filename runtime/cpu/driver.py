@@ -51,6 +51,7 @@ NEVER = -1  # no epoch
 # Memory of the workers: the bytes of each, and then, aligned, those of worker 0, 1, ...
 STRIDE, FIRST = 0, 64
 PAGE = 4096
+GUARD = 64 << 10  # bytes between those of two: what is asked for ahead of its use may lie beyond, but not with another
 
 # The state of a pool; what different threads write at the same time lies in different pairs of cache lines.
 REMAINING, CLOSING = 0, 8  # tickets of each part of the command at hand that nobody took; whether workers shall end
@@ -529,7 +530,7 @@ class Scratch:
         """Make sure that every worker has at least this many bytes; what was there is lost."""
         if nbytes <= self.nbytes:
             return
-        stride = -(-nbytes // PAGE) * PAGE  # a page belongs to one worker, whose use of it places it
+        stride = -(-nbytes // PAGE) * PAGE + GUARD  # a page belongs to one worker, whose use of it places it
         self.memory = aligned_memory(FIRST + stride * self.workers)
         self.memory[STRIDE : STRIDE + 8].view(np.int64)[0] = stride
         self.nbytes = nbytes
