@@ -17,6 +17,7 @@ from cpu_phases import COSTLY, command, ran
 
 from graphc.errors import ArgumentError
 from graphc.runtime.cpu.driver import (
+    GUARD,
     MISSED,
     PAGE,
     PATIENCE,
@@ -66,7 +67,7 @@ def test_each_thread_begins_at_its_own_part_of_every_command(pool: Pool) -> None
     for _ in range(20):
         scratch, y = Scratch(3, 8), np.zeros(4, np.int64)
         assert ran([command("meet_own", 3, units=3, cost=COSTLY)], y, pool, scratch) == 0
-        assert [(at - scratch.address) // PAGE for at in y[1:].tolist()] == [0, 1, 2]
+        assert [(at - scratch.address) // (PAGE + GUARD) for at in y[1:].tolist()] == [0, 1, 2]
 
 
 def test_threads_that_sleep_are_woken(pool: Pool) -> None:
