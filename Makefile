@@ -53,7 +53,8 @@ test: lint types smoke
 test-random: $(DEV)
 	$(BIN)/pytest -q -n 2 --dist worksteal --hypothesis-profile=sweep tests/test_random_graphs.py
 
-# The oldest versions that are allowed, as pip finds them: what is declared is what works.
+# The oldest versions that are allowed, as pip finds them: what is declared is what works. The oldest Python is wanted
+# too, PYTHON=python3.11: later ones have no wheels of some of these.
 test-oldest: pyproject.toml
 	$(PYTHON) -m venv --clear .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --editable . $$($(PYTHON) tests/oldest.py)

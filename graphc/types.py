@@ -84,7 +84,7 @@ def dtype_name(dtype: object) -> str:
         return NAMES[dtype]
     try:
         name = np.dtype(dtype).name if dtype is not None else "None"  # type: ignore[call-overload]
-    except (TypeError, ValueError, SyntaxError):  # NumPy parses strings
+    except (TypeError, ValueError, SyntaxError, DeprecationWarning):  # NumPy parses strings; before 2.3 it may warn
         name = str(dtype)
     if name in DTYPES:
         return str(name)

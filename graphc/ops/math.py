@@ -513,7 +513,7 @@ def _choices(rng: np.random.Generator) -> list[Sample]:
 
 where: Op = pointwise(
     "where",
-    lambda condition, a, b: np.where(condition, a, b),
+    lambda condition, a, b: np.where(condition, a, b),  # NumPy 2.2 tells nobody how many operands its own has
     lambda g, y, condition, a, b: (None, where(condition, g, 0), where(condition, 0, g)),
     accepts=("bool", "any", "any"),
     samples=_choices,
