@@ -131,7 +131,7 @@ class InternalError(GraphcError, AssertionError):
     """A broken invariant of graphc itself: please report it with the text of the message."""
 
 
-# What an argument of a wrong kind leads to. NumPy before 2.4 warns of some, which is an error to those who want it to be.
+# What an argument of a wrong kind leads to. NumPy before 2.4 warns of some, and warnings can be made to raise.
 WRONG_ARGUMENT = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, DeprecationWarning)
 
 PUBLIC: set[Callable[..., Any]] = set()  # what `public` made
