@@ -99,6 +99,49 @@ def test_many_updates_are_added_to_rows_that_were_copied_before(monkeypatch: pyt
             test_rows_of_a_table(columns, parts)
 
 
+LINES = [(), (37,), (37, 1), (1, 37, 1, 1), (3, 70, 1), (1, 1), (0, 1), (2, 0)]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("shape", LINES, ids=str)
+def test_lines_of_indices_are_read_in_parts(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], width: int
+) -> None:
+    monkeypatch.setattr(index_room, "LINE", 32)
+    monkeypatch.setattr(index_room, "CHECKED", 8)
+    rng = np.random.default_rng(7)
+    x, index = rng.normal(size=40).astype(np.float32), rng.integers(-40, 40, shape)
+    a, i = gc.placeholder("a", x.shape), gc.placeholder("i", shape, "int64")
+    outputs = [gc.take(a, i, 0), gc.take(a, gc.permute_dims(i, range(len(shape))[::-1]), 0) * 2]
+    taken, turned = run(outputs, {a: x, i: index}, host=host_of(width), parts=3)
+    np.testing.assert_array_equal(taken, x[index])
+    np.testing.assert_array_equal(turned, x[index.T] * 2)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("shape", [shape for shape in LINES if shape], ids=str)
+def test_lines_of_counters_and_indices_are_read_in_parts(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], width: int
+) -> None:
+    monkeypatch.setattr(index_room, "LINE", 32)
+    rng = np.random.default_rng(8)
+    x, index = rng.normal(size=(*shape[:-1], 9)).astype(np.float32), rng.integers(-9, 9, shape)
+    a, i = gc.placeholder("a", x.shape), gc.placeholder("i", shape, "int64")
+    (found,) = run([gc.take_along_axis(a, i, -1)], {a: x, i: index}, host=host_of(width), parts=3)
+    np.testing.assert_array_equal(found, np.take_along_axis(x, index, -1))
+
+
+@pytest.mark.parametrize("shape", [(37, 1), (1, 37), (4, 9, 1)], ids=str)
+@pytest.mark.parametrize("place", [0, 8, 35])
+def test_an_index_out_of_range_is_found_along_every_axis(shape: tuple[int, ...], place: int) -> None:
+    index = np.zeros(shape, np.int64)
+    index.flat[place] = 5
+    x, i = gc.placeholder("x", (5,)), gc.placeholder("i", shape, "int64")
+    for indices in (i, gc.permute_dims(i, range(len(shape))[::-1]), i[::-1]):
+        with pytest.raises(FailedError, match="phase0"):
+            run([gc.take(x, indices, 0)], {x: np.zeros(5), i: index})
+
+
 def test_two_indices_that_count_along_one_axis() -> None:
     x = np.random.default_rng(3).normal(size=(6, 6)).astype(np.float32)
     node, u = gc.placeholder("x", (6, 6)), gc.placeholder("u", (6,))

@@ -7,13 +7,15 @@ indexed. So each element adds up its updates in their order, however the units a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from graphc.dims import Dim, ceil_div, product
 from graphc.ir import Node
+from graphc.kernel import Access
 from graphc.op import Op
 from graphc.ops.indexing import gather_op, scatter_add_op
+from graphc.passes.lower import collapsed
 from graphc.runtime.cpu import lanes as regions
 from graphc.runtime.cpu.builder import Function
 from graphc.runtime.cpu.elements import Element, from_memory, is_signed, to_memory
@@ -30,6 +32,8 @@ FLIGHT = 16  # vectors of columns that a unit of a scatter owns: rows in one pie
 FLIGHT_OF_MANY = 8  # where there are many updates, or much data, to divide
 MANY = 1 << 20  # elements
 ROW_NS = 3  # nanoseconds to begin with a row that lies anywhere
+ELEMENT_NS = 2  # and to read an element that does
+LINE = 1024  # elements of their own indices that a unit of work takes, at most
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,10 @@ def _as_i64(f: Function, value: Value, dtype: str) -> Value:
 
 def _check(code: KernelCode, array: Strided, shape: Sequence[Dim], size: Dim) -> None:
     """A phase that fails unless all elements are indices of `size` elements."""
-    *outer, last = shape or (1,)
-    strides = array.strides or (0,)
+    several = [k for k, extent in enumerate(shape) if extent != 1]
+    loops, (lies,) = collapsed(several, shape, (), [Access(array.offset, array.strides)])
+    *outer, last = [loop.extent for loop in loops] or [1]
+    array = array._replace(strides=lies.strides or (0,))
     blocks = ceil_div(last, CHECKED)
     frame = code.phase(product(outer) * blocks, product(shape) // 4 + 1)
     f, lanes = frame.f, fitting(last, code.host.lanes(8))
@@ -70,8 +76,7 @@ def _check(code: KernelCode, array: Strided, shape: Sequence[Dim], size: Dim) ->
 
     def unit(index: list[Int]) -> None:
         at = f.mul(index[-1], CHECKED)
-        row = frame.at(array._replace(strides=strides), [*index[:-1], at])
-        step = frame.size(strides[-1])
+        row, step = frame.at(array, [*index[:-1], at]), frame.size(array.strides[-1])
 
         def look(column: Int, mask: Value | None, carried: list[Value]) -> list[Value]:
             where = f.address(row, f.mul(column, step), MEMORY_TYPE[array.dtype])
@@ -120,17 +125,16 @@ class _Places:
             total = self.f.add(total, self._scaled(axis, _place(self.f, index, self._size(axis), array.dtype)))
         return total
 
-    def offsets(self, point: Sequence[Int], lanes: int, mask: Value | None) -> Value:
-        """Of neighbours along the last axis of the indices, from a point on."""
+    def offsets(self, point: Sequence[Int], line: int, lanes: int, mask: Value | None) -> Value:
+        """Of neighbours along an axis of the indices, from a point on."""
         f = self.f
         total = constant(vector(I64, lanes), 0)
-        last = len(self.indices.shape) - 1
         for axis, along in self.indices.along.items():
             counter = f.splat(f.i64(point[along]), lanes)
-            counter = f.binary("add", counter, f.counter(lanes)) if along == last else counter
+            counter = f.binary("add", counter, f.counter(lanes)) if along == line else counter
             total = f.binary("add", total, self._scaled(axis, counter))
         for axis, array in self.indices.arrays.items():
-            step = self.frame.size(array.strides[-1])
+            step = self.frame.size(array.strides[line])
             index = load_lanes(f, array.dtype, self.frame.at(array, point), step, lanes, mask)
             place = _place(f, index, self._size(axis), array.dtype)
             total = f.binary("add", total, self._scaled(axis, place))
@@ -153,36 +157,77 @@ def _gather(code: KernelCode) -> bool:
     assert core is not None
     indices, x = _indices(code, 1), regions.operand(code, 0)
     _check_all(code, core, indices)
+    (_gather_rows if indices.result_axes(core.inputs[0].ndim)[1] else _gather_elements)(code, core, x, indices)
+    return True
+
+
+def _gather_rows(code: KernelCode, core: Node, x: Strided, indices: _Indices) -> None:
+    """A unit is a row of the result."""
     shape, rank = core.shape, len(indices.shape)
     before, after = indices.result_axes(core.inputs[0].ndim)
-    is_read = bool(after) and x.strides[after[-1]] == 1 and not is_direct(code.kernel.results[0])
+    is_read = x.strides[after[-1]] == 1 and not is_direct(code.kernel.results[0])
     y = None if is_read else regions.result(code, 0)
-    cost = product(shape) // (8 if after else 1) + product(shape[:-1]) * ROW_NS + 1
-    frame = code.phase(product(shape[:-1]), cost)
+    frame = code.phase(product(shape[:-1]), product(shape) // 8 + product(shape[:-1]) * ROW_NS + 1)
     f, places = frame.f, _Places(frame, x, core.inputs[0].shape, indices)
     memory = MEMORY_TYPE[x.dtype]
 
     def unit(index: list[Int]) -> None:
-        index = [*index, 0] if shape else []
-        start = frame.size(x.offset)
-        for axis, i in [*zip(before, index, strict=False), *zip(after, index[len(before) + rank :], strict=True)]:
-            start = f.add(start, f.mul(i, frame.size(x.strides[axis])))
-        base, point = frame.base(x), index[len(before) : len(before) + rank]
-        start = f.add(start, places.offset(point)) if after else start
-        base = f.address(base, start, memory)
+        index = [*index, 0]
+        rest = [*zip(before, index, strict=False), *zip(after, index[len(before) + rank :], strict=True)]
+        start = f.add(_start(frame, x, rest), places.offset(index[len(before) : len(before) + rank]))
+        base = f.address(frame.base(x), start, memory)
         if y is None:  # what follows reads the row where it lies
             row = Element(lambda at: f.address(base, at[-1], memory), x.dtype)
             regions.block(frame, 0, [*[(i, f.add(i, 1)) for i in index[:-1]], (0, frame.size(shape[-1]))], row)
-        elif after:
-            _copy_row(frame, x._replace(strides=(x.strides[after[-1]],)), base, frame.at(y, index), shape[-1])
         else:
-            _copy_elements(frame, x, places, point, base, frame.at(y, index))
+            _copy_row(frame, x._replace(strides=(x.strides[after[-1]],)), base, frame.at(y, index), shape[-1])
 
     units(frame, shape[:-1], unit)
     frame.done()
     if y is not None:
         regions.finish(code, 0)
-    return True
+
+
+def _start(frame: Frame, x: Strided, index: Iterable[tuple[int, Int]]) -> Int:
+    """The offset of an element of `x` at an index of some axes, and 0 of the others."""
+    start = frame.size(x.offset)
+    for axis, i in index:
+        start = frame.f.add(start, frame.f.mul(i, frame.size(x.strides[axis])))
+    return start
+
+
+def _gather_elements(code: KernelCode, core: Node, x: Strided, indices: _Indices) -> None:
+    """A unit is a part of a line of the indices, along the last axis of theirs that has more than one element."""
+    y, shape = regions.result(code, 0), core.shape
+    before, _ = indices.result_axes(core.inputs[0].ndim)
+    line = max((k for k, size in enumerate(indices.shape) if size != 1), default=len(indices.shape) - 1)
+    outer, along = shape[: len(before) + max(line, 0)], indices.shape[line] if indices.shape else 1
+    frame = code.phase(product(outer) * ceil_div(along, LINE), product(shape) * ELEMENT_NS + 1)
+    f, places = frame.f, _Places(frame, x, core.inputs[0].shape, indices)
+    memory, align = MEMORY_TYPE[x.dtype], itemsize(x.dtype)
+    lanes = fitting(along, frame.host.lanes(max(4, align)))
+
+    def unit(index: list[Int]) -> None:
+        low = f.mul(index[-1], LINE)
+        index = [*index[:-1], low, *[0] * (len(shape) - len(index))] if shape else []
+        source = f.address(frame.base(x), _start(frame, x, zip(before, index, strict=False)), memory)
+        target = frame.at(y, index)
+
+        def copy(column: Int, mask: Value | None) -> None:
+            point = index[len(before) :]
+            point = [*point[:line], f.add(low, column), *point[line + 1 :]] if point else []
+            if lanes == 1:
+                value = f.load(memory, f.address(source, places.offset(point), memory), align)
+            else:
+                offsets = places.offsets(point, line, lanes, mask)
+                value = f.gather(vector(memory, lanes), f.addresses(source, offsets, memory), align, mask)
+            f.store(value, f.address(target, column, memory), align, mask)
+
+        columns(f, f.min(LINE, f.sub(frame.size(along), low)), lanes, copy)
+
+    units(frame, [*outer, ceil_div(along, LINE)], unit)
+    frame.done()
+    regions.finish(code, 0)
 
 
 def _copy_row(frame: Frame, x: Strided, source: Value, target: Value, count: Dim) -> None:
@@ -192,24 +237,6 @@ def _copy_row(frame: Frame, x: Strided, source: Value, target: Value, count: Dim
 
     def copy(column: Int, mask: Value | None) -> None:
         value = load_lanes(f, x.dtype, f.address(source, f.mul(column, step), memory), step, lanes, mask)
-        f.store(value, f.address(target, column, memory), align, mask)
-
-    columns(f, frame.size(count), lanes, copy)
-
-
-def _copy_elements(frame: Frame, x: Strided, places: _Places, point: list[Int], source: Value, target: Value) -> None:
-    """Copy the elements that the last axis of the indices chooses, from a point of them on."""
-    f, memory, align = frame.f, MEMORY_TYPE[x.dtype], itemsize(x.dtype)
-    count = places.indices.shape[-1] if point else 1
-    lanes = fitting(count, frame.host.lanes(max(4, align)))
-
-    def copy(column: Int, mask: Value | None) -> None:
-        at = [*point[:-1], column] if point else []
-        if lanes == 1:
-            value = f.load(memory, f.address(source, places.offset(at), memory), align)
-        else:
-            offsets = places.offsets(at, lanes, mask)
-            value = f.gather(vector(memory, lanes), f.addresses(source, offsets, memory), align, mask)
         f.store(value, f.address(target, column, memory), align, mask)
 
     columns(f, frame.size(count), lanes, copy)
