@@ -1,4 +1,4 @@
-"""How long the first step takes: ResNet-18's training, from its declaration to its first loss, and its weights."""
+"""How long the first step takes, from declaration to result: ResNet-18's training and deep chains; and its weights."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from benchmarks.options import Options
 from benchmarks.running import Worker
 from benchmarks.systems.graphc_session import LIBRARY, placeholders
 from benchmarks.table import Row
-from benchmarks.workloads import FULL, WORKLOADS
+from benchmarks.workloads import FULL, LONG, WORKLOADS
 
 ROUNDS = 3
 EMPTY_LIMIT, FILLED_LIMIT, WEIGHTS_LIMIT = 0.5, 0.1, 0.15  # seconds
+CHAINS = {"chain": 1.0, "long_chain": 10.0}  # seconds that each may take
 
 
 def first_steps(options: Options) -> Iterator[Row]:
@@ -28,17 +29,25 @@ def first_steps(options: Options) -> Iterator[Row]:
     yield _row("ResNet-18 training, first step, empty cache", min(empty), EMPTY_LIMIT)
     yield _row("  with a filled cache", min(filled), FILLED_LIMIT)
     yield _row("  initialising its 11.7 M weights", min(weights_seconds() for _ in range(ROUNDS)), WEIGHTS_LIMIT)
+    for name, limit in CHAINS.items():
+        yield _row({**WORKLOADS, **LONG}[name].title, min(from_nothing(options, name) for _ in range(ROUNDS)), limit)
 
 
 def _row(what: str, seconds: float, limit: float) -> Row:
     return Row(what, f"{seconds:.3f} s", f"<= {limit} s", seconds <= limit)
 
 
-def first_step(options: Options, caches: str) -> float:
+def from_nothing(options: Options, workload: str) -> float:
+    """Seconds that the first step of a workload takes with an empty cache."""
+    with tempfile.TemporaryDirectory(prefix="graphc-bench-") as caches:
+        return first_step(options, caches, workload)
+
+
+def first_step(options: Options, caches: str, workload: str = "first_step") -> float:
     """Seconds that it takes in a new process."""
     with Worker("graphc", options, caches) as worker:
         worker.answer()
-        worker.ask("prepare", workload="first_step")
+        worker.ask("prepare", workload=workload)
         seconds: float = worker.ask("time", steps=1, turn=options.turn)["seconds"]
         return seconds
 

@@ -24,7 +24,7 @@ T_U = np.array([35.7, 55.9, 58.2, 81.9, 56.3, 48.9, 33.9, 21.8, 48.4, 60.4, 68.4
 SIZE = os.environ.get("GRAPHC_BENCH_SIZE", "cpu")
 GPT_SIZES = {"cpu": (256, 8, 4, 128, 256), "gpu": (768, 12, 12, 1024, 50304)}
 GPT_WIDTH, GPT_HEADS, GPT_LAYERS, GPT_TIME, GPT_WORDS = GPT_SIZES[SIZE]
-CHAIN_NODES = 10_000
+CHAIN_NODES, LONG_CHAIN_NODES = 10_000, 100_000
 LINREG_LR, ADAM_LR, SGD_LR, MOMENTUM, WEIGHT_DECAY = 1e-2, 1e-3, 1e-2, 0.9, 1e-2
 
 # ResNet-18's blocks: channels in, channels out, stride.
@@ -242,6 +242,11 @@ EAGER: dict[str, Workload] = {
     **{name: WORKLOADS[name]._replace(goal=0) for name in ("linreg", "mlp", "lenet")},
 }
 
+# What is measured of graphc alone.
+LONG: dict[str, Workload] = {
+    "long_chain": Workload(f"chain of {LONG_CHAIN_NODES:,} nodes: build to gradient", 0, _chain, fresh=True),
+}
+
 
 # ------------------------------------------------------------------------------------------------- on a GPU
 
@@ -298,4 +303,4 @@ GPU: dict[str, Workload] = {
 
 def workload_of(name: str) -> Workload | None:
     """The workload of this name, at the sizes of this process."""
-    return ({**WORKLOADS, **GPU} if SIZE == "gpu" else {**WORKLOADS, **EAGER}).get(name)
+    return ({**WORKLOADS, **GPU} if SIZE == "gpu" else {**WORKLOADS, **EAGER, **LONG}).get(name)

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
 import graphc as gc
 from benchmarks import models
 from benchmarks.systems import Prepared, Table, on_gpu
-from benchmarks.workloads import ADAM_LR, CHAIN_NODES, LINREG_LR, MOMENTUM, SGD_LR, WEIGHT_DECAY, Array
+from benchmarks.workloads import (
+    ADAM_LR,
+    CHAIN_NODES,
+    LINREG_LR,
+    LONG_CHAIN_NODES,
+    MOMENTUM,
+    SGD_LR,
+    WEIGHT_DECAY,
+    Array,
+)
 
 LIBRARY = models.Library(gc.nn, gc.scaled_dot_product_attention, gc.unstack)
 
@@ -158,6 +168,7 @@ def prepare(variant: str, threads: int) -> Table:
         "sum": ways.function(gc.sum),
         "first_step": ways.first_step(models.resnet18, sgd()),
         "chain": ways.chain,
+        "long_chain": partial(ways.chain, nodes=LONG_CHAIN_NODES),
     }
     if variant != "exact":
         return table
