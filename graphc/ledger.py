@@ -75,6 +75,7 @@ IN_ORDER: tuple[Technique, ...] = (
     Technique("arena", "temporaries that share bytes", ("arena",)),
     # The layout serves those convolutions only whose weights are kept like that.
     Technique("packed copies", "what is derived from weights, kept while they stay the same", ("prepared", "layout")),
+    Technique("libraries of the GPU", "cuDNN's convolutions, cublasLt's epilogues", ("cudnn", "cublaslt")),
     Technique("command list", "one call of native code for all kernels", ("commands",)),
     Technique("entry", "runs that come again without Python, or as a graph of the GPU", ("entry", "capture")),
 )

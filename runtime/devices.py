@@ -64,7 +64,7 @@ class Chosen(NamedTuple):
 
 REQUIRED = tuple(p for p in PIPELINE if not p.optional)  # the oracle depends on no optimisation
 BEST = "cpu"
-RUN_SWITCHES = frozenset({"commands", "entry", "capture"})  # of how code is called: see `CpuTarget`, `CudaTarget`
+RUN_SWITCHES = frozenset({"commands", "entry", "capture", "cudnn", "cublaslt"})  # see `CpuTarget`, `CudaTarget`
 SWITCHES = TECHNIQUES | RUN_SWITCHES  # besides those of passes
 FALLBACK = "reference"
 

@@ -11,7 +11,7 @@ import ctypes
 import itertools
 import sys
 import weakref
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, cached_property
 from typing import Any
@@ -30,9 +30,8 @@ from graphc.ops.conv import conv_input_grad, conv_op, conv_weight_grad
 from graphc.plan import Step
 from graphc.runtime.cuda import cupy_driver, target
 from graphc.runtime.cuda.arrays import DeviceArray
-from graphc.runtime.cuda.cublas import WORKSPACE_BYTES
 from graphc.runtime.cuda.cublaslt import CublasLt
-from graphc.runtime.cuda.driver import Code, Convolved, Imported, Product, Tensor
+from graphc.runtime.cuda.driver import Code, Convolved, DeviceMemoryError, Imported, Product, Task, Tensor
 from graphc.runtime.cuda.launches import Argument, CudaKernel, Failed, Key, Launch, Pointer, Size
 from graphc.runtime.feeds import sizes_needed
 from graphc.runtime.plan import run_step
@@ -83,6 +82,7 @@ class HostDriver:
     name = "host"
     failures = (BrokenError,)
     libraries: Collection[str] = frozenset()
+    workspaces: Mapping[Task, int] = {"products": 32 << 20, "convolutions": 8 << 20}
 
     @staticmethod
     def convolves(problem: Convolved) -> bool:
@@ -95,6 +95,7 @@ class HostDriver:
         self.memories: weakref.WeakValueDictionary[int, HostMemory] = weakref.WeakValueDictionary()
         self.asked: dict[str, int] = {}
         self.broken = False
+        self._rooms: dict[Task, HostMemory] = {}
         self._queue: list[Work] = []
         self._recording: list[Work] | None = None
         self._pinned: list[tuple[int, int]] = []
@@ -135,12 +136,25 @@ class HostDriver:
     def allocate(self, nbytes: int, *, pooled: bool = False) -> HostMemory:
         self._asked("allocate pooled" if pooled else "allocate")
         if nbytes > self.free_bytes():
-            raise MemoryError
+            raise DeviceMemoryError
         assert self._recording is None, "memory can't be allocated during a capture"
         return HostMemory(self, nbytes)
 
+    def to_work_in(self, tasks: Collection[Task]) -> int:
+        return sum([self.workspaces[task] for task in tasks if task not in self._rooms])
+
+    def _room(self, task: Task) -> HostMemory:
+        if task not in self._rooms:
+            self._rooms[task] = self.allocate(self.workspaces[task])
+        return self._rooms[task]
+
     def trim(self) -> None:
         self._asked("trim")
+
+    def close(self) -> None:
+        self.trim()
+        self._rooms.clear()
+        self.__dict__.pop("_cublaslt", None)
 
     def pinned(self, nbytes: int) -> Array:
         self._asked("pinned")
@@ -202,21 +216,22 @@ class HostDriver:
     def multiplication(self, product: Product) -> Work:
         self._asked("multiplication")
         assert self._recording is None, "a library can't be opened during a capture"
+        self._room("products")
         return lambda: self._enqueue(lambda: _multiply(product))
 
-    def fused(self, product: Product, epilogue: str, bias: int) -> Work | None:
+    def fused(self, product: Product, epilogue: str, bias: int) -> Work | str:
         self._asked("fused")
         assert self._recording is None, "an algorithm can't be looked for during a capture"
         return self._cublaslt.fused(self, product, epilogue, bias)
 
     @cached_property
     def _cublaslt(self) -> CublasLt:
-        room = self.allocate(WORKSPACE_BYTES)
-        return CublasLt(FakeCublasLt(self._enqueue), STREAM, room.address)
+        return CublasLt(FakeCublasLt(self._enqueue), STREAM, self._room("products").address)
 
-    def convolution(self, problem: Convolved) -> Work | None:
+    def convolution(self, problem: Convolved) -> Work | str:
         self._asked("convolution")
-        return (lambda: self._enqueue(lambda: _convolve(problem))) if self.convolves(problem) else None
+        self._room("convolutions")
+        return (lambda: self._enqueue(lambda: _convolve(problem))) if self.convolves(problem) else "has no plan for it"
 
     # graphs and time
 
@@ -275,7 +290,10 @@ class HostDriver:
 
     def shared(self, memory: Any, address: int, shape: tuple[int, ...], dtype: str) -> Any:
         self.synchronise()
-        return _at(address, int(np.prod(shape)), np_dtype(dtype)).reshape(shape)
+        count, dtype_ = int(np.prod(shape)), np_dtype(dtype)
+        data = (ctypes.c_uint8 * (count * dtype_.itemsize)).from_address(address)
+        data.memory = memory  # whatever refers to the bytes refers to it
+        return np.frombuffer(data, dtype_, count).reshape(shape)
 
 
 def on_host(patch: pytest.MonkeyPatch, *, printed: bool = False, **options: Any) -> list[HostDriver]:

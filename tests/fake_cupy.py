@@ -40,9 +40,10 @@ class Stream:
 
     ptr = 7
 
-    def __init__(self, non_blocking: bool) -> None:
+    def __init__(self, non_blocking: bool, cupy: FakeCupy | None = None) -> None:
         assert non_blocking
         self.recording: list[Work] | None = None
+        self.cupy = cupy
 
     def __enter__(self) -> None:
         return None
@@ -63,6 +64,8 @@ class Stream:
     def end_capture(self) -> Any:
         assert self.recording is not None
         works, self.recording = self.recording, None
+        if self.cupy is not None:
+            self.cupy.lacks("instantiate", CUDARuntimeError("cudaErrorMemoryAllocation: out of memory"))
         return SimpleNamespace(works=works, launch=lambda stream: [work() for work in works])
 
     def record(self, event: Any) -> Any:
@@ -81,11 +84,16 @@ class FakeCupy:
 
     Attributes:
         streams: that were made.
+        waited: how often the device was waited for.
+        lacking: what finds that there is no memory left: "load", "instantiate", "launch" or "pinned".
     """
 
     def __init__(self, total: int = 1 << 30) -> None:
         self.free, self.pooled = total, 0
         self.streams: list[Stream] = []
+        self.blocks: list[Any] = []  # of the pool's, that nobody has
+        self.waited = 0
+        self.lacking: str | None = None
         self.functions: list[tuple[HostModule, str, str, int]] = []
         runtime = SimpleNamespace(
             CUDARuntimeError=CUDARuntimeError,
@@ -99,6 +107,7 @@ class FakeCupy:
             getDeviceProperties=lambda number: {"name": b"a device", "major": 9, "minor": 0},
             memGetInfo=lambda: (self.free, total),
             memcpyAsync=self._copy,
+            deviceSynchronize=self._wait_for_all,
         )
         driver = SimpleNamespace(
             CUDADriverError=CUDADriverError,
@@ -118,7 +127,7 @@ class FakeCupy:
             MemoryPool=lambda: SimpleNamespace(
                 malloc=self._from_pool, free_bytes=lambda: self.pooled, free_all_blocks=self._empty_pool
             ),
-            PinnedMemory=lambda nbytes: np.zeros(nbytes, np.uint8),
+            PinnedMemory=self._pinned,
             PinnedMemoryPointer=lambda memory, offset: memory,
             UnownedMemory=lambda address, nbytes, owner, device: (address, nbytes, owner),
             MemoryPointer=lambda memory, offset: memory,
@@ -127,8 +136,22 @@ class FakeCupy:
         )
 
     def _stream(self, *, non_blocking: bool) -> Stream:
-        self.streams.append(Stream(non_blocking))
+        self.streams.append(Stream(non_blocking, self))
         return self.streams[-1]
+
+    def lacks(self, what: str, error: Exception) -> None:
+        """Raise an error if there is no memory for something."""
+        if self.lacking == what:
+            raise error
+
+    def _pinned(self, nbytes: int) -> Any:
+        self.lacks("pinned", CUDARuntimeError("cudaErrorMemoryAllocation: out of memory"))
+        return np.zeros(nbytes, np.uint8)
+
+    def _wait_for_all(self) -> None:
+        for stream in self.streams:
+            stream.refuse_in_capture("synchronising the device")
+        self.waited += 1
 
     def _do(self, work: Work) -> None:
         self.streams[-1].do(work)
@@ -142,12 +165,20 @@ class FakeCupy:
         return SimpleNamespace(data=data, ptr=data.ctypes.data + -data.ctypes.data % 256)
 
     def _from_pool(self, nbytes: int) -> Any:
+        """A block that was given back, if there is one of this size, or a new one."""
+        found = next((block for block in self.blocks if block.data.size == nbytes + 256), None)
+        if found is not None:
+            self.blocks.remove(found)
+            self.pooled -= nbytes
+            found.data.fill(0xFF)
+            return _Pooled(self, found)
         try:
-            return self._allocated(nbytes)
+            return _Pooled(self, self._allocated(nbytes))
         except CUDARuntimeError:
             raise OutOfMemoryError("out of memory") from None
 
     def _empty_pool(self) -> None:
+        self.blocks.clear()
         self.free, self.pooled = self.free + self.pooled, 0
 
     def _copy(self, to: int, source: int, nbytes: int, kind: int, stream: int) -> None:
@@ -155,6 +186,7 @@ class FakeCupy:
         self._do(lambda: ctypes.memmove(to, source, nbytes) and None)
 
     def _launch(self, function: int, *rest: int) -> None:
+        self.lacks("launch", CUDADriverError("CUDA_ERROR_OUT_OF_MEMORY: out of memory"))
         blocks, y, z, threads, ty, tz, _, stream, where, extra = rest
         module, source, symbol, count = self.functions[function]
         assert (y, z, ty, tz, stream, extra) == (1, 1, 1, 1, Stream.ptr, 0)
@@ -177,14 +209,26 @@ class FakeCupy:
         address, _, owner = memory
         count = int(np.prod(shape, dtype=np.int64))
         data = (ctypes.c_uint8 * (count * np.dtype(dtype).itemsize)).from_address(address)
-        return _Over(np.frombuffer(data, dtype, count).reshape(shape), owner)
+        data.owner = owner  # whatever refers to the bytes refers to it
+        return _Over(np.frombuffer(data, dtype, count).reshape(shape))
+
+
+class _Pooled:
+    """A block of the pool's, as long as someone has it."""
+
+    def __init__(self, cupy: FakeCupy, block: Any) -> None:
+        self.cupy, self.block, self.ptr = cupy, block, block.ptr
+
+    def __del__(self) -> None:
+        self.cupy.blocks.append(self.block)
+        self.cupy.pooled += self.block.data.size - 256
 
 
 class _Over:
     """An array over memory of the device, to be assigned to, and to be read through DLPack."""
 
-    def __init__(self, array: Any, owner: Any) -> None:
-        self.array, self.owner = array, owner
+    def __init__(self, array: Any) -> None:
+        self.array = array
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self.array[key] = value.array
@@ -203,6 +247,7 @@ class _Module:
         self.cupy = cupy
 
     def load(self, cubin: bytes) -> None:
+        self.cupy.lacks("load", CUDADriverError("CUDA_ERROR_OUT_OF_MEMORY: out of memory"))
         text = cubin.decode()
         self.wide = text.startswith(prelude(True))
         self.source = text.removeprefix(prelude(self.wide) + "\n")

@@ -104,7 +104,7 @@ def test_it_is_asked_for_what_pays_and_where_it_is_there() -> None:
     assert kernel is not None and without is not None
     (command,) = kernel.commands
     assert isinstance(command, Fused) and command.instead == without.commands
-    assert any("cublaslt with relu of bias" in note for note in kernel.notes)
+    assert command.name == "cublaslt with relu of bias" and kernel.notes == without.notes
 
 
 # --- what is computed
@@ -209,10 +209,17 @@ def test_what_it_can_not_do_rightly_is_done_without(options: Any, monkeypatch: p
         for _ in range(2):
             found = session.run([gc.relu(x @ w + b), gc.relu(x @ v + b)], feeds)
             assert all(np.isnan(value[7]).all() and not np.isnan(np.delete(value, 7, 0)).any() for value in found)
+        plan = session.plan([gc.relu(x @ w + b)], feeds)
+        assert plan.made[0].how.startswith("cublaslt with relu of bias where it can, which the first run shows; else")
+        session.run([gc.relu(x @ w + b)], feeds)
+        (how,) = [made.how for made in session.plan([gc.relu(x @ w + b)], feeds).made]
+        why = {"keeps_nan": "isn't seen to keep nan", "refused": "has no algorithm for it: CUBLAS_STATUS_NOT_SUPPORTED"}
+        told = [f"as cublaslt with relu of bias {why[option]}" for option in options]
+        assert how.endswith(told[0]) if told else how == "cublaslt with relu of bias"
     (one,) = made
     assert one.asked == 1  # both products are of one kind
     trials = 0 if "refused" in options else 1
-    assert one.products == trials + (0 if options else 4)
+    assert one.products == trials + (0 if options else 5)
 
 
 # --- the driver, and the bindings
@@ -233,7 +240,7 @@ def test_the_driver_gives_its_stream_and_workspace(monkeypatch: pytest.MonkeyPat
         driver.upload(where[name].address, array)
     sides = [Matrices(where[name].address, (0, step, 1), "float32") for name, step in (("a", 8), ("w", 4), ("c", 4))]
     run = driver.fused(Product(*sides, 1, 5, 4, 8, "float32"), "RELU_BIAS", where["b"].address)
-    assert run is not None
+    assert callable(run)
     with driver.capture() as graphs:
         run()
     driver.replay(graphs[0])

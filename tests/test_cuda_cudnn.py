@@ -9,7 +9,7 @@ import pytest
 
 import graphc as gc
 from graphc.runtime.cuda import cudnn
-from graphc.runtime.cuda.cudnn import WORKSPACE_BYTES, Cudnn
+from graphc.runtime.cuda.cudnn import WORKSPACE_BYTES, Cudnn, CudnnError
 from graphc.runtime.cuda.cupy_driver import CupyDriver
 from graphc.runtime.cuda.driver import Convolved, Tensor
 from graphc.runtime.cuda.kernels import INFO, cuda_kernel
@@ -34,7 +34,7 @@ class Part:
         def tell(*args: Any, **kwargs: Any) -> Any:
             self.frontend.calls.append((name, args, kwargs))
             if name in self.frontend.failing:
-                raise self.frontend.UnsupportedError(name)
+                raise self.frontend.UnsupportedError(self.frontend.said or name)
             if name in ("tensor", "conv_fprop", "conv_dgrad", "conv_wgrad"):
                 return Part(self.frontend, operation=name, **kwargs)
             if name == "get_uid":
@@ -60,7 +60,7 @@ class Frontend:
     data_type = heur_mode = numerical_note = Names()
 
     def __init__(self, *failing: str) -> None:
-        self.failing = failing
+        self.failing, self.said = failing, ""
         self.calls: list[tuple[str, Any, Any]] = []
 
     def create_handle(self) -> str:
@@ -92,7 +92,7 @@ def problem(direction: Any, compute: str = "float32", **tensors: Tensor) -> Conv
 def test_each_direction_is_asked_for(direction: str, operation: str, operands: str) -> None:
     frontend = Frontend()
     run = Cudnn(frontend, 77, 5000).convolution(problem(direction))
-    assert run is not None
+    assert callable(run)
     assert frontend.told("set_stream") == {"handle": "handle", "stream": 77}
     told = frontend.told(operation)
     assert {part.told["name"] for part in told.values() if isinstance(part, Part)} == set(operands)
@@ -108,24 +108,25 @@ def test_each_direction_is_asked_for(direction: str, operation: str, operands: s
 def test_only_what_is_deterministic_and_as_exact_as_wanted_is_taken() -> None:
     for compute, notes in (("float32", ["NONDETERMINISTIC", "TENSOR_CORE"]), ("tf32", ["NONDETERMINISTIC"])):
         frontend = Frontend()
-        assert Cudnn(frontend, 0, 0).convolution(problem("forward", compute)) is not None
+        assert callable(Cudnn(frontend, 0, 0).convolution(problem("forward", compute)))
         assert frontend.told("deselect_numeric_notes") == (notes,)
         assert frontend.told("deselect_workspace_greater_than") == (WORKSPACE_BYTES,)
     halves = {name: tensor._replace(dtype="float16") for name, tensor in (("x", X), ("w", W), ("y", Y))}
     frontend = Frontend()
-    assert Cudnn(frontend, 0, 0).convolution(problem("forward", **halves)) is not None
+    assert callable(Cudnn(frontend, 0, 0).convolution(problem("forward", **halves)))
     assert frontend.told("deselect_numeric_notes") == (["NONDETERMINISTIC"],)
 
 
 @pytest.mark.parametrize("step", ["conv_fprop", "validate", "create_execution_plans", "check_support", "build_plans"])
 def test_what_it_can_not_do_is_passed_over(step: str) -> None:
-    assert Cudnn(Frontend(step), 0, 0).convolution(problem("forward")) is None
+    assert Cudnn(Frontend(step), 0, 0).convolution(problem("forward")) == f"has no plan for it: {step}"
 
 
 def test_what_it_does_not_know_is_not_asked() -> None:
     frontend = Frontend()
-    assert Cudnn(frontend, 0, 0).convolution(problem("forward", "bfloat16")) is None
-    assert Cudnn(frontend, 0, 0).convolution(problem("forward", x=X._replace(shape=(0, 6, 9, 8)))) is None
+    assert Cudnn(frontend, 0, 0).convolution(problem("forward", "bfloat16")) == "doesn't round operands to bfloat16"
+    empty = problem("forward", x=X._replace(shape=(0, 6, 9, 8)))
+    assert Cudnn(frontend, 0, 0).convolution(empty) == "doesn't take what has no elements"
     assert not any(name == "pygraph" for name, _, _ in frontend.calls)
 
 
@@ -186,10 +187,61 @@ def test_the_driver_has_one_handle_on_its_stream(monkeypatch: pytest.MonkeyPatch
     runs = [driver.convolution(problem(direction)) for direction in ("forward", "data")]
     assert frontend.told("set_stream")["stream"] == driver._stream.ptr
     for run in runs:
-        assert run is not None
+        assert callable(run)
         run()
     places = {args[1] for name, args, _ in frontend.calls if name == "execute"}
     assert len(places) == 1 and min(places) > 0
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"), [("CUDNN_STATUS_EXECUTION_FAILED", CudnnError), ("no ALLOC_FAILED", MemoryError)]
+)
+def test_what_fails_when_it_is_executed_is_told(said: str, kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    frontend = Frontend("execute")
+    frontend.said = said
+    monkeypatch.setattr(cudnn, "installed", lambda: frontend)
+    driver = CupyDriver(FakeCupy())
+    run = driver.convolution(problem("forward"))
+    assert callable(run) and CudnnError in driver.failures
+    with pytest.raises(kind, match=said):
+        run()
+
+
+def test_a_library_that_can_not_be_opened_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> str:
+        raise RuntimeError("CUDNN_STATUS_NOT_INITIALIZED")
+
+    frontend = Frontend()
+    monkeypatch.setattr(frontend, "create_handle", fail)
+    monkeypatch.setattr(cudnn, "installed", lambda: frontend)
+    driver = CupyDriver(FakeCupy())
+    for _ in range(2):
+        assert driver.convolution(problem("forward")) == "can't be opened: CUDNN_STATUS_NOT_INITIALIZED"
+
+
+@needs_compiler
+@pytest.mark.parametrize("used", [True, False])
+def test_reports_say_which_of_both_ways_was_taken_and_why(used: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_host(monkeypatch, printed=True)
+    monkeypatch.setattr(HostDriver, "libraries", ["cudnn"])
+    with gc.Graph(), gc.Session(device="cuda", disable=() if used else "cudnn") as session:
+        x, w = gc.placeholder("x", (2, 3, 9, 8)), gc.placeholder("w", (4, 3, 3, 3))
+        y = gc.conv2d(x, w)
+        outputs = [y, *gc.gradients(gc.sum(y * y), [w])]
+        feeds = {place: np.ones(place.shape, np.float32) for place in (x, w)}
+
+        def ways() -> list[str]:
+            made = zip(session.plan(outputs, feeds).kernels, session.plan(outputs, feeds).made, strict=True)
+            return [how.how for step, how in made if step.kernel.core is not None]
+
+        own = "tiles of 16x64x16"
+        later = f"cudnn where it can, which the first run shows; else {own}"
+        assert [way.startswith(later if used else own) for way in ways()] == [True, True]
+        session.run(outputs, feeds)
+        forward, weight = ways()
+        assert forward == ("cudnn" if used else own)
+        assert weight == (f"{own}, as cudnn has no plan for it" if used else own)
+        assert session.profile(outputs, feeds, runs=1).kernels
 
 
 def test_a_plan_serves_all_addresses() -> None:
@@ -197,7 +249,7 @@ def test_a_plan_serves_all_addresses() -> None:
     handle = Cudnn(frontend, 0, 0)
     for address in (1000, 9000):
         run = handle.convolution(problem("forward", x=X._replace(address=address)))
-        assert run is not None
+        assert callable(run)
         run()
     given = [max(args[0].values()) for name, args, _ in frontend.calls if name == "execute"]
     assert given == [3000, 9000]

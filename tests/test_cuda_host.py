@@ -66,9 +66,7 @@ def test_lanes_see_what_others_of_their_warp_have(shuffle, source):
 
 
 def test_warps_vote():
-    kernel = launched(
-        64, "y[threadIdx.x] = __ballot_sync(0xffffffffu, x[threadIdx.x] > 0);", write="int32"
-    )
+    kernel = launched(64, "y[threadIdx.x] = __ballot_sync(0xffffffffu, x[threadIdx.x] > 0);", write="int32")
     x = np.zeros(64, np.float32)
     x[[1, 4, 32]] = 1
     assert np.array_equal(run(kernel, x, 64, "int32"), [0b10010] * 32 + [1] * 32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from state_testing import check_that_a_failing_form_changes_nothing, output_of, 
 import graphc as gc
 from graphc.runtime.cuda import cupy_driver
 from graphc.runtime.cuda.bound import LAUNCH_BYTES, SMALL
-from graphc.runtime.cuda.memory import PIECE
+from graphc.runtime.cuda.carrier import LEAST, PIECE, Carrier
+from graphc.runtime.cuda.driver import DeviceMemoryError
 from graphc.types import DTYPES, np_dtype
 
 MB = 1 << 20
@@ -111,6 +113,36 @@ def test_results_are_the_callers_and_out_receives_them(session):
         assert step(fed, out=out)[0] is out[0] and (out[0] == 2).all() and (out[1] == 2).all()
         first[0][...] = 7
         assert (step(fed)[0] == 2).all()
+
+
+@pytest.mark.parametrize("count", [SMALL + 4, LEAST, LEAST + 4, 2 * PIECE, 2 * PIECE + 4, 5 * PIECE - 8])
+def test_large_results_come_by_way_of_pinned_memory_while_the_next_part_is_copied(session, count):
+    x = gc.placeholder("x", shape=("n",))
+    y = [x + 1, x * 2]
+    step = session.compile(y, feeds=x)
+    fed = np.random.default_rng(count).normal(size=count // 4).astype("float32")
+    out = [np.zeros(count // 4, "float32"), np.zeros(count // 4, "float32")]
+    step(fed)
+    found = asked(session, lambda: step(fed, out=out))
+    parts = -(-count // min(PIECE, max(LEAST, -(-count // 2))))
+    assert found["download"] == 2 * parts and "pinned" not in found
+    assert (out[0] == fed + 1).all() and (out[1] == fed * 2).all()
+
+
+def test_threads_take_turns_with_pinned_memory(drivers):
+    carrier = Carrier(HostDriver())
+    arrays = [np.full(3 * LEAST, k, np.uint8) for k in range(4)]
+    places = [carrier.driver.allocate(3 * LEAST) for _ in arrays]
+    found = [np.zeros(3 * LEAST, np.uint8) for _ in arrays]
+
+    def work(k):
+        for _ in range(5):
+            carrier.send(arrays[k], places[k].address)
+            carrier.fetch(found[k], places[k].address)
+            assert (found[k] == k).all()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(work, range(4))) == [None] * 4
 
 
 def test_draws_are_those_of_every_device(session):
@@ -419,7 +451,7 @@ def test_whatever_memory_lacks_is_told_and_nothing_has_changed(monkeypatch, resu
             def lacking(driver, nbytes, *, pooled=False, left=left):
                 left[0] -= 1
                 if left[0] < 0:
-                    raise MemoryError
+                    raise DeviceMemoryError
                 return allocate(driver, nbytes, pooled=pooled)
 
             before, feeds = session[w], {x: np.ones((n * 1000, 8), "float32")}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -159,6 +161,18 @@ def test_a_device_that_cannot_be_opened_is_told(cupy, monkeypatch):
     with pytest.raises(gc.DeviceError, match="can't be opened: cudaErrorDevicesUnavailable") as caught:
         cupy_driver.opened()
     assert "gc.Session(device='cpu')" in caught.value.hint
+
+
+@pytest.mark.parametrize(("system", "name"), [("linux", "libcublas.so.13"), ("win32", "cublas64_13.dll")])
+def test_cublas_is_asked_for_by_the_name_that_a_system_gives_it(system, name, monkeypatch):
+    asked = []
+    monkeypatch.setitem(sys.modules, "cupy_backends.cuda.libs", SimpleNamespace(cublas=object()))
+    for parent in ("cupy_backends", "cupy_backends.cuda"):
+        monkeypatch.setitem(sys.modules, parent, SimpleNamespace(__path__=[]))
+    monkeypatch.setattr(cupy_driver.sys, "platform", system)
+    monkeypatch.setattr(cupy_driver.ctypes, "CDLL", asked.append)
+    cupy_driver._library(SimpleNamespace(runtimeGetVersion=lambda: 13020))
+    assert asked == [name]
 
 
 def test_cupy_has_what_the_driver_calls():

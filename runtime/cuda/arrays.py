@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from graphc.errors import DeviceError
+from graphc.errors import DeviceError, ResourceError
 from graphc.op import Array
-from graphc.runtime.cuda.driver import Driver, Memory
+from graphc.plan_text import with_unit
+from graphc.runtime.cuda.carrier import Carrier
+from graphc.runtime.cuda.driver import DeviceMemoryError, Driver, Memory
 from graphc.runtime.strided import ALIGN
 from graphc.types import np_dtype
 
@@ -27,8 +31,9 @@ class DeviceArray:
         dtype: of NumPy; `ml_dtypes.bfloat16` for bfloat16.
     """
 
-    def __init__(self, driver: Driver, memory: Memory, shape: tuple[int, ...], dtype: str) -> None:
-        self._driver = driver
+    def __init__(self, carrier: Carrier, memory: Memory, shape: tuple[int, ...], dtype: str) -> None:
+        self._carrier = carrier
+        self._driver = carrier.driver
         self._memory = memory
         self._name = dtype
         self.shape = shape
@@ -63,16 +68,12 @@ class DeviceArray:
         """A copy on the host.
 
         Raises:
-            DeviceError: the device was lost.
+            DeviceError: the device was lost. ResourceError: there is no pinned memory to copy by way of.
         """
         found = np.empty(self.shape, self.dtype)
         if found.nbytes:
-            try:
-                self._driver.enter()
-                self._driver.download(found, self.address)
-                self._driver.synchronise()
-            except self._driver.failures as error:
-                raise lost(self._driver, error) from error
+            with told(self._driver, f"{self!r} can't be copied to the host"):
+                self._carrier.fetch(found, self.address)
         return found
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
@@ -94,11 +95,8 @@ class DeviceArray:
         return found
 
     def _shared(self) -> Any:
-        try:
-            self._driver.enter()
+        with told(self._driver, f"{self!r} can't be shared"):
             return self._driver.shared(self._memory, self.address, self.shape, self._name)
-        except self._driver.failures as error:
-            raise lost(self._driver, error) from error
 
     def __repr__(self) -> str:
         return f"<array on {KEPT_ON!r}, {self._name}{list(self.shape)}>"
@@ -109,11 +107,16 @@ class DeviceFeed:
 
     Attributes:
         dtype: its name.
+
+    Raises:
+        DeviceError: the device was lost.
     """
 
-    def __init__(self, driver: Driver, value: Any) -> None:
-        self._driver = driver
-        self._imported = driver.imported(value)
+    def __init__(self, carrier: Carrier, value: Any) -> None:
+        self._carrier = carrier
+        self._driver = carrier.driver
+        with told(self._driver, "what is fed can't be read"):
+            self._imported = self._driver.imported(value)
         self.shape, self.dtype = self._imported.shape, self._imported.dtype
 
     def in_order(self) -> tuple[int, Memory | None]:
@@ -134,11 +137,37 @@ class DeviceFeed:
         self._driver.take(self._imported, address)
 
     def copy(self, order: str = "C") -> DeviceArray:
-        """An array of one's own."""
-        memory = self._memory_for_copy()
-        self.write(memory.address)
-        self._driver.synchronise()  # its owner may write to it from now on
-        return DeviceArray(self._driver, memory, self.shape, self.dtype)
+        """An array of one's own.
+
+        Raises:
+            ResourceError: the device has no memory for it. DeviceError: it was lost.
+        """
+        nbytes = math.prod(self.shape) * np_dtype(self.dtype).itemsize
+        with told(self._driver, f"{with_unit(nbytes)} on the device, {self.dtype}{list(self.shape)}, can't be copied"):
+            memory = self._memory_for_copy()
+            self.write(memory.address)
+            self._driver.synchronise()  # its owner may write to it from now on
+        return DeviceArray(self._carrier, memory, self.shape, self.dtype)
+
+
+@contextmanager
+def told(driver: Driver, what: str) -> Iterator[None]:
+    """A use of the device by the thread that asks; `what` says what can't be done if its memory lacks.
+
+    Raises:
+        ResourceError: the device lacks memory. DeviceError: it was lost.
+    """
+    try:
+        driver.enter()
+        yield
+    except DeviceMemoryError as error:
+        free = with_unit(driver.free_bytes())
+        raise ResourceError(
+            f"{what}: the device {driver.name} has {free} left{f' ({error})' if str(error) else ''}",
+            hint="let go of results that lie there, or close sessions that aren't used any more",
+        ) from error
+    except driver.failures as error:
+        raise lost(driver, error) from error
 
 
 def lost(driver: Driver, error: Exception) -> DeviceError:

@@ -19,7 +19,7 @@ from graphc.kernel import Kernel
 from graphc.op import Array
 from graphc.ops.state import Variable
 from graphc.plan import Plan, Step
-from graphc.runtime.cuda.driver import WORD, Convolved, Driver, Matrices, Memory, Product, Tensor
+from graphc.runtime.cuda.driver import WORD, Convolved, Driver, Matrices, Memory, Product, Task, Tensor
 from graphc.runtime.cuda.launches import (
     Argument,
     Command,
@@ -50,6 +50,18 @@ class Served(NamedTuple):
     module: object
 
 
+class Asked(NamedTuple):
+    """A library that was asked to do something.
+
+    Attributes:
+        library: its name, with what it was asked for.
+        refused: why it can't; "" if it does it.
+    """
+
+    library: str
+    refused: str
+
+
 class Segment(NamedTuple):
     """What the device does without the host, and what the host does then.
 
@@ -76,6 +88,15 @@ def read_in_place(plan: Plan, on_device: Collection[Node], *, fetched: bool) -> 
     feeds = [k for leaf, k in plan.symbolic.given.items() if leaf in on_device and k not in taken]
     found = [k for k in (*feeds, *(() if fetched else plan.symbolic.outputs)) if plan.nbytes[k] > SMALL]
     return frozenset(found if sum([plan.nbytes[k] for k in found]) > LAUNCH_BYTES * len(plan.kernels) else ())
+
+
+TASKS: Mapping[type[Command], Task] = {Gemm: "products", Fused: "products", Convolution: "convolutions"}
+
+
+def tasks_of(kernels: Iterable[CudaKernel]) -> frozenset[Task]:
+    """What kernels ask libraries to do."""
+    kinds = {type(command) for kernel in kernels for command in kernel.commands}
+    return frozenset([TASKS[kind] for kind in kinds if kind in TASKS])
 
 
 class Layout:
@@ -182,6 +203,7 @@ class Placed:
 
     Attributes:
         segments: one after the other they are the run.
+        by_library: what libraries were asked to do in each step, by its number, in order.
         graphs: of each segment, once it was captured.
         runs: how many there were.
     """
@@ -197,6 +219,7 @@ class Placed:
     ) -> None:
         self._driver, self._plan, self._layout, self._where = driver, plan, layout, where
         self._hosted, self._served = hosted, served
+        self.by_library: dict[int, list[Asked]] = {}
         self.segments = tuple(self._segments())
         self.graphs: dict[int, object] = {}
         self.runs = 0
@@ -280,18 +303,21 @@ class Placed:
             elif isinstance(command, Gemm):
                 yield from self._product(command, step)
             else:
-                done = self._by_library(command, step)
-                yield from () if done is None else (done,)
+                found = self._by_library(command, step)
+                refused = found if isinstance(found, str) else ""
+                self.by_library.setdefault(number, []).append(Asked(command.name, refused))
+                if not isinstance(found, str):
+                    yield found
                 after: Sequence[Command] = command.then if isinstance(command, Convolution) else ()
-                commands += reversed(command.instead if done is None else after)
+                commands += reversed(command.instead if refused else after)
 
-    def _by_library(self, command: Convolution | Fused, step: Step) -> Action | None:
-        """What does a command whenever it is called; None if what is there instead must."""
+    def _by_library(self, command: Convolution | Fused, step: Step) -> Action | str:
+        """What does a command whenever it is called; or why what is there instead must."""
         if isinstance(command, Convolution):
             return self._driver.convolution(self._convolved(command, step))
         product = self._multiplied(command.gemm, step)
         if not all((product.batch, product.m, product.n, product.k)):
-            return None
+            return "isn't asked where there are no elements"
         bias = 0 if command.bias is None else self._first(command.bias, step)
         return self._driver.fused(product, command.epilogue, bias)
 

@@ -112,7 +112,6 @@ def _by_library(code: CudaCode, convolution: Convolution, arrays: Mapping[str, S
     """The same for cuDNN, whose y is our g."""
     core = code.kernel.core
     assert core is not None
-    code.note("by cudnn, where it can")
     x, w, y = (arrays[role] for role in "xwg")
     shapes = (convolution.extents("x"), convolution.extents("w"), convolution.extents("g"))
     attrs = core.attrs

@@ -18,6 +18,16 @@ COMPUTE = {"float32": 68, "float64": 70, "bfloat16": 75, "tf32": 77}  # cublasCo
 SCALARS = {"float64": ctypes.c_double}  # of alpha and beta; all others compute in float32
 DEFAULT_ALGORITHM = -1
 WORKSPACE_BYTES = 32 << 20  # what cuBLAS recommends for the GPUs that need most
+STATUSES = {  # cublasStatus_t
+    1: "CUBLAS_STATUS_NOT_INITIALIZED",
+    3: "CUBLAS_STATUS_ALLOC_FAILED",
+    7: "CUBLAS_STATUS_INVALID_VALUE",
+    8: "CUBLAS_STATUS_ARCH_MISMATCH",
+    11: "CUBLAS_STATUS_MAPPING_ERROR",
+    13: "CUBLAS_STATUS_EXECUTION_FAILED",
+    14: "CUBLAS_STATUS_INTERNAL_ERROR",
+    15: "CUBLAS_STATUS_NOT_SUPPORTED",
+}
 
 
 class CublasError(RuntimeError):
@@ -64,7 +74,7 @@ class Cublas:
     def _call(self, name: str, *arguments: Any) -> None:
         status = getattr(self._library, name)(*arguments)
         if status != OK:
-            raise CublasError(f"{name} returned status {status}")
+            raise CublasError(f"{name} returned {STATUSES.get(status, f'status {status}')}")
 
 
 def by_columns(matrices: Matrices, rows: int, columns: int) -> tuple[int, int]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from graphc.op import Array
 from graphc.runtime.cuda.cublas import COMPUTE, DTYPES, WORKSPACE_BYTES, CublasError, by_columns
-from graphc.runtime.cuda.driver import Driver, Matrices, Memory, Product
+from graphc.runtime.cuda.driver import DeviceMemoryError, Driver, Matrices, Memory, Product
 from graphc.runtime.strided import ALIGN
 from graphc.types import np_dtype
 
@@ -53,25 +53,25 @@ class CublasLt:
         self._bindings, self._stream, self._workspace = bindings, stream, workspace
         self._handle = bindings.create()
         weakref.finalize(self, bindings.destroy, self._handle).atexit = False  # CUDA may have ended by then
-        self._algorithms: dict[tuple[Product, str], Array | None] = {}
+        self._algorithms: dict[tuple[Product, str], Array | str] = {}  # or why there is none
 
-    def fused(self, driver: Driver, product: Product, epilogue: str, bias: int) -> Callable[[], None] | None:
+    def fused(self, driver: Driver, product: Product, epilogue: str, bias: int) -> Callable[[], None] | str:
         """See `Driver.fused`. `driver` gives memory for a trial."""
         operation = _Operation(self._bindings, product, epilogue, bias)
         kind = _kind(product), epilogue
         if kind not in self._algorithms:
             found = self._heuristic(operation, kind[0])
-            if found is not None and not self._keeps_nan(driver, operation, found, product):
-                found = None
+            if not isinstance(found, str) and not self._keeps_nan(driver, operation, found, product):
+                found = "isn't seen to keep nan"
             self._algorithms[kind] = found
         algorithm = self._algorithms[kind]
-        if algorithm is None:
-            return None
+        if isinstance(algorithm, str):
+            return algorithm
         addresses = (product.b.address, product.a.address, product.c.address)
         return partial(self._multiply, operation, algorithm, addresses)
 
-    def _heuristic(self, operation: _Operation, kind: Product) -> Array | None:
-        """What cublasLt knows of the best algorithm, as bytes, the algorithm first; None if there is none."""
+    def _heuristic(self, operation: _Operation, kind: Product) -> Array | str:
+        """What cublasLt knows of the best algorithm, as bytes, the algorithm first; or why there is none."""
         bindings, names = self._bindings, self._bindings.MatmulPreferenceAttribute
         found, count = np.zeros(1, bindings.matmul_heuristic_result_dtype), np.zeros(1, np.int32)
         preference = bindings.matmul_preference_create()
@@ -83,11 +83,11 @@ class CublasLt:
             layouts = [operation.layouts[k] for k in (0, 1, 2, 2)]
             where = (found.ctypes.data, count.ctypes.data)
             bindings.matmul_algo_get_heuristic(self._handle, operation.description, *layouts, preference, 1, *where)
-        except bindings.cuBLASLtError:  # what isn't supported
-            return None
+        except bindings.cuBLASLtError as error:  # what isn't supported
+            return f"has no algorithm for it: {error}"
         finally:
             bindings.matmul_preference_destroy(preference)
-        return found if count[0] and found["state"][0] == 0 else None
+        return found if count[0] and found["state"][0] == 0 else "has no algorithm for it"
 
     def _multiply(self, operation: _Operation, algorithm: Array, addresses: tuple[int, int, int]) -> None:
         """D = epilogue(A B). cublasLt counts by columns, and so computes transposed results of transposed operands."""
@@ -107,7 +107,7 @@ class CublasLt:
         sizes = [_reach(product, *each) for each in ((product.b, k, n), (product.a, m, k), (product.c, m, n))]
         try:
             memories = [driver.allocate(ALIGN + size, pooled=True) for size in sizes]
-        except MemoryError:
+        except DeviceMemoryError:
             return False
         for memory in memories[:2]:
             _fill(driver, memory)

@@ -28,6 +28,10 @@ def installed() -> Any:
         return None
 
 
+class CudnnError(RuntimeError):
+    """cuDNN can't be opened, or failed at what it said that it can do."""
+
+
 class Cudnn:
     """A handle of cuDNN on one stream.
 
@@ -40,33 +44,44 @@ class Cudnn:
     def __init__(self, frontend: Any, stream: int, workspace: int) -> None:
         self._frontend = frontend
         self._workspace = workspace
-        self._handle = frontend.create_handle()
-        frontend.set_stream(handle=self._handle, stream=stream)
-        self._planned: dict[Convolved, tuple[Any, dict[str, Any]] | None] = {}  # graphs, for any addresses
+        try:
+            self._handle = frontend.create_handle()
+            frontend.set_stream(handle=self._handle, stream=stream)
+        except Exception as error:  # of several types, by version
+            raise CudnnError(f"can't be opened: {error}") from error
+        self._planned: dict[Convolved, tuple[Any, dict[str, Any]] | str] = {}  # graphs, for any addresses
 
-    def convolution(self, problem: Convolved) -> Callable[[], None] | None:
-        """What convolves whenever it is called; None if cuDNN can't do this one as it is wanted."""
+    def convolution(self, problem: Convolved) -> Callable[[], None] | str:
+        """What convolves whenever it is called; or why cuDNN can't do this one as it is wanted."""
         tensors = {"x": problem.x, "w": problem.w, "y": problem.y}
-        if problem.compute == "bfloat16" or not all(size for tensor in tensors.values() for size in tensor.shape):
-            return None
+        if problem.compute == "bfloat16":
+            return "doesn't round operands to bfloat16"
+        if not all(size for tensor in tensors.values() for size in tensor.shape):
+            return "doesn't take what has no elements"
         x, w, y = (tensor._replace(address=0) for tensor in tensors.values())
         anywhere = problem._replace(x=x, w=w, y=y)
         if anywhere not in self._planned:
             self._planned[anywhere] = self._plan(anywhere)
         found = self._planned[anywhere]
-        if found is None:
-            return None
+        if isinstance(found, str):
+            return found
         graph, given = found
         addresses = {given[name].get_uid(): tensor.address for name, tensor in tensors.items()}
-        return partial(graph.execute, addresses, self._workspace, handle=self._handle)
+        return partial(self._execute, graph, addresses)
 
-    def _plan(self, problem: Convolved) -> tuple[Any, dict[str, Any]] | None:
-        """A graph with a plan, and its tensors by name; None if there is no plan as it is wanted."""
+    def _execute(self, graph: Any, addresses: dict[int, int]) -> None:
+        try:
+            graph.execute(addresses, self._workspace, handle=self._handle)
+        except Exception as error:  # of several types, by version
+            raise CudnnError(f"cuDNN: {error}") from error
+
+    def _plan(self, problem: Convolved) -> tuple[Any, dict[str, Any]] | str:
+        """A graph with a plan, and its tensors by name; or why there is no plan as it is wanted."""
         try:
             graph, given = self._graph(problem, {"x": problem.x, "w": problem.w, "y": problem.y})
             self._choose(graph, exact=problem.x.dtype == "float32" and problem.compute == "float32")
-        except Exception:  # of several types, by version: there is no plan, or no support for this graph
-            return None
+        except Exception as error:  # of several types, by version: there is no plan, or no support for this graph
+            return f"has no plan for it: {(str(error).splitlines() or [type(error).__name__])[0]}"
         return graph, given
 
     def _graph(self, problem: Convolved, tensors: dict[str, Tensor]) -> tuple[Any, dict[str, Any]]:

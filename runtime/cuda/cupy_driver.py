@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache, cached_property, partial
@@ -16,11 +18,11 @@ import numpy as np
 
 from graphc.errors import DeviceError, MissingExtra
 from graphc.op import Array
-from graphc.runtime.cuda import cublaslt, cudnn
-from graphc.runtime.cuda.cublas import WORKSPACE_BYTES, Cublas, CublasError
+from graphc.runtime.cuda import cublas, cublaslt, cudnn
+from graphc.runtime.cuda.cublas import Cublas, CublasError
 from graphc.runtime.cuda.cublaslt import CublasLt
-from graphc.runtime.cuda.cudnn import Cudnn
-from graphc.runtime.cuda.driver import WORD, Code, Convolved, Imported, Memory, Product
+from graphc.runtime.cuda.cudnn import Cudnn, CudnnError
+from graphc.runtime.cuda.driver import WORD, Code, Convolved, DeviceMemoryError, Imported, Memory, Product, Task
 from graphc.runtime.cuda.nvrtc import compile
 from graphc.runtime.cuda.prelude import prelude
 from graphc.types import np_dtype
@@ -28,7 +30,13 @@ from graphc.types import np_dtype
 FIRST = 0  # the number of the device that is used; CUDA_VISIBLE_DEVICES says which that is
 DLPACK_GPU = 2  # kDLCUDA
 STATIC_SHARED = 48 << 10  # bytes of dynamic shared memory from which a function has to ask for them
-OUT_OF_MEMORY = "cudaErrorMemoryAllocation"
+WORKSPACES: Mapping[Task, int] = {"products": cublas.WORKSPACE_BYTES, "convolutions": cudnn.WORKSPACE_BYTES}
+
+# No thread may wait for the device while another one's stream is captured.
+CAPTURES = threading.RLock()
+
+# What CUDA's runtime, its driver and the libraries say where memory lacks.
+LACKING = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "ALLOC_FAILED", "ALLOCATION_FAILED")
 
 # The extra for each version of CUDA that a driver knows, the newest first; a driver runs what was made for older ones.
 EXTRAS = {13: ("gpu", "cupy-cuda13x"), 12: ("gpu12", "cupy-cuda12x")}
@@ -110,11 +118,32 @@ def _count(runtime: Any) -> int:
     return found
 
 
+@contextmanager
+def lack_told() -> Iterator[None]:
+    """Make a lack of memory a `DeviceMemoryError`, whoever tells it.
+
+    It may be found out when code is loaded, a graph is made or launched, or a library is opened.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, MemoryError) or any(words in str(error) for words in LACKING):
+            raise DeviceMemoryError(str(error)) from error
+        raise
+
+
 class CupyMemory:
     """Memory from `cudaMalloc`, or from a pool."""
 
     def __init__(self, owner: Any, address: int, nbytes: int) -> None:
         self.owner, self.address, self.nbytes = owner, address, nbytes
+
+
+class _Shared:
+    """What an array that others see refers to: it keeps memory as long as they do."""
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
 
 
 class CupyDriver:
@@ -132,6 +161,7 @@ class CupyDriver:
             self._runtime.CUDARuntimeError,
             self._calls.CUDADriverError,
             CublasError,
+            CudnnError,
         )
         self.enter()
         properties = self._runtime.getDeviceProperties(FIRST)
@@ -140,8 +170,8 @@ class CupyDriver:
         self._stream = self._cuda.Stream(non_blocking=True)
         self._lock = threading.RLock()  # another thread's copies must not become part of a graph
         self._pool = self._cuda.MemoryPool()
-        self._cudnn: Cudnn | None = None
-        self._room: Memory | None = None
+        self._rooms: dict[Task, Memory] = {}
+        self._let_go = False  # whether others have let memory go that they may be using still
 
     def enter(self) -> None:
         """See `Driver`."""
@@ -156,39 +186,50 @@ class CupyDriver:
 
     def allocate(self, nbytes: int, *, pooled: bool = False) -> CupyMemory:
         """See `Driver`."""
+        if self._let_go and pooled:
+            self._let_go = False
+            with CAPTURES:
+                self._runtime.deviceSynchronize()  # what others have asked for, on streams that nobody tells
         try:
             return self._allocated(nbytes, pooled)
-        except MemoryError:
+        except DeviceMemoryError:
             self.trim()
             return self._allocated(nbytes, pooled)
 
-    def trim(self) -> None:
-        """See `Driver`."""
-        self._pool.free_all_blocks()
-
     def _allocated(self, nbytes: int, pooled: bool) -> CupyMemory:
-        try:
+        with lack_told():
             if not pooled:
                 memory = self._cuda.Memory(nbytes)
                 return CupyMemory(memory, memory.ptr, nbytes)
             with self._stream:
                 pointer = self._pool.malloc(nbytes)
             return CupyMemory(pointer, pointer.ptr, nbytes)
-        except self._cuda.memory.OutOfMemoryError as error:
-            raise MemoryError(str(error)) from None
-        except self._runtime.CUDARuntimeError as error:
-            if OUT_OF_MEMORY in str(error):
-                raise MemoryError(str(error)) from None
-            raise
+
+    def to_work_in(self, tasks: Collection[Task]) -> int:
+        """See `Driver`."""
+        return sum([nbytes for task, nbytes in WORKSPACES.items() if task in tasks and task not in self._rooms])
+
+    def _room(self, task: Task) -> int:
+        """The address of what libraries work in, one after the other."""
+        if task not in self._rooms:
+            self._rooms[task] = self.allocate(WORKSPACES[task])
+        return self._rooms[task].address
+
+    def trim(self) -> None:
+        """See `Driver`."""
+        self._pool.free_all_blocks()
+
+    def close(self) -> None:
+        """See `Driver`."""
+        for name in ("_cublas", "_cublaslt", "_cudnn"):
+            self.__dict__.pop(name, None)
+        self._rooms.clear()
+        self.trim()
 
     def pinned(self, nbytes: int) -> Array:
         """See `Driver`."""
-        try:
+        with lack_told():
             memory = self._cuda.PinnedMemory(nbytes)
-        except self._runtime.CUDARuntimeError as error:
-            if OUT_OF_MEMORY in str(error):
-                raise MemoryError(str(error)) from None
-            raise
         return np.frombuffer(self._cuda.PinnedMemoryPointer(memory, 0), np.uint8, nbytes)
 
     def upload(self, address: int, source: Array) -> None:
@@ -217,14 +258,16 @@ class CupyDriver:
         found = []
         for cubin in cubins:
             module = self._cuda.function.Module()
-            module.load(cubin)
+            with lack_told():
+                module.load(cubin)
             found.append(module)
         return found
 
     def function(self, module: Any, symbol: str, shared: int) -> int:
         """See `Driver`. Code is loaded here: where it is first launched may be a capture, which can't load any."""
         function = module.get_function(symbol)
-        self._calls.funcGetAttribute(self._calls.CU_FUNC_ATTRIBUTE_NUM_REGS, function.ptr)
+        with lack_told():
+            self._calls.funcGetAttribute(self._calls.CU_FUNC_ATTRIBUTE_NUM_REGS, function.ptr)
         if shared > STATIC_SHARED:
             kind = self._calls.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
             self._calls.funcSetAttribute(function.ptr, kind, shared)
@@ -236,20 +279,17 @@ class CupyDriver:
         addresses = (ctypes.c_void_p * max(1, count))(*range(first, first + WORD * count, WORD))
         grid, block = (blocks, 1, 1), (threads, 1, 1)
         where = ctypes.addressof(addresses)
-        self._calls.launchKernel(function, *grid, *block, shared, self._stream.ptr, where, 0)
+        with lack_told():  # of memory for what doesn't fit into registers
+            self._calls.launchKernel(function, *grid, *block, shared, self._stream.ptr, where, 0)
 
     def multiplication(self, product: Product) -> Callable[[], None]:
         """See `Driver`. cuBLAS is opened here: during a capture it can't be."""
-        return partial(self._cublas.multiply, product)
+        return partial(_told, partial(self._cublas.multiply, product))
 
     @cached_property
     def _cublas(self) -> Cublas:
-        return Cublas(_library(self._runtime), self._stream.ptr, self._workspace.address)
-
-    @cached_property
-    def _workspace(self) -> Memory:
-        """What cuBLAS and cublasLt work in, one after the other."""
-        return self.allocate(WORKSPACE_BYTES)
+        with lack_told():
+            return Cublas(_library(self._runtime), self._stream.ptr, self._room("products"))
 
     @cached_property
     def libraries(self) -> frozenset[str]:
@@ -259,18 +299,27 @@ class CupyDriver:
 
     @cached_property
     def _cublaslt(self) -> CublasLt:
-        return CublasLt(cublaslt.installed(), self._stream.ptr, self._workspace.address)
+        with lack_told():
+            return CublasLt(cublaslt.installed(), self._stream.ptr, self._room("products"))
 
-    def fused(self, product: Product, epilogue: str, bias: int) -> Callable[[], None] | None:
+    def fused(self, product: Product, epilogue: str, bias: int) -> Callable[[], None] | str:
         """See `Driver`."""
-        return self._cublaslt.fused(self, product, epilogue, bias)
+        with lack_told():
+            found = self._cublaslt.fused(self, product, epilogue, bias)
+        return found if isinstance(found, str) else partial(_told, found)
 
-    def convolution(self, problem: Convolved) -> Callable[[], None] | None:
+    @cached_property
+    def _cudnn(self) -> Cudnn:
+        with lack_told():
+            return Cudnn(cudnn.installed(), self._stream.ptr, self._room("convolutions"))
+
+    def convolution(self, problem: Convolved) -> Callable[[], None] | str:
         """See `Driver`."""
-        if self._cudnn is None:
-            self._room = self.allocate(cudnn.WORKSPACE_BYTES)
-            self._cudnn = Cudnn(cudnn.installed(), self._stream.ptr, self._room.address)
-        return self._cudnn.convolution(problem)
+        try:
+            found = self._cudnn.convolution(problem)
+        except CudnnError as error:
+            return str(error)
+        return found if isinstance(found, str) else partial(_told, found)
 
     # ------------------------------------------------------------------------------------------- graphs and time
 
@@ -278,22 +327,25 @@ class CupyDriver:
     def capture(self) -> Iterator[list[Any]]:
         """See `Driver`."""
         found: list[Any] = []
-        with self._lock:
+        with CAPTURES, self._lock:
             self._stream.begin_capture()
             try:
                 yield found
             except BaseException:
                 self._stream.end_capture()  # or the stream can't be used any more
                 raise
-            found.append(self._stream.end_capture())
+            with lack_told():
+                found.append(self._stream.end_capture())
 
     def replay(self, graph: Any) -> None:
         """See `Driver`."""
-        graph.launch(self._stream)
+        with lack_told():
+            graph.launch(self._stream)
 
     def mark(self) -> Any:
         """See `Driver`."""
-        return self._stream.record(self._cuda.Event())
+        with self._lock:
+            return self._stream.record(self._cuda.Event())
 
     def wait(self, mark: Any) -> None:
         """See `Driver`."""
@@ -335,16 +387,27 @@ class CupyDriver:
     def shared(self, memory: Memory, address: int, shape: tuple[int, ...], dtype: str) -> Any:
         """See `Driver`."""
         self.synchronise()
-        return self._over(address, memory.nbytes, shape, dtype, memory)
+        kept = _Shared(memory)
+        weakref.finalize(kept, self._was_let_go).atexit = False
+        return self._over(address, memory.nbytes, shape, dtype, kept)
+
+    def _was_let_go(self) -> None:
+        self._let_go = True
 
     def _over(self, address: int, nbytes: int, shape: tuple[int, ...], dtype: str, owner: Any) -> Any:
         memory = self._cuda.UnownedMemory(address, nbytes, owner, FIRST)
         return self._cupy.ndarray(shape, np_dtype(dtype), self._cuda.MemoryPointer(memory, 0))
 
 
+def _told(call: Callable[[], None]) -> None:
+    with lack_told():
+        call()
+
+
 def _library(runtime: Any) -> Any:
     """cuBLAS of the CUDA that CuPy was made for, wherever it is found: in wheels, or in the system."""
-    from cupy_backends.cuda.libs import cublas
+    from cupy_backends.cuda.libs import cublas as loaded
 
-    assert cublas  # which has loaded the library, so that it is found by its name
-    return ctypes.CDLL(f"libcublas.so.{runtime.runtimeGetVersion() // 1000}")
+    assert loaded  # which has loaded the library, so that it is found by its name
+    major = runtime.runtimeGetVersion() // 1000
+    return ctypes.CDLL(f"cublas64_{major}.dll" if sys.platform == "win32" else f"libcublas.so.{major}")

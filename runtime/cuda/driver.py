@@ -18,6 +18,12 @@ from graphc.runtime.cuda.launches import CudaKernel
 
 WORD = 8  # bytes of each argument of a launch: addresses and sizes
 
+Task = Literal["products", "convolutions"]  # of libraries, each with memory of its own to work in
+
+
+class DeviceMemoryError(MemoryError):
+    """The device has no memory left, or the host none that is pinned; nothing is lost."""
+
 
 class Memory(Protocol):
     """Memory on the device, freed when nothing refers to this."""
@@ -107,7 +113,8 @@ class Driver(Protocol):
 
     Attributes:
         name: as its maker calls it.
-        failures: what its calls raise where the device or its software fails; a lack of memory is a MemoryError.
+        failures: what its calls raise where the device or its software fails. A lack of memory isn't one of them: it
+            is a `DeviceMemoryError`, whatever was asked for.
     """
 
     name: str
@@ -128,22 +135,23 @@ class Driver(Protocol):
 
         Args:
             pooled: take it from what was freed before, without waiting for the device; for what comes and goes.
-
-        Raises:
-            MemoryError: there is none.
         """
+        ...
+
+    def to_work_in(self, tasks: Collection[Task]) -> int:
+        """Bytes of the device that libraries will take when they are first asked for such tasks; 0 if they were."""
         ...
 
     def trim(self) -> None:
         """Give back what was freed and is kept for later."""
         ...
 
-    def pinned(self, nbytes: int) -> Array:
-        """Bytes of the host's, uint8[nbytes], which the device copies to and from while the host does something else.
+    def close(self) -> None:
+        """Give back what libraries work in, too; it is taken anew where they are asked again."""
+        ...
 
-        Raises:
-            MemoryError: there are none.
-        """
+    def pinned(self, nbytes: int) -> Array:
+        """Bytes of the host's, uint8[nbytes], which the device copies to and from while the host goes on."""
         ...
 
     def upload(self, address: int, source: Array) -> None:
@@ -173,11 +181,7 @@ class Driver(Protocol):
         ...
 
     def multiplication(self, product: Product) -> Callable[[], None]:
-        """What multiplies matrices whenever it is called, during a capture, too.
-
-        Raises:
-            MemoryError: there is none to work in.
-        """
+        """What multiplies matrices whenever it is called, during a capture, too."""
         ...
 
     @property
@@ -185,8 +189,8 @@ class Driver(Protocol):
         """Which are there: "cudnn", to convolve, and "cublaslt", for products with epilogues."""
         ...
 
-    def fused(self, product: Product, epilogue: str, bias: int) -> Callable[[], None] | None:
-        """What multiplies matrices, and does what follows, whenever it is called; None if cublasLt can't do this one.
+    def fused(self, product: Product, epilogue: str, bias: int) -> Callable[[], None] | str:
+        """What multiplies matrices, and does what follows, whenever it is called; or why cublasLt can't do this one.
 
         Args:
             epilogue: see `launches.Fused`.
@@ -194,8 +198,8 @@ class Driver(Protocol):
         """
         ...
 
-    def convolution(self, problem: Convolved) -> Callable[[], None] | None:
-        """What convolves whenever it is called, by cuDNN; None if that can't do this one."""
+    def convolution(self, problem: Convolved) -> Callable[[], None] | str:
+        """What convolves whenever it is called, by cuDNN; or why that can't do this one."""
         ...
 
     # graphs and time
@@ -239,6 +243,9 @@ class Driver(Protocol):
         ...
 
     def shared(self, memory: Memory, address: int, shape: tuple[int, ...], dtype: str) -> Any:
-        """An array of the driver's own library over memory, which it keeps; speaks DLPack and
-        `__cuda_array_interface__`."""
+        """An array of the driver's own library over memory; speaks DLPack and `__cuda_array_interface__`.
+
+        It keeps the memory, and so does whoever takes it without a copy. When the last of them has let it go, it isn't
+        used for anything else before the device has done what they asked for, on whatever stream.
+        """
         ...

@@ -48,7 +48,6 @@ def contract(code: CudaCode) -> bool:
     fused = _fused(code, problem) if "cublaslt" in code.libraries else None
     if fused is not None:
         code.fused(fused, since)
-        code.note(f"cublaslt with {fused.epilogue.lower().replace('_', ' of ')} where it has a way")
     return True
 
 

@@ -122,6 +122,11 @@ class Convolution(NamedTuple):
     then: tuple[Launch, ...] = ()
     instead: tuple[Launch, ...] = ()
 
+    @property
+    def name(self) -> str:
+        """For reports."""
+        return "cudnn"
+
 
 class Fused(NamedTuple):
     """A product of matrices and what follows from it, by cublasLt, if it can do this one.
@@ -137,6 +142,11 @@ class Fused(NamedTuple):
     epilogue: str
     bias: Strided | None
     instead: tuple[Launch | Gemm, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """For reports."""
+        return f"cublaslt with {self.epilogue.lower().replace('_', ' of ')}"
 
 
 Command = Launch | Gemm | Convolution | Fused

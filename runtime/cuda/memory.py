@@ -1,18 +1,16 @@
-"""Where things lie on the device: the memory of runs, the homes of variables, and how feeds get there."""
+"""Where things lie on the device: the memory of runs, and the homes of variables."""
 
 from __future__ import annotations
 
 import weakref
-from typing import Any
 
 import numpy as np
 
 from graphc.op import Array
 from graphc.runtime.cuda.arrays import DeviceArray
+from graphc.runtime.cuda.carrier import Carrier
 from graphc.runtime.cuda.driver import Driver, Memory
 from graphc.types import TensorType, np_dtype
-
-PIECE = 8 << 20  # bytes of a piece of pinned memory, of which there are two
 
 
 class Room:
@@ -46,7 +44,7 @@ class Room:
         """See that there are so many bytes on the device and of pinned memory; what was there is lost.
 
         Raises:
-            MemoryError: there are none.
+            DeviceMemoryError: there are none.
         """
         if nbytes > self.nbytes:
             self.generation += 1
@@ -57,40 +55,11 @@ class Room:
             self.mirror = self.driver.pinned(mirrored)
 
 
-class Feeder:
-    """Copies large arrays to the device through two pieces of pinned memory.
-
-    While the device reads one, the next is filled.
-    """
-
-    def __init__(self, driver: Driver) -> None:
-        self.driver = driver
-        self._pieces: list[Array] = []
-        self._marks: list[Any] = []
-        self._next = 0
-
-    def send(self, array: Array, address: int) -> None:
-        """Copy the elements of an array, in row-major order; it may change when this has returned."""
-        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        if not self._pieces:
-            self._pieces = [self.driver.pinned(PIECE) for _ in range(2)]
-            self._marks = [None, None]
-        for start in range(0, data.size, PIECE):
-            part = data[start : start + PIECE]
-            at, self._next = self._next, 1 - self._next
-            if self._marks[at] is not None:
-                self.driver.wait(self._marks[at])
-            piece = self._pieces[at][: part.size]
-            piece[...] = part
-            self.driver.upload(address + start, piece)
-            self._marks[at] = self.driver.mark()
-
-
 class Stored(DeviceArray):
     """The value of a variable in its home, or in memory of its own once something else is to be there."""
 
     def __init__(self, home: Home) -> None:
-        super().__init__(home.driver, home.memory, home.shape, home.dtype)
+        super().__init__(home.carrier, home.memory, home.shape, home.dtype)
 
     def move(self, memory: Memory) -> None:
         """It lies elsewhere from now on."""
@@ -104,8 +73,9 @@ class Home:
     `DeviceArray` that tells where on the device it is, here or elsewhere.
     """
 
-    def __init__(self, driver: Driver, type: TensorType) -> None:
-        self.driver = driver
+    def __init__(self, carrier: Carrier, type: TensorType) -> None:
+        self.carrier = carrier
+        self.driver = driver = carrier.driver
         self.shape = tuple([int(dim) for dim in type.shape])
         self.dtype = type.dtype
         self.nbytes = int(np.prod(self.shape, dtype=np.int64)) * np_dtype(type.dtype).itemsize
@@ -113,7 +83,7 @@ class Home:
         self._copied: Array | None = None  # the host's array that this is a copy of
         self._lent: weakref.ref[Stored] | None = None
 
-    def bring(self, value: Array | DeviceArray, feeder: Feeder) -> None:
+    def bring(self, value: Array | DeviceArray) -> None:
         """See that a value is here."""
         if isinstance(value, DeviceArray):
             if value.memory is not self.memory:
@@ -123,7 +93,7 @@ class Home:
         elif value is not self._copied:
             self.preserve()
             self.overwritten()
-            feeder.send(value, self.memory.address)
+            self.carrier.send(value, self.memory.address)
             self._copied = value
 
     def overwritten(self) -> None:

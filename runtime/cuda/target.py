@@ -23,15 +23,17 @@ from graphc.kernel import Kernel
 from graphc.op import Array
 from graphc.passes.plan import bind_plan, plan_kernels, updated_after
 from graphc.plan import Plan, Step, SymbolicPlan
+from graphc.plan_text import with_unit
 from graphc.runtime.cpu.blocks import Blocks
 from graphc.runtime.cuda.arrays import DeviceArray, DeviceFeed, lost
-from graphc.runtime.cuda.bound import Addresses, Layout, Placed, Segment, Served, read_in_place
+from graphc.runtime.cuda.bound import Addresses, Layout, Placed, Segment, Served, read_in_place, tasks_of
+from graphc.runtime.cuda.carrier import Carrier
 from graphc.runtime.cuda.cupy_driver import opened
-from graphc.runtime.cuda.driver import Code, Driver, Memory
+from graphc.runtime.cuda.driver import Code, DeviceMemoryError, Driver, Memory
 from graphc.runtime.cuda.kernels import INFO, cuda_kernel
 from graphc.runtime.cuda.launches import CudaKernel, Precision
-from graphc.runtime.cuda.memory import Feeder, Home, Room, Stored
-from graphc.runtime.cuda.report import is_hosted, made_of
+from graphc.runtime.cuda.memory import Home, Room, Stored
+from graphc.runtime.cuda.report import ByLibrary, is_hosted, made_of
 from graphc.runtime.plan import Sizes, run_step
 from graphc.runtime.profile import Description, Recorder, Span, clock
 from graphc.runtime.reference import NOWHERE, DrawKey
@@ -58,7 +60,8 @@ class CudaTarget:
 
     Args:
         driver: of the device.
-        disable: techniques of `graphc.passes.plan.TECHNIQUES` to leave out; "capture", graphs.
+        disable: techniques of `graphc.passes.plan.TECHNIQUES` to leave out; "capture", graphs; "cudnn" and "cublaslt",
+            these libraries.
         precision: see `launches.CudaCode`.
         results: where results are: NumPy arrays, or arrays on the device.
     """
@@ -77,7 +80,8 @@ class CudaTarget:
         self.precision = precision
         self.results = results
         self.room = Room(driver)
-        self.feeder = Feeder(driver)
+        self.carrier = Carrier(driver)
+        self.libraries = frozenset(driver.libraries) - frozenset(disable)
         self.homes: dict[Node, Home] = {}
         self.blocks = Blocks()
         self.failure: DeviceError | None = None
@@ -88,7 +92,7 @@ class CudaTarget:
     def kernel(self, kernel: Kernel) -> CudaKernel | None:
         """The code of a kernel, made once; None where NumPy runs it."""
         if kernel not in self._kernels:
-            self._kernels[kernel] = cuda_kernel(kernel, precision=self.precision, libraries=self.driver.libraries)
+            self._kernels[kernel] = cuda_kernel(kernel, precision=self.precision, libraries=self.libraries)
         return self._kernels[kernel]
 
     def modules(self, codes: Iterable[Code]) -> list[Any]:
@@ -101,7 +105,7 @@ class CudaTarget:
 
     def accepts(self, value: Any) -> DeviceFeed | None:
         """What is fed as it lies on the device; None for what the host has to convert."""
-        return DeviceFeed(self.driver, value) if self.driver.is_here(value) else None
+        return DeviceFeed(self.carrier, value) if self.driver.is_here(value) else None
 
     def compile(self, program: Program) -> CudaExecutable:
         """Fuse, schedule and generate code for a program whose passes have run."""
@@ -109,10 +113,10 @@ class CudaTarget:
 
     def close(self) -> None:
         """Free all memory on the device but that of results."""
-        self.room, self.feeder, self.blocks = Room(self.driver), Feeder(self.driver), Blocks()
+        self.room, self.carrier, self.blocks = Room(self.driver), Carrier(self.driver), Blocks()
         self.homes.clear()
         self._modules.clear()
-        self.driver.trim()
+        self.driver.close()
 
 
 class CudaExecutable:
@@ -129,9 +133,11 @@ class CudaExecutable:
         self._bound: OrderedDict[tuple[Sizes, frozenset[Node]], Bound] = OrderedDict()
 
     def plan(self, dims: Mapping[str, int]) -> Plan:
-        """The plan for these sizes, with what is said of its code."""
+        """The plan for these sizes, with what is said of its code: of libraries, once it has run."""
         plan = bind_plan(self.symbolic, dims, shared="arena" not in self.target.disable)
-        return replace(plan, made=made_of(plan, self.kernels))
+        sizes = tuple(sorted(dims.items()))
+        asked = (bound.by_library for (known, _), bound in self._bound.items() if known == sizes)
+        return replace(plan, made=made_of(plan, self.kernels, next((each for each in asked if each is not None), None)))
 
     def bound(self, dims: Mapping[str, int], on_device: frozenset[Node] = frozenset()) -> Bound:
         """What is done for these sizes.
@@ -172,14 +178,17 @@ class CudaExecutable:
             bound = self.bound(dims, on_device)
             if recorder is not None:
                 recorder.describe = partial(self._described, bound)
-            return Run(bound, values, draws, into, out).results(recorder)
+            try:
+                return Run(bound, values, draws, into, out).results(recorder)
+            except DeviceMemoryError as error:
+                raise bound.shortage(error) from error
         except target.driver.failures as error:
             target.failure = lost(target.driver, error)
             raise target.failure from error
 
     def _described(self, bound: Bound) -> Description:
         plan = bound.plan
-        made = zip(plan.kernels, made_of(plan, self.kernels), strict=True)
+        made = zip(plan.kernels, made_of(plan, self.kernels, bound.by_library), strict=True)
         works = [work_of(step, plan, each.how if each.native else f"NumPy: {each.how}") for step, each in made]
         return Description(works, live_bytes(plan))
 
@@ -221,21 +230,18 @@ class Bound:
             elsewhere: the addresses of buffers that lie in memory of others.
 
         Raises:
-            ResourceError: there is too little; nothing has changed.
+            DeviceMemoryError: there is too little; nothing has changed.
         """
         target, layout, plan = self.target, self.layout, self.plan
         if not elsewhere and self._placed is not None and self._placed[0] == target.room.generation:
             return self._placed[1]
-        try:
-            if (new := self._new_bytes()) and new > target.driver.free_bytes():
-                raise MemoryError
-            target.room.reserve(layout.nbytes, layout.mirrored)
-            variables = {*layout.homes.values(), *layout.copied}
-            for variable in variables - target.homes.keys():
-                target.homes[variable] = Home(target.driver, variable.tensor_type)
-            self._bring_constants()
-        except MemoryError:
-            raise self.shortage() from None
+        if (new := self._new_bytes()) and new > target.driver.free_bytes():
+            raise DeviceMemoryError
+        target.room.reserve(layout.nbytes, layout.mirrored)
+        variables = {*layout.homes.values(), *layout.copied}
+        for variable in variables - target.homes.keys():
+            target.homes[variable] = Home(target.carrier, variable.tensor_type)
+        self._bring_constants()
         codes = [Code(kernel, kernel.is_wide(plan.dims)) for kernel in self.kernels.values()]
         modules = zip(self.kernels.items(), target.modules(codes), strict=True)
         served = {kernel: Served(code, module) for (kernel, code), module in modules}
@@ -245,12 +251,17 @@ class Bound:
         self._placed = target.room.generation, placed
         return placed
 
+    @property
+    def by_library(self) -> ByLibrary | None:
+        """What libraries were asked to do; None as long as they weren't."""
+        return None if self._placed is None else self._placed[1].by_library
+
     def _bring_constants(self) -> None:
         for k, buffer in enumerate(self.plan.buffers):
             if buffer.role == "constant" and k not in self.constants:
                 array = np.ascontiguousarray(buffer.node.attrs["value"].array)
                 memory = self.target.driver.allocate(max(1, array.nbytes))
-                self.target.feeder.send(array, memory.address)
+                self.target.carrier.send(array, memory.address)
                 self.constants[k] = memory
 
     def _new_bytes(self) -> int:
@@ -260,12 +271,19 @@ class Bound:
         constants = [k for k, b in enumerate(buffers) if b.role == "constant" and k not in self.constants]
         apart = sum([int(v.tensor_type.bind({}).nbytes) for v in variables])
         growth = self.layout.nbytes - target.room.nbytes if self.layout.nbytes > target.room.nbytes else 0
-        return growth + apart + sum([self.plan.nbytes[k] for k in constants])
+        libraries = target.driver.to_work_in(tasks_of(self.kernels.values()))
+        return growth + apart + libraries + sum([self.plan.nbytes[k] for k in constants])
 
-    def shortage(self) -> Exception:
+    def shortage(self, error: DeviceMemoryError) -> ResourceError:
         """What to raise where memory can't be had: with what would fit, where that can be told."""
         free, plan = self.target.driver.free_bytes() + self.target.room.nbytes, self.plan
         needed = self._new_bytes() + self.target.room.nbytes
+        if needed <= free and str(error):  # it isn't the plan that doesn't fit
+            return ResourceError(
+                f"memory lacks for what is there beside a run's {with_unit(needed)}, such as code, graphs, and pinned "
+                f"memory of the host's: {error}; the device {self.target.driver.name} has {with_unit(free)} for it",
+                hint="end what else uses the device, which nvidia-smi lists, or feed fewer samples at a time",
+            )
         fitting = [f"{name} = {size}" for name in plan.dims if (size := self._fitting(name, free))]
         return shortage(plan.buffers, plan.nbytes, plan.dims, needed, free=free, fitting=fitting)
 
@@ -301,13 +319,8 @@ class Run:
         self._theirs: dict[int, Memory] = {}  # of results on the device, and of feeds that had to be put in order
         self._updated = [variable for variable, _ in self.plan.symbolic.program.updates]
         self._made: dict[int, list[Array]] = {}  # what NumPy has computed, by step
-        try:  # all that can be lacking is taken before anything is done
-            self._results = self._room_for_results()
-            self.placed = bound.place(self._elsewhere())
-        except ResourceError:
-            raise
-        except MemoryError:
-            raise bound.shortage() from None
+        self._results = self._room_for_results()  # all that can be lacking is taken before anything is done
+        self.placed = bound.place(self._elsewhere())
 
     # ------------------------------------------------------------------------------------------- the whole
 
@@ -378,7 +391,7 @@ class Run:
             self.driver.synchronise()  # the device may be reading the mirror still
         target.pending = True
         for variable in layout.homes.values():
-            target.homes[variable].bring(self.values[variable], target.feeder)
+            target.homes[variable].bring(self.values[variable])
         mirror = room.mirror
         mirror[layout.flags_at : layout.uploaded] = 0
         for node, at in layout.keys.items():
@@ -406,7 +419,12 @@ class Run:
             return []
         given: Sequence[Array | None] = self.out or [None] * len(outputs)
         usable = [None if array is None or not array.flags.carray else array for array in given]
-        return [self._new(k) if array is None else array for k, array in zip(outputs, usable, strict=True)]
+        try:
+            return [self._new(k) if array is None else array for k, array in zip(outputs, usable, strict=True)]
+        except MemoryError:  # of the host's
+            plan = self.plan
+            needed = sum([plan.nbytes[k] for k in outputs])
+            raise shortage(plan.buffers, plan.nbytes, plan.dims, needed) from None
 
     def _new(self, k: int) -> Array:
         type = self.plan.buffers[k].type.bind(self.plan.dims)
@@ -417,7 +435,7 @@ class Run:
         if isinstance(value, DeviceFeed):
             value.write(self.target.room.base + at)
         elif not self.layout.is_small(k):
-            self.target.feeder.send(value, self.target.room.base + at)
+            self.target.carrier.send(value, self.target.room.base + at)
         elif nbytes:
             mirror[at : at + nbytes].view(value.dtype).reshape(value.shape)[...] = value
 
@@ -450,7 +468,7 @@ class Run:
             self._made[number] = writes
         for k, array in zip(step.writes, writes, strict=True):
             if array.nbytes:
-                self.target.feeder.send(array, self.placed.at(k))
+                self.target.carrier.send(array, self.placed.at(k))
 
     def _empty(self, k: int) -> Array:
         dtype = np_dtype(self.plan.buffers[k].type.dtype)
@@ -460,8 +478,7 @@ class Run:
         """The elements of a buffer, flat."""
         array = self._empty(k)
         if array.nbytes:
-            self.driver.download(array, self.placed.at(k))
-            self.driver.synchronise()
+            self.target.carrier.fetch(array, self.placed.at(k))
         return array
 
     # ------------------------------------------------------------------------------------------- variables
@@ -481,10 +498,7 @@ class Run:
         for variable in self._updated:
             home = self.target.homes[variable]
             if not (all_at_once and self._is_kept(variable)):
-                try:
-                    home.preserve()
-                except MemoryError:
-                    raise self.bound.shortage() from None
+                home.preserve()
             home.overwritten()
 
     def _updates(self) -> list[Any]:
@@ -517,7 +531,7 @@ class Run:
         memory, nbytes = self._theirs[k], self.plan.nbytes[k]
         if nbytes and k not in self.bound.elsewhere:
             self.driver.copy(memory.address, self.placed.at(k), nbytes)
-        return DeviceArray(self.driver, memory, tuple([int(dim) for dim in type.shape]), type.dtype)
+        return DeviceArray(self.target.carrier, memory, tuple([int(dim) for dim in type.shape]), type.dtype)
 
     def _fetch(self, k: int, array: Array) -> None:
         """Copy a result into the caller's array."""
@@ -525,8 +539,7 @@ class Run:
         if self.layout.is_small(k):
             array[...] = self.target.room.mirror[at : at + nbytes].view(array.dtype).reshape(array.shape)
         elif nbytes:
-            self.driver.download(array, self.placed.at(k))
-            self.driver.synchronise()
+            self.target.carrier.fetch(array, self.placed.at(k))
 
 
 def _do(segment: Segment) -> None:
