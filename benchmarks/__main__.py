@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from benchmarks import building, compile, eager, gpu, load, memory, ops, peers
+from benchmarks import building, compile, eager, gpu, load, memory, ops, peers, threads
 from benchmarks.op_cases import CASES
 from benchmarks.options import Options
 from benchmarks.systems import OWN, SYSTEMS
@@ -31,6 +31,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "ops": ops.compare,
     "memory": shown(memory.peaks),
     "load": shown(load.percentiles),
+    "threads": shown(threads.thresholds),
     "eager": shown(eager.compare),
     "gpu": gpu.compare,
 }

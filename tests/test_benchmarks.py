@@ -4,6 +4,7 @@ import inspect
 import json
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from checkout import ROOT
 from cuda_driver import Foreign, on_host
 
 import graphc as gc
-from benchmarks import charts, gpu, load, op_cases, ops, peers, worker
+from benchmarks import charts, gpu, load, op_cases, ops, peers, threads, worker
 from benchmarks.__main__ import parsed
 from benchmarks.op_cases import CASES, WITHOUT_CASE, WITHOUT_GRADIENT
 from benchmarks.options import Options
@@ -30,6 +31,8 @@ from benchmarks.systems import (
 )
 from benchmarks.workloads import EAGER, GPU, WORKLOADS, Scale
 from graphc.ops import REGISTRY
+from graphc.runtime.cpu.driver import PARALLEL_NS, CommandList
+from graphc.runtime.cpu.pool import Pool
 
 TINY = Scale(batch=2, side=32, elements=64, nodes=40)
 STEP, RUN = (graphc_session.prepare(variant, 1) for variant in ("step", "run"))
@@ -288,6 +291,25 @@ def test_the_95th_percentile_beside_a_busy_process_is_compared_with_that_of_one_
     assert [row.reached for row in rows] == [True, False]
     assert rows[0].measured == "2 ms, 1 thread 1 ms"
     assert rows[1].measured == "2.00x"
+
+
+def test_every_threshold_for_threads_is_set_against_what_was_measured():
+    rows = list(threads.thresholds(Options(rounds=1, threads=2)))
+    names = ("TICKET_NS", "PARALLEL_NS", "SPIN_NS", "WAKE_NS", "SHORT_NS")
+    assert {name for row in rows for name in names if name in row.wanted} == set(names)
+    divided = {row.what.split(" of ")[0]: bool(row.wanted) for row in rows if row.what.endswith("divided")}
+    assert divided == {peers.duration(k / 4 * PARALLEL_NS * 1e-9): k >= 4 for k in (1, 2, 4, 8, 16)}
+
+
+def test_one_thread_divides_nothing_and_still_has_pythons_lock():
+    rows = list(threads.thresholds(Options(rounds=1, threads=1)))
+    assert ["SHORT_NS" in row.wanted for row in rows] == [False, True]
+
+
+def test_a_phase_that_meets_needs_all_that_it_waits_for():
+    with closing(Pool(2)) as pool:
+        assert threads.typical(3, CommandList([threads.command("meet", 2, 2, threads.DIVIDED)]), pool) > 0
+        assert pool.workers == 1
 
 
 @pytest.mark.parametrize("name", EAGER)

@@ -29,6 +29,7 @@ from graphc.runtime.cpu.jit import Code, load
 from graphc.runtime.cpu.values import I64, PTR, Int, Value, constant
 from graphc.runtime.strided import ALIGN
 
+# `python -m benchmarks threads` measures what these rest on.
 PARALLEL_NS = 8_000  # commands that cost less run on one thread
 TICKET_NS = 4_000  # a ticket costs about this much, at least
 PARTS = 8  # of a command's tickets, each counted by a byte of a word
