@@ -15,6 +15,7 @@ from graphc.dims import Dim, ceil_div
 from graphc.runtime.conv_geometry import Convolution, Sweep, sweep, two_dimensional
 from graphc.runtime.cpu import lanes
 from graphc.runtime.cpu.builder import Function
+from graphc.runtime.cpu.conv_product import matrix_product
 from graphc.runtime.cpu.conv_source import padded
 from graphc.runtime.cpu.conv_tiles import (
     BYTES,
@@ -28,9 +29,7 @@ from graphc.runtime.cpu.conv_tiles import (
     cycles_of,
     even_part,
     nested,
-    product_tile,
     row_by_row,
-    rows_of_tiles,
     some_lanes,
     zero_fill,
 )
@@ -357,7 +356,6 @@ class _Direct:
         (n, r, p), (n_count, r_count, p_count) = first, counts
         tall, wide = taps
         tile, columns = blocks.tile, f.mul(f.mul(n_count, p_count), self.width.points)
-        width = tile.vectors * self.host.lanes(BYTES)
         base = f.add(f.mul(group, what.group_step), f.mul(r, what.row_step))
         for each, step in zip(taps, what.taps_step, strict=True):
             base = f.add(base, f.mul(each.weight, step))
@@ -377,16 +375,8 @@ class _Direct:
                 a, runs, steps, row_step = self.scratch(3), [_product(f, every)], [1], self.packed_row
             loops = row_by_row(f, list(zip(runs, steps, strict=True)), blocks.row)
 
-            def columns_at(j: Value, _: list[Value]) -> None:
-                def tile_at(row: Int, rows: int) -> None:
-                    c_at = self.scratch(0, f.add(f.mul(row, blocks.row), j))
-                    a_at = f.address(a, f.mul(row, row_step), FLOAT)
-                    at = (a_at, self.scratch(1, j), c_at)
-                    product_tile(f, tile._replace(rows=rows), at, loops, (row_step, blocks.row), adds=self.adds)
-
-                rows_of_tiles(f, r_count, tile.rows, what.rows % tile.rows, tile_at)
-
-            f.loop(0, columns, width, columns_at)
+            at, size, rest = (a, self.scratch(1), self.scratch(0)), (r_count, columns), what.rows % tile.rows
+            matrix_product(f, self.host, tile, rest, at, size, loops, (row_step, blocks.row), adds=self.adds)
 
         f.loop(0, what.channels, blocks.depth, some)
 

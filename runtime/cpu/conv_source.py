@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from graphc.dims import Dim
 from graphc.kernel import Region
+from graphc.runtime.cpu import shared
 from graphc.runtime.cpu.builder import Function
 from graphc.runtime.cpu.conv_tiles import BYTES, FLOAT
+from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.phases import Frame, KernelCode
-from graphc.runtime.cpu.values import I64, Int, Value, constant, lanes_of, vector
+from graphc.runtime.cpu.values import Int, Value, constant, lanes_of, vector
 from graphc.runtime.strided import Strided
 
 Spans = tuple[tuple[int, int], tuple[int, int]]  # first and last (exclusive) element, along height and width
@@ -191,19 +194,14 @@ def turn_rows(
     (top, rows), (left, columns) = spans
     steps = [frame.size(step) for step in source.strides[1:]]
     args = [channels, pixel, *sizes, top, rows, left, columns, *steps]
-    f.call(_turn_rows(frame), "void", frame.at(source, index), target, *map(f.i64, args))
+    shared.call(f, "source.turn", [frame.at(source, index), target], args)
 
 
-def _turn_rows(frame: Frame) -> str:
+def _turn(f: Function, host: Host, given: Sequence[Value], _: Sequence[str]) -> None:
     """The function behind `turn_rows`."""
-    name, module = "turn_rows", frame.code.module
-    if module.has(name):
-        return name
-    numbers = [(I64, f"count{k}") for k in range(11)]
-    f = module.function(name, [("ptr noalias", "from"), ("ptr noalias", "to"), *numbers], internal=True)
-    source, target, *sizes, channel_step, line_step, column_step = (f.parameter(k) for k in range(13))
+    source, target, *sizes, channel_step, line_step, column_step = given
     channels, pixel, height, width, top, rows, left, columns = sizes
-    wide = frame.host.lanes(BYTES)
+    wide = host.lanes(BYTES)
     type = vector(FLOAT, wide)
     apart = f.binary("mul", f.counter(wide, "i32"), f.splat(f.convert("trunc", channel_step, "i32"), wide))
 
@@ -228,5 +226,6 @@ def _turn_rows(frame: Frame) -> str:
         f.loop(0, channels, wide, some)
 
     f.loop(0, rows, 1, row)
-    f.ret()
-    return name
+
+
+library = partial(shared.library, {"turn": shared.Shared(2, 11, _turn)})

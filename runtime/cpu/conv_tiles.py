@@ -165,13 +165,22 @@ def product_tile(
         far: whether B is read in order from where caches end.
     """
     a_row, c_row = rows
+    name, step = tile_function(tile, a_row, adds=adds, far=far)
+    f.call(name, "void", *places, *[f.i64(number) for number in (*every_run(loops), step, c_row)])
+
+
+def every_run(loops: Sequence[Run]) -> list[Int]:
+    """The numbers of `LOOPS` loops, of which the outermost may do nothing."""
+    return [number for run in [*[Run(1, 0, 0)] * (LOOPS - len(loops)), *loops] for number in run]
+
+
+def tile_function(tile: Tile, a_row: int | Lines, *, adds: bool, far: bool = False) -> tuple[str, int]:
+    """The function that `product_tile` calls, and the distance of A's rows that it takes: 0 if they are compiled in."""
     if isinstance(a_row, int) and tile.rows > STRIDED:
         a_row = Lines(tile.rows, a_row, 0)
     step, known = (a_row, ()) if isinstance(a_row, int) else (0, a_row)
     mode = ("add" if adds else "put") + ("far" if far else "")
-    name = ".".join(map(str, ("outer", *tile, mode, *known)))
-    every = [Run(1, 0, 0)] * (LOOPS - len(loops)) + list(loops)
-    f.call(name, "void", *places, *[f.i64(number) for run in every for number in run], f.i64(step), f.i64(c_row))
+    return ".".join(map(str, ("outer", *tile, mode, *known))), step
 
 
 def library(host: Host, symbol: str) -> str:

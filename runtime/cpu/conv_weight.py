@@ -14,6 +14,7 @@ from typing import NamedTuple
 from graphc.runtime.conv_geometry import Convolution, sweep, two_dimensional
 from graphc.runtime.cpu import lanes
 from graphc.runtime.cpu.builder import Function
+from graphc.runtime.cpu.conv_product import matrix_product
 from graphc.runtime.cpu.conv_source import channels_last, padded
 from graphc.runtime.cpu.conv_tiles import (
     BYTES,
@@ -24,8 +25,6 @@ from graphc.runtime.cpu.conv_tiles import (
     choose_tile,
     counters,
     even_part,
-    product_tile,
-    rows_of_tiles,
     some_lanes,
     zero_fill,
 )
@@ -145,7 +144,6 @@ class _WeightGradient:
         """
         f, frame, runs, blocks = self.frame.f, self.frame, self.runs, self.blocks
         (group, i, j), (row, rows), (low, high) = run, channels, images
-        width = runs.tile.vectors * self.host.lanes(BYTES)
         tall, wide = (each.classes[0] for each in (self.height, self.width))
         left = f.add(f.mul(j, wide.step), wide.start)
 
@@ -163,15 +161,9 @@ class _WeightGradient:
                 Run(self.width.points, a_step, f.mul(pixel, self.width.stride)),
             ]
 
-            def columns(c: Value, _: list[Value]) -> None:
-                def tile(r: Int, count: int) -> None:
-                    into = f.address(sums, f.add(f.mul(r, runs.padded), c), FLOAT)
-                    at = (f.address(g, f.mul(r, a_row), FLOAT), f.address(x, c, FLOAT), into)
-                    product_tile(f, runs.tile._replace(rows=count), at, loops, (a_row, runs.padded))
-
-                rows_of_tiles(f, rows, runs.tile.rows, self.outputs % runs.tile.rows, tile)
-
-            f.loop(0, runs.padded, width, columns)
+            at, size = (g, x, sums), (rows, runs.padded)
+            rest = self.outputs % runs.tile.rows
+            matrix_product(f, self.host, runs.tile, rest, at, size, loops, (a_row, runs.padded))
 
         def image(n: Value, _: list[Value]) -> None:
             f.loop(0, self.height.points, blocks[1], lambda p, _: block(n, p))

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from graphc.dims import Dim
 from graphc.runtime.conv_geometry import Convolution, sweep
 from graphc.runtime.cpu import conv_channels, conv_direct, lanes
+from graphc.runtime.cpu.conv_product import Batch, matrix_product
 from graphc.runtime.cpu.conv_source import padded
 from graphc.runtime.cpu.conv_tiles import (
     BYTES,
@@ -24,8 +25,6 @@ from graphc.runtime.cpu.conv_tiles import (
     choose_tile,
     even_part,
     paired_part,
-    product_tile,
-    rows_of_tiles,
     zero_fill,
 )
 from graphc.runtime.cpu.conv_winograd_tiles import Grid, Tiles
@@ -247,30 +246,6 @@ class _Winograd:
         rows = f.min(shape.chunk, f.sub(shape.rows, first))
         vectors = f.div(f.add(grid.tiles_of(f, n_count, lines), wide - 1), wide)
 
-        def place(p: Value, _: list[Value]) -> None:
-            a = f.address(weights, f.mul(p, self.weight_place), FLOAT)
-            b = f.address(tiles, f.mul(p, self.tile_place), FLOAT)
-            c = f.address(self.scratch(3), f.mul(p, self.sum_place), FLOAT)
-
-            def columns(j: Value, _: list[Value]) -> None:
-                def tile(r: Int, count: int) -> None:
-                    into = f.address(c, f.add(f.mul(r, shape.row), j), FLOAT)
-                    left = f.address(a, f.mul(r, shape.channels), FLOAT)
-                    right = f.address(b, j, FLOAT)
-
-                    def some(k: Value, _: list[Value]) -> None:
-                        above = f.address(right, f.mul(k, shape.row), FLOAT)
-                        depth = f.min(DEPTH, f.sub(shape.channels, k))
-                        at, distances = (f.address(left, k, FLOAT), above, into), (shape.channels, shape.row)
-                        loops, adds = [Run(depth, 1, shape.row)], shape.channels > DEPTH
-                        product_tile(f, shape.tile._replace(rows=count), at, loops, distances, adds=adds)
-
-                    f.loop(0, shape.channels, DEPTH, some)
-
-                rows_of_tiles(f, rows, shape.tile.rows, shape.rows % shape.tile.rows, tile)
-
-            f.loop(0, f.mul(vectors, wide), shape.tile.vectors * wide, columns)
-
         def row(r: Value, _: list[Value]) -> None:
             sums = f.address(self.scratch(3), f.mul(r, shape.row), FLOAT)
             transform_results(f, sums, self.scratch(4), vectors, self.sum_place, shape.row)
@@ -291,7 +266,19 @@ class _Winograd:
 
         if shape.channels > DEPTH:
             zero_fill(f, self.host, self.scratch(3), PLACES * self.sum_place)
-        f.loop(0, PLACES, 1, place)
+        matrix_product(
+            f,
+            self.host,
+            shape.tile,
+            shape.rows % shape.tile.rows,
+            (weights, tiles, self.scratch(3)),
+            (rows, f.mul(vectors, wide)),
+            [Run(shape.channels, 1, shape.row)],
+            (shape.channels, shape.row),
+            adds=shape.channels > DEPTH,
+            batch=Batch(PLACES, self.weight_place, self.tile_place, self.sum_place),
+            part=DEPTH,
+        )
         f.loop(0, rows, 1, row)
 
     # ------------------------------------------------------------------------------------ addresses

@@ -14,10 +14,11 @@ from typing import NamedTuple
 from graphc.dims import Dim, ceil_div
 from graphc.runtime.conv_geometry import Sweep
 from graphc.runtime.cpu.builder import Function
-from graphc.runtime.cpu.conv_tiles import BYTES, FLOAT, chosen_lanes, counters, even_part, zero_fill
+from graphc.runtime.cpu.conv_tiles import BYTES, FLOAT, counters, even_part, zero_fill
 from graphc.runtime.cpu.phases import Frame, KernelCode
 from graphc.runtime.cpu.values import I64, Int, Value, constant, vector
-from graphc.runtime.cpu.winograd import Transform, spread_apart, store_column, two_passes
+from graphc.runtime.cpu.winograd import Transform, store_column, two_passes
+from graphc.runtime.cpu.winograd_library import Sources, stage_size, transform_sources
 from graphc.runtime.strided import Strided
 
 
@@ -96,9 +97,8 @@ class Tiles:
         self.wide = code.host.lanes(BYTES)
         self.type = vector(FLOAT, self.wide)
         self.row, self.place = row, place
-        self.stage_row = row * grid.transform.results + self.wide
         self.zeros = -(-grid.width.size // self.wide) * self.wide  # a row that stands for those outside of the source
-        self.parts = [2 * grid.transform.side * self.stage_row, self.zeros + 2 * self.wide]  # of scratch
+        self.parts = [stage_size(code.host, grid.transform, row), self.zeros + 2 * self.wide]  # of scratch
 
     def enter(self, frame: Frame, parts: Sequence[Value]) -> None:
         """Go on in a phase, whose scratch has room for `parts`."""
@@ -111,79 +111,22 @@ class Tiles:
         frame, f, grid = self.frame, self.frame.f, self.grid
         n, n_count, line, lines = grid.block(frame, block)
         source = frame.at(self.source, (n, channel))
-        steps = [frame.size(self.source.strides[0]), frame.size(self.source.strides[2])]
-        args = [n_count, line, lines, *steps]
-        f.call(self.function(), "void", source, target, *self.memory, *map(f.i64, args))
-
-    def function(self) -> str:
-        """The function that transforms the tiles of a channel of a block.
-
-        Its parameters: the channel in the first image, where the transformed tiles go, memory for rows of elements, a
-        row of zeros; how many images, the first line of tiles and how many, and the distances of images and of rows in
-        the source.
-
-        The rows are copied so that each tile has as many elements as results, the first ones, and, in a second copy,
-        the last two: one element of all tiles lies in a few vectors, equally far apart.
-        """
-        name, module, grid, wide = "tiles", self.code.module, self.grid, self.wide
-        if module.has(name):
-            return name
-        pointers, numbers = ("source", "target", "stage", "zeros"), 5
-        parameters = [*(("ptr noalias", each) for each in pointers), *((I64, f"count{k}") for k in range(numbers))]
-        f = module.function(name, parameters, internal=True)
-        given = [f.parameter(k) for k in range(len(parameters))]
-        source, target, stage, zeros, images, first, count, image_step, line_step = given
-        side, results = grid.transform.side, grid.transform.results
-        top, left = grid.height.reach[0], grid.width.reach[0]
-
-        def line(n: Value, t: Value) -> None:
-            tile_line = f.add(f.mul(n, grid.lines), t)
-
-            def row(r: Value, _: list[Value]) -> None:
-                h = f.i64(f.add(f.add(f.mul(f.add(first, t), results), r), top))
-                inside = f.compare("icmp ult", h, f.i64(grid.height.size))
-                here = f.address(source, f.add(f.mul(n, image_step), f.mul(h, line_step)), FLOAT)
-                begin = f.select(inside, here, zeros)
-                into = f.add(f.mul(r, self.stage_row), f.mul(tile_line, results * grid.across))
-                for k in (0, 1):
-                    to = f.address(stage, f.add(into, k * side * self.stage_row), FLOAT)
-                    self.copy_existing(f, begin, left + k * results, to)
-
-            f.loop(0, side, 1, row)
-
-        def some(v: Value, _: list[Value]) -> None:
-            into = f.address(target, f.mul(v, wide), FLOAT)
-
-            def load(r: Value) -> list[Value]:
-                start = f.add(f.mul(r, self.stage_row), f.mul(v, results * wide))
-                copies = [f.address(stage, f.add(start, k * side * self.stage_row), FLOAT) for k in (0, 1)]
-                whole, last = (
-                    [f.load(self.type, f.address(at, j * wide, FLOAT), BYTES) for j in range(results)] for at in copies
-                )
-                return [*spread_apart(f, whole, results), *spread_apart(f, last, side - results)]
-
-            def store(j: Value, values: Sequence[Value]) -> None:
-                store_column(f, f.address(into, f.mul(j, self.place), FLOAT), values, self.place)
-
-            two_passes(f, self.type, grid.transform.lines(f).source, (side, side), load, store)
-
-        f.loop(0, images, 1, lambda n, _: f.loop(0, count, 1, lambda t, _: line(n, t)))
-        f.loop(0, self.row // wide, 1, some)
-        f.ret()
-        return name
-
-    def copy_existing(self, f: Function, row: Value, start: int, target: Value) -> None:
-        """Copy a line's part of a row, from element `start` on: zeros where the source has none."""
-        count = self.grid.across * self.grid.transform.results
-        wide = min(self.wide, 1 << (count - 1).bit_length())
-        type = vector(FLOAT, wide)
-        for x in range(0, count, wide):
-            exists = [0 <= start + x + k < self.grid.width.size for k in range(wide)]
-            value = constant(type, 0)
-            if any(exists):
-                mask = None if all(exists) else chosen_lanes(exists)
-                value = f.load(type, f.address(row, start + x, FLOAT), BYTES, mask)
-            f.store(value, f.address(target, x, FLOAT), BYTES)
+        how = Sources(
+            n_count,
+            line,
+            lines,
+            grid.lines,
+            grid.across,
+            grid.height.reach[0],
+            grid.width.reach[0],
+            grid.height.size,
+            grid.width.size,
+            frame.size(self.source.strides[0]),
+            frame.size(self.source.strides[2]),
+            self.row,
+            self.place,
+        )
+        transform_sources(f, grid.transform, (source, target, *self.memory), how)
 
 
 class ChannelTiles:

@@ -15,6 +15,7 @@ from graphc.dims import Dim, ceil_div
 from graphc.runtime.conv_geometry import Convolution, Sweep, sweep
 from graphc.runtime.cpu import conv_weight, lanes
 from graphc.runtime.cpu.builder import Function
+from graphc.runtime.cpu.conv_product import Batch, matrix_product
 from graphc.runtime.cpu.conv_source import turn_rows
 from graphc.runtime.cpu.conv_tiles import (
     BYTES,
@@ -25,15 +26,14 @@ from graphc.runtime.cpu.conv_tiles import (
     counters,
     even_part,
     paired_part,
-    product_tile,
-    rows_of_tiles,
     zero_fill,
 )
 from graphc.runtime.cpu.conv_winograd import is_profitable
 from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.phases import KernelCode
 from graphc.runtime.cpu.values import Int, Value, vector
-from graphc.runtime.cpu.winograd import PLACES, RESULTS, SIDE, TAPS, Lines, store_column, two_passes
+from graphc.runtime.cpu.winograd import PLACES, RESULTS, SIDE, TAPS
+from graphc.runtime.cpu.winograd_library import Lined, transform_line, transform_sums
 from graphc.runtime.strided import Strided, aligned
 
 TILES = 64  # of a block, about: as many products are summed in one go
@@ -165,6 +165,7 @@ class _Winograd:
         units, columns = shape.batch * shape.down, shape.across * RESULTS + SIDE - RESULTS
         self.begin(units, units * shape.across * shape.inputs * RESULTS, [SIDE * columns * shape.row])
         f, frame, sizes = self.f, self.frame, (shape.height.size, shape.width.size)
+        how = Lined(shape.across, columns, shape.row, self.tile_place)
 
         def line(unit: Value, _: list[Value]) -> None:
             n, t = f.div(unit, shape.down), f.rem(unit, shape.down)
@@ -173,7 +174,7 @@ class _Winograd:
             spans = ((f.add(f.mul(t, RESULTS), self.corner[0]), SIDE), (self.corner[1], columns))
             turn_rows(frame, self.x, (n, 0), self.scratch(0), shape.inputs, shape.row, sizes, spans)
             into = self.tiles_at(block, f.mul(f.mul(inside, shape.across), shape.row))
-            self.transform("source", self.scratch(0), into)
+            transform_line(f, "source", self.scratch(0), into, how)
 
         f.loop(frame.low, frame.high, 1, line)
         frame.done()
@@ -185,7 +186,8 @@ class _Winograd:
         line = RESULTS * RESULTS * shape.across * self.gradient_row
         self.begin(shape.parts * chunks, self.cost, [PLACES * self.sum_place, PLACES * self.gradient_place, line])
         f, frame = self.f, self.frame
-        blocks = frame.size(self.blocks)
+        blocks, (_, down, across, *_) = frame.size(self.blocks), (int(step) for step in sums.strides)
+        taps = (down, across)
 
         def unit(number: Value, _: list[Value]) -> None:
             part, chunk = counters(f, number, [shape.parts, chunks])
@@ -198,7 +200,7 @@ class _Winograd:
             def row(r: Value, _: list[Value]) -> None:
                 into = frame.at(sums, (part, 0, 0, f.add(first, r)))
                 at = f.address(self.scratch(0), f.mul(r, shape.row), FLOAT)
-                f.call(self.tap_gradients(sums), "void", at, into)
+                transform_sums(f, at, into, shape.row, self.sum_place, taps)
 
             f.loop(0, rows, 1, row)
 
@@ -219,97 +221,25 @@ class _Winograd:
         n_count = f.min(shape.images, f.sub(frame.size(shape.batch), n))
         lines_count = f.min(shape.lines, f.sub(shape.down, line))
         results = (shape.height.results, shape.width.results)
+        how = Lined(shape.across, shape.across * RESULTS, self.gradient_row, self.gradient_place)
 
         def tiles(image: Value, t: Value) -> None:
             spans = ((f.mul(f.add(line, t), RESULTS), RESULTS), (0, shape.across * RESULTS))
             index = (f.add(n, image), first)
             turn_rows(frame, self.g, index, self.scratch(2), rows, self.gradient_row, results, spans)
             inside = f.mul(f.add(f.mul(image, shape.lines), t), shape.across * self.gradient_row)
-            self.transform("gradients", self.scratch(2), f.address(self.scratch(1), inside, FLOAT))
+            transform_line(f, "gradients", self.scratch(2), f.address(self.scratch(1), inside, FLOAT), how)
 
         f.loop(0, n_count, 1, lambda image, _: f.loop(0, lines_count, 1, lambda t, _: tiles(image, t)))
         count = f.mul(f.add(f.mul(f.sub(n_count, 1), shape.lines), lines_count), shape.across)
-        f.loop(0, PLACES, 1, lambda place, _: self.product(place, self.tiles_at(block, 0), rows, count))
-
-    def product(self, place: Value, tiles: Value, rows: Int, count: Int) -> None:
-        """Add the products of one place, summed over `count` tiles."""
-        f, shape = self.f, self.shape
-        a = f.address(self.scratch(1), f.mul(place, self.gradient_place), FLOAT)
-        b = f.address(tiles, f.mul(place, self.tile_place), FLOAT)
-        c = f.address(self.scratch(0), f.mul(place, self.sum_place), FLOAT)
-        loops = [Run(count, self.gradient_row, shape.row)]
-
-        def columns(j: Value, _: list[Value]) -> None:
-            def tile(r: Int, height: int) -> None:
-                into = f.address(c, f.add(f.mul(r, shape.row), j), FLOAT)
-                at = (f.address(a, r, FLOAT), f.address(b, j, FLOAT), into)
-                product_tile(f, shape.tile._replace(rows=height), at, loops, (1, shape.row))
-
-            rows_of_tiles(f, rows, shape.tile.rows, shape.outputs % shape.tile.rows, tile)
-
-        f.loop(0, shape.row, shape.tile.vectors * self.wide, columns)
-
-    # ------------------------------------------------------------------------------------ functions
-
-    def transform(self, name: str, source: Value, target: Value) -> None:
-        """Transform a line of tiles, of x ("source") or g ("gradients"), whose channels are last."""
-        self.f.call(self.line_transform(name), "void", source, target)
-
-    def line_transform(self, name: str) -> str:
-        """The function behind `transform`."""
-        module, wide, shape = self.code.module, self.wide, self.shape
-        if module.has(name):
-            return name
-        f = module.function(name, [("ptr noalias", "from"), ("ptr noalias", "to")], internal=True)
-        line, side, columns, row, apart = {
-            "source": (Lines(f).source, SIDE, shape.across * RESULTS + SIDE - RESULTS, shape.row, self.tile_place),
-            "gradients": (Lines(f).gradients, RESULTS, shape.across * RESULTS, self.gradient_row, self.gradient_place),
-        }[name]
-
-        def tile(t: Value, _: list[Value]) -> None:
-            begin = f.address(f.parameter(0), f.mul(t, RESULTS * row), FLOAT)
-            target = f.address(f.parameter(1), f.mul(t, row), FLOAT)
-
-            def some(c: Value, _: list[Value]) -> None:
-                at, into = f.address(begin, c, FLOAT), f.address(target, c, FLOAT)
-
-                def load(i: Value) -> list[Value]:
-                    pixels = f.address(at, f.mul(i, columns * row), FLOAT)
-                    return [f.load(self.type, f.address(pixels, j * row, FLOAT), BYTES) for j in range(side)]
-
-                def store(j: Value, values: Sequence[Value]) -> None:
-                    store_column(f, f.address(into, f.mul(j, apart), FLOAT), values, apart)
-
-                two_passes(f, self.type, line, (side, SIDE), load, store)
-
-            f.loop(0, row, wide, some)
-
-        f.loop(0, shape.across, 1, tile)
-        f.ret()
-        return name
-
-    def tap_gradients(self, sums: Strided) -> str:
-        """The function that transforms the sums of one channel of the gradient: from where, to where."""
-        module, wide, name = self.code.module, self.wide, "tap_gradients"
-        if module.has(name):
-            return name
-        f = module.function(name, [("ptr noalias", "from"), ("ptr noalias", "to")], internal=True)
-        _, down, across, *_ = (int(step) for step in sums.strides)
-
-        def some(c: Value, _: list[Value]) -> None:
-            at, into = (f.address(f.parameter(k), c, FLOAT) for k in (0, 1))
-
-            def load(i: Value) -> list[Value]:
-                row = f.address(at, f.mul(i, SIDE * self.sum_place), FLOAT)
-                return [f.load(self.type, f.address(row, j * self.sum_place, FLOAT), BYTES) for j in range(SIDE)]
-
-            def store(j: Value, values: Sequence[Value]) -> None:
-                column = f.address(into, f.mul(j, across), FLOAT)
-                for i, value in enumerate(values):
-                    f.store(value, f.address(column, i * down, FLOAT), BYTES)
-
-            two_passes(f, self.type, Lines(f).tap_gradients, (SIDE, TAPS), load, store)
-
-        f.loop(0, self.shape.row, wide, some)
-        f.ret()
-        return name
+        matrix_product(
+            f,
+            self.host,
+            shape.tile,
+            shape.outputs % shape.tile.rows,
+            (self.scratch(1), self.tiles_at(block, 0), self.scratch(0)),
+            (rows, shape.row),
+            [Run(count, self.gradient_row, shape.row)],
+            (1, shape.row),
+            batch=Batch(PLACES, self.gradient_place, self.tile_place, self.sum_place),
+        )

@@ -11,6 +11,8 @@ from graphc.op import Op
 from graphc.runtime.cpu import (
     attention,
     conv,
+    conv_product,
+    conv_source,
     conv_taps,
     conv_tiles,
     gemm,
@@ -39,8 +41,10 @@ CORES: Mapping[Op, Core] = {op: core for room in ROOMS for op, core in room.CORE
 EXACT_CORES: Mapping[Op, Core] = {**CORES, **conv.EXACT_CORES}  # none of an algorithm that loses bits for speed
 
 
-LIBRARIES = {  # by how names begin; else gemm's
+LIBRARIES: Mapping[str, Callable[[Host, str], str]] = {  # by how names begin; else gemm's
     "outer": conv_tiles.library,
+    "product": conv_product.library,
+    "source": conv_source.library,
     "taps": conv_taps.library,
     "winograd": winograd_library.library,
 }
