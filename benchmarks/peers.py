@@ -101,11 +101,8 @@ def compare(options: Options) -> bool:
             continue
         measure = from_scratch if workload.fresh else interleaved
         results, failures = measure(names, key, options)
-        for name, why in failures.items():
-            if why.startswith("not installed") and name not in told:
-                print(f"left out: {name}, {why}")
-                told.add(name)
-                names.remove(name)
+        for name in left_out(failures, told):
+            names.remove(name)
         reached &= show(workload, results, failures)
         everything[key] = results
         report.append({"workload": key, "failures": failures, **figures(results)})
@@ -116,6 +113,15 @@ def compare(options: Options) -> bool:
     return reached
 
 
+def left_out(failures: Failures, told: set[str]) -> list[str]:
+    """The systems that aren't installed, which is told if it wasn't before; `told` has them from now on."""
+    new = [name for name, why in failures.items() if why.startswith("not installed") and name not in told]
+    for name in new:
+        print(f"left out: {name}, {failures[name]}")
+    told.update(new)
+    return new
+
+
 def figures(results: Results) -> dict[str, Any]:
     """What is kept of one workload."""
     return {"systems": {name: {**found._asdict(), "quartiles": found.quartiles} for name, found in results.items()}}
@@ -123,6 +129,12 @@ def figures(results: Results) -> dict[str, Any]:
 
 def show(workload: Workload, results: Results, failures: Failures, agreement: float = AGREEMENT) -> bool:
     """Print the rows of a workload; whether graphc reached its goal and every system computed the same."""
+    rows(workload, results, failures)
+    return agree(results, agreement) and all(line_of_goal(workload, results))
+
+
+def rows(workload: Workload, results: Results, failures: Failures) -> None:
+    """Print what each system took, or why it has no figure."""
     print(f"\n{workload.title}")
     own = results.get("graphc")
     for name, found in results.items():
@@ -131,14 +143,18 @@ def show(workload: Workload, results: Results, failures: Failures, agreement: fl
         ratio = f"{middle / own.median:7.2f}x" if own else ""
         rate = f"  {workload.flops / middle / 1e9:6.1f} GFLOP/s" if workload.flops else ""
         rate += f"  {workload.nbytes / middle / 1e9:6.1f} GB/s" if workload.nbytes else ""
-        print(f"  {name:14s} {found.version:12s} {times:38s} {ratio}{rate}", flush=True)
+        print(f"  {name:20s} {found.version:12s} {times:38s} {ratio}{rate}", flush=True)
     for name, why in failures.items():
         if not why.startswith(("has no form", "not installed")):
-            print(f"  {name:14s} failed: {why}")
+            print(f"  {name:20s} failed: {why}")
+
+
+def agree(results: Results, agreement: float = AGREEMENT) -> bool:
+    """Whether all systems computed the same; print who didn't."""
     apart = differing(results, agreement)
     if apart:
         print(f"  DIFFERENT RESULTS: {', '.join(apart)}")
-    return not apart and all(line_of_goal(workload, results))
+    return not apart
 
 
 def line_of_goal(workload: Workload, results: Results) -> Iterator[bool]:

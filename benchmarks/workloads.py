@@ -257,44 +257,46 @@ def _one(size: int) -> Callable[[Scale], tuple[Array, ...]]:
     return lambda scale: (_normal(scale.elements or size),)
 
 
-# What is measured on a GPU; the goal is how many times as fast as the best peer graphc should be. Small graphs show
-# what a launch costs, large vectors what memory can do, of which "copy" is the measure.
+COPIED_BYTES = 8 * GIGA  # read and written by a copy, by whose rate that of others is judged
+
+# What is measured on a GPU; `benchmarks.gpu` says what the goals are. Small graphs show what a launch costs, large
+# vectors what memory can do.
 GPU: dict[str, Workload] = {
-    **{name: WORKLOADS[name]._replace(goal=3) for name in ("linreg", "tiny")},
-    "mlp": Workload("MLP 784-256-128-10, batch 4096, Adam", 0.95, _labelled(4096, 10, 784), mlp_shapes, rounds=True),
+    **{name: WORKLOADS[name]._replace(goal=0) for name in ("linreg", "tiny")},
+    "mlp": Workload("MLP 784-256-128-10, batch 4096, Adam", 0, _labelled(4096, 10, 784), mlp_shapes, rounds=True),
     "lenet": Workload(
         "LeNet, 4096x3x32x32, SGD momentum",
-        0.6,
+        0,
         lambda scale: _labelled(4096, 10, 3, 32, 32)(scale._replace(side=None)),
         lenet_shapes,
         rounds=True,
     ),
     "resnet18": Workload(
         "ResNet-18 training, 256x3x224x224, SGD momentum",
-        0.6,
+        0,
         _labelled(256, 1000, 3, 224, 224),
         resnet_shapes,
         rounds=True,
     ),
-    "gpt": Workload("GPT, 12 layers, width 768, batch 8x1024, AdamW", 0.95, _words, gpt_shapes, rounds=True),
+    "gpt": Workload("GPT, 12 layers, width 768, batch 8x1024, AdamW", 0, _words, gpt_shapes, rounds=True),
     "matmul": Workload(
         "matmul, 8192x8192x8192",
-        0.95,
+        0,
         lambda scale: (_normal(n := scale.side or 8192, n), _normal(n, n, scale=0.05)),
         flops=2 * 8192**3,
         rounds=True,
     ),
-    "copy": Workload("a copy of 1 G floats", 0.85, _one(GIGA), nbytes=8 * GIGA),
-    "sum": Workload("the sum of 1 G floats", 0.85, _one(GIGA), nbytes=4 * GIGA),
+    "copy": Workload("a copy of 1 G floats, scaled", 0, _one(GIGA), nbytes=8 * GIGA),
+    "sum": Workload("the sum of 1 G floats", 0, _one(GIGA), nbytes=4 * GIGA),
     "elementwise": Workload(
         "tanh(x*a+1)*x + gelu(a), 1 G floats",
-        0.85,
+        0,
         lambda scale: (_normal(size := scale.elements or GIGA), _normal(size, scale=1.5)),
         nbytes=12 * GIGA,
     ),
     "normsoftmax": Workload(
         "softmax(2*layer_norm(x)), 262144x1024",
-        0.85,
+        0,
         lambda scale: (_normal(scale.batch or 1 << 18, 1024),),
         nbytes=2 * GIGA,
     ),

@@ -20,9 +20,11 @@ from benchmarks.op_cases import CASES, WITHOUT_CASE, WITHOUT_GRADIENT
 from benchmarks.options import Options
 from benchmarks.running import Worker, WorkerError
 from benchmarks.systems import (
+    COPY,
     GPU_SYSTEMS,
     PRECISIONS,
     SYSTEMS,
+    WITHOUT_CUDNN,
     Prepared,
     graphc_eager,
     graphc_ops,
@@ -67,7 +69,8 @@ def test_on_a_gpu_every_system_has_its_precisions_and_graphc_every_workload():
     assert set(GPU) <= set(STEP)
     for precision in PRECISIONS:
         names = [name for name, system in GPU_SYSTEMS.items() if on_gpu(system.variant) == precision]
-        assert names == [f"{name} cuda {precision}" for name in ("graphc", "torch", "torch.compile", "jax")]
+        known = ("graphc", WITHOUT_CUDNN, COPY, "torch", "torch.compile", "jax")
+        assert names == [f"{name} cuda {precision}" for name in known]
     assert all(on_gpu(system.variant) is None for system in SYSTEMS.values())
 
 
@@ -182,7 +185,7 @@ def test_without_peers_there_is_no_goal(capsys):
 
 def test_a_figure_that_is_missing_misses_the_goal(capsys):
     assert not peers.show(WORKLOADS["mlp"], {"torch": measured(1e-3)}, {"graphc": "ValueError: a reason"})
-    assert "graphc         failed: ValueError: a reason" in capsys.readouterr().out
+    assert "graphc               failed: ValueError: a reason" in capsys.readouterr().out
 
 
 def test_a_system_that_computes_something_else_is_named():

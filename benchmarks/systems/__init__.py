@@ -67,12 +67,16 @@ OP_SYSTEMS: dict[str, System] = {
 # graphc's eager twin, which is measured against torch alone.
 EAGER_SYSTEMS: dict[str, System] = {"graphc eager": System("graphc_eager", "", "graphc")}
 
-# Those that compute on a GPU, with products that round as a variant says: its last word.
+# Those that compute on a GPU, with products that round as a variant says: its last word. `WITHOUT_CUDNN` convolves by
+# kernels of graphc's own, and `COPY` is no system, but what copies within the device's memory take.
 PRECISIONS = ("float32", "tf32", "bfloat16")
+WITHOUT_CUDNN, COPY = "graphc without cudnn", "device copy"
 GPU_SYSTEMS: dict[str, System] = {
     f"{name} cuda {precision}": system._replace(variant=f"{way} cuda {precision}")
     for name, way, system in (
         ("graphc", "step", SYSTEMS["graphc"]),
+        (WITHOUT_CUDNN, "own", SYSTEMS["graphc"]),
+        (COPY, "", System("device_copy", "", "graphc")),
         ("torch", "eager", SYSTEMS["torch"]),
         ("torch.compile", "compile", SYSTEMS["torch"]),
         ("jax", "", SYSTEMS["jax"]),

@@ -50,7 +50,9 @@ class Ways:
         exact = {"conv_precision": "exact"} if variant == "exact" else {}
         self.options: dict[str, Any] = {"device": "cpu", "threads": threads, **exact}
         if self.precision is not None:
-            self.options = {"device": "cuda", "matmul_precision": self.precision, "results": "device"}
+            disable = ("cudnn",) if variant.startswith("own ") else ()
+            on_device = {"matmul_precision": self.precision, "results": "device"}
+            self.options = {"device": "cuda", "disable": disable, **on_device}
 
     def prepared(self, fetches: Any, feeds: list[gc.Placeholder], data: Data, weights: Sequence[Any] = ()) -> Prepared:
         """A step that fetches a list, whose first value is the one that counts."""
