@@ -100,6 +100,6 @@ def _random_state(metadata: Mapping[str, str], path: Path) -> tuple[int | None, 
         counters = {str(k): int(v) for k, v in json.loads(metadata["counters"]).items()}
     except (KeyError, ValueError, TypeError, AttributeError):
         seed, counters = -1, {}
-    if not 0 <= seed < 1 << 64 or min(counters.values(), default=0) < 0:
+    if not all(0 <= number < 1 << 64 for number in (seed, *counters.values())):
         raise StateError(f"{str(path)!r} has no valid random state in its metadata")
     return seed, counters

@@ -35,9 +35,10 @@ from graphc.runtime.pages import copies
 from graphc.runtime.plan import PlanTarget
 from graphc.runtime.profile import Profile, Recorder, checked_path
 from graphc.runtime.rebuilds import Rebuilds
-from graphc.runtime.reference import DrawKey, Executable, Planned
+from graphc.runtime.reference import Executable, Planned
 from graphc.runtime.requests import Request, builder, collect_guards, is_fetch, nodes_of, program_of, requested
 from graphc.runtime.results import check_out, copied_out, is_own, owned
+from graphc.runtime.streams import Streams
 from graphc.runtime.structure import Build, flatten
 from graphc.runtime.turns import Turns, exclusive
 from graphc.runtime.variables import materialise
@@ -64,8 +65,7 @@ class State(NamedTuple):
     """
 
     values: Mapping[Node, Array]
-    counters: Mapping[str, int]  # of each random stream: how many draws were made
-    seed: int
+    streams: Streams
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Session:
         self.conv_precision = conv_precision
         self.device, self._target, self._passes, self._instead = chosen(name, settings)
         self._accepts = getattr(self._target, "accepts", None)  # of targets that take what lies on a device
-        self._state = State({}, {}, int(seed))
+        self._state = State({}, Streams(int(seed)))
         self._plans: OrderedDict[Request, Compiled] = OrderedDict()
         self._hits = self._misses = 0
         self._rebuilds = Rebuilds()
@@ -154,7 +154,7 @@ class Session:
         self._shortcuts.forget()
         self._plans.clear()
         self._target.close()
-        self._state = State({}, {}, self.seed)
+        self._state = State({}, Streams(self.seed))
 
     def _check_open(self) -> None:
         if self._closed:
@@ -163,7 +163,7 @@ class Session:
     @property
     def seed(self) -> int:
         """The seed of initial values and draws; `load` takes over that of the file."""
-        return self._state.seed
+        return self._state.streams.seed
 
     def cache_info(self) -> CacheInfo:
         """Hits, misses, number and limit of compiled plans."""
@@ -216,7 +216,7 @@ class Session:
         """See `run`; `key` is what the request is known by, if it may come again."""
         self._check_open()
         direct = self._shortcuts.known(key)
-        if direct is not None and (found := self._again(direct, feeds.values() if feeds else ())) is not MISS:
+        if direct is not None and (found := direct.call(feeds.values() if feeds else ())) is not MISS:
             self._reused()
             return found
         compiled, given, build = self._ready(fetches, feeds, training)
@@ -313,7 +313,7 @@ class Session:
         direct: Direct | None,
     ) -> Any:
         self._check_open()
-        if direct is not None and out is None and (found := self._again(direct, given.values())) is not MISS:
+        if direct is not None and out is None and (found := direct.call(given.values())) is not MISS:
             return found
         return self._execute(self._compiled(request), given, build, out, direct)
 
@@ -366,7 +366,7 @@ class Session:
         variables = self._variables()
         state = self._materialised(variables.values())
         tensors = {name: np.asarray(state.values[variable]) for name, variable in variables.items()}
-        checkpoint.write(path, checkpoint.Checkpoint(tensors, state.seed, state.counters))
+        checkpoint.write(path, checkpoint.Checkpoint(tensors, state.streams.seed, state.streams.counters))
 
     @exclusive
     def load(self, path: str | os.PathLike[str], *, strict: bool = True) -> LoadReport:
@@ -384,12 +384,12 @@ class Session:
         report = compare({name: v.tensor_type for name, v in variables.items()}, found.tensors)
         if strict:
             require_all(report, os.fspath(path))
-        values, counters, seed = self._state
+        values, streams = self._state
         values = {**values, **{variables[name]: found.tensors[name] for name in report.loaded}}
         if found.counters is not None and found.seed is not None:
-            counters, seed = found.counters, found.seed
+            streams = Streams(found.seed, found.counters)
         self._shortcuts.moved()
-        self._state = State(values, counters, seed)
+        self._state = State(values, streams)
         return report
 
     def _variables(self) -> dict[str, Variable]:
@@ -406,15 +406,15 @@ class Session:
         """The state, in which all of `variables` have values."""
         state = self._state
         if any(variable not in state.values for variable in variables):
-            self._commit(materialise(variables, state.values, state.seed))
+            self._commit(materialise(variables, state.values, state.streams.seed))
         return self._state
 
     def _commit(self, new: Mapping[Node, Array]) -> None:
         """Give variables new values: all of them, or none where this is interrupted."""
-        values, counters, seed = self._state
+        values, streams = self._state
         if any(values.get(variable) is not array for variable, array in new.items()):
             self._shortcuts.moved()
-            self._state = State({**values, **new}, counters, seed)
+            self._state = State({**values, **new}, streams)
 
     # ------------------------------------------------------------------------------------------ inside a run
 
@@ -483,14 +483,6 @@ class Session:
             self._plans.popitem(last=False)
         return found
 
-    def _again(self, direct: Direct, values: Iterable[Any]) -> Any:
-        """What was done before, without Python; `MISS` if that can't be done, and then nothing has been drawn."""
-        before = self._state
-        found = direct.call(values, self._claimed(direct.draws))
-        if found is MISS:
-            self._state = before
-        return found
-
     def _reused(self) -> None:
         self._hits += 1
         self._rebuilds.reused()
@@ -556,7 +548,8 @@ class Session:
         into = self._storage(compiled) if build.plain else {}
         state = self._state
         values.update([(variable, state.values[variable]) for variable in compiled.variables])
-        outputs, news = compiled.executable.run(values, dims, self._claimed(compiled.draws), into, recorder, out or ())
+        draws = state.streams.claim(compiled.draws)
+        outputs, news = compiled.executable.run(values, dims, draws, into, recorder, out or ())
         fresh = {v: new for v, new in zip(compiled.updated, news, strict=True) if new is not into.get(v)}
         found = owned([*outputs, *fresh.values()], values.values(), out or ())
         results = found[: len(outputs)]
@@ -565,7 +558,8 @@ class Session:
             self._commit(dict(zip(fresh, found[len(outputs) :], strict=True)))
         if direct is not None and isinstance(compiled.executable, CpuExecutable):
             fed = [(value, compiled.overridden.get(node, node)) for node, value in feeds.items()]
-            self._shortcuts.note(key, direct, Served(compiled.executable, fed, values, dims, into))
+            keys = state.streams.keys(compiled.draws)
+            self._shortcuts.note(key, direct, Served(compiled.executable, fed, values, dims, into, keys))
         if recorder is not None:
             recorder.did("results")
         return built
@@ -584,12 +578,3 @@ class Session:
             self._commit(dict(zip(shared, copies([values[v] for v in shared]), strict=True)))
             values = self._state.values
         return {v: values[v] for v in compiled.updated}
-
-    def _claimed(self, draws: Sequence[Draw]) -> dict[Node, DrawKey]:
-        """What each random leaf draws from; whatever becomes of the run, no later one draws that again."""
-        if not draws:
-            return {}
-        values, counters, seed = self._state
-        claimed = {leaf.name: counters.get(leaf.name, 0) for leaf in draws}
-        self._state = State(values, {**counters, **{name: count + 1 for name, count in claimed.items()}}, seed)
-        return {leaf: (seed, leaf.stream, claimed[leaf.name]) for leaf in draws}

@@ -280,6 +280,7 @@ RANDOM_STATES = [
     {"seed": "1", "counters": "[1]"},
     {"seed": "1", "counters": '{"a": "b"}'},
     {"seed": "1", "counters": '{"a": -1}'},
+    {"seed": "1", "counters": '{"a": 18446744073709551616}'},
     {"seed": "1", "counters": "{"},
 ]
 

@@ -240,6 +240,46 @@ def test_draws_are_the_same(sessions: tuple[Session, Session], entered: SimpleNa
     assert entered.bound >= 2
 
 
+def test_short_plans_draw_without_python(sessions: tuple[Session, Session], entered: SimpleNamespace) -> None:
+    x = gc.placeholder("x", (40,))
+    outputs = [gc.dropout(x, 0.5), gc.random.normal((40,)), gc.random.integers(0, 9, (40,))]
+    native, plain = sessions
+    step = native.compile(outputs, [x])
+    found = [step(data(40)) for _ in range(3 * TIMES)]
+    assert entered.by_python == 2
+    for one in found:
+        same(one, plain.run(outputs, {x: data(40)}))
+    same(native.run(outputs[1]), plain.run(outputs[1]))  # streams go on in other requests
+
+
+def test_a_run_that_fails_draws_once(sessions: tuple[Session, Session]) -> None:
+    x, i = gc.placeholder("x", (5,)), gc.placeholder("i", (3,), "int64")
+    taken, noise = gc.take(x, i, 0), gc.random.normal((3,))
+    good, bad = np.array([0, 4, -5]), np.array([0, 5, 1])
+    steps = [session.compile([taken, noise], [x, i]) for session in sessions]
+    for _ in range(TIMES):
+        same(*[step(data(5), good) for step in steps])
+    for step in steps:
+        with pytest.raises(gc.GraphcError):
+            step(data(5), bad)
+    same(*[step(data(5), good) for step in steps])
+
+
+@pytest.mark.parametrize("size", [3, 100_000])  # the entry is called at any time, or in one's turn
+def test_draws_go_on_from_a_file(sessions: tuple[Session, Session], tmp_path: Path, size: int) -> None:
+    w, noise = variable([1.0]), gc.random.normal((size,))
+    native, plain = sessions
+    step = native.compile(noise * w, [])
+    for _ in range(TIMES):
+        same(step(), plain.run(noise * w))
+    native.save(tmp_path / "file")
+    later = [step() for _ in range(3)]
+    plain.load(tmp_path / "file")
+    same([plain.run(noise * w) for _ in range(3)], later)
+    native.load(tmp_path / "file")
+    same([step() for _ in range(3)], later)
+
+
 def test_whatever_moves_is_noticed(sessions: tuple[Session, Session], tmp_path: Path) -> None:
     x = gc.placeholder("x", ("n",))
     w = variable([1.0, 2.0, 3.0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ class Bench:
         items: tuple[int | None, ...] = (0,),
         commands: CommandList | None = None,
         pool: Array = NOBODY,
+        counters: Sequence[Array] = (),
     ) -> None:
         self.slow_calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         self.busy, self.version = np.zeros(1, np.int64), np.zeros(1, np.int64)
@@ -52,6 +53,7 @@ class Bench:
             self.busy,
             self.version,
             pool,
+            counters,
             None,
         )
         bind(self.entry, self.bound)
@@ -193,6 +195,19 @@ def test_a_plan_that_fails_is_left_to_python() -> None:
     bench = Bench(commands=CommandList([command("fail", 0)]), form="list", items=(0,))
     assert bench.entry(zeros(4, 2)) == "slow"
     assert len(bench.slow_calls) == 1
+
+
+def test_a_run_that_is_done_counts_up_what_it_drew_from() -> None:
+    counters = [zeros(1), zeros(3)[1:2], zeros(1)]
+    bench, x = Bench(counters=counters[:2]), zeros(4, 2)
+    for runs in range(1, 4):
+        bench.entry(x)
+        assert [int(counter[0]) for counter in counters] == [runs, runs, 0]
+    for arguments in ((1,), (zeros(4, 3),), ()):
+        assert bench.entry(*arguments) == "slow"
+    failing = Bench(commands=CommandList([command("fail", 0)]), counters=counters)
+    assert failing.entry(x) == "slow"
+    assert [int(counter[0]) for counter in counters] == [3, 3, 0]
 
 
 def test_what_python_raises_is_raised() -> None:

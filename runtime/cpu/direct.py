@@ -4,7 +4,7 @@ What a session has done for a request twice, on arrays of the same shapes while 
 plan with the memory of the arena and of the variables. From then on the request needs no Python, if what is fed fits as
 it is and the plan is short: its entry is called at any time, keeps the interpreter's lock and sees whether another run
 goes on. The entry of a longer plan gives the lock back; it is called when it is the caller's turn, as is that of a plan
-that draws, or that is fed what has to be converted.
+that is fed what has to be converted.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ import numpy as np
 
 from graphc.ir import Node
 from graphc.op import Array
-from graphc.ops.random import Draw
 from graphc.ops.state import Updates
 from graphc.runtime.cpu.blocks import Blocks, is_recycled
 from graphc.runtime.cpu.driver import Threads, is_helped
 from graphc.runtime.cpu.entry import NOBODY, Argument, Bound, Form, bind, give, make_entry, servable
 from graphc.runtime.cpu.target import CpuExecutable, Run
-from graphc.runtime.reference import DrawKey
+from graphc.runtime.streams import COUNTER
 from graphc.types import np_dtype
 from graphc.values import converted
 
@@ -45,6 +44,7 @@ class Served(NamedTuple):
     Attributes:
         fed: what was fed, in the order of the call, and the leaf of the program that took each.
         values, dims, into: see `Executable.run`.
+        keys: of the next draws of random leaves; see `Streams.key`.
     """
 
     executable: CpuExecutable
@@ -52,17 +52,16 @@ class Served(NamedTuple):
     values: Mapping[Node, Array]
     dims: Mapping[str, int]
     into: Mapping[Node, Array]
+    keys: Mapping[Node, Array]
 
 
 class _Held(NamedTuple):
-    """An entry that is called in one's turn: what it takes, what helps, what it draws, and where it reads the keys; the
-    numbers of results whose memory is recycled, what they are, and where that memory is from."""
+    """An entry that is called in one's turn: what it takes, what helps; of results whose memory is recycled the numbers
+    and what they are, and where that memory is from."""
 
     entry: Callable[..., Any]
     dtypes: Sequence[str]
     pool: Threads | None
-    draws: tuple[Draw, ...]
-    keys: Array
     recycled: Mapping[int, Argument]
     blocks: Blocks
 
@@ -107,13 +106,9 @@ class Direct:
                 self._quick = weakref.ref(entry)
         return entry
 
-    @property
-    def draws(self) -> tuple[Draw, ...]:
-        """The random leaves for which `call` needs keys."""
-        return () if self._held is None else self._held.draws
-
-    def call(self, values: Iterable[Any], draws: Mapping[Node, DrawKey]) -> Any:
-        """Run any plan in one's turn, on values that may need converting; `MISS` if that can't be done for them."""
+    def call(self, values: Iterable[Any]) -> Any:
+        """Run any plan in one's turn, on values that may need converting; `MISS` if that can't be done for them, and
+        then nothing has been drawn."""
         held = self._held
         if held is None:
             return MISS
@@ -124,8 +119,6 @@ class Direct:
         for number, array in large.items():
             give(held.entry, number, array)
         crew = None if held.pool is None else held.pool.ready()  # which lives until the entry returns
-        if held.draws:
-            held.keys[:] = [draws[leaf] for leaf in held.draws]
         found = held.entry(*[array if _is_in_order(array) else np.array(array, order="C") for array, _ in taken])
         del crew
         return found
@@ -134,13 +127,12 @@ class Direct:
         """Remember what Python had to do, and bind an entry if it comes again; the quick one, if that is it."""
         now = [*(served.values[leaf].shape for _, leaf in served.fed), int(self._version[0])]
         before, self._seen = self._seen, now
-        found = self._bound(served) if now == before else None
-        if found is None:
+        bound = self._bound(served) if now == before else None
+        if bound is None:
             return None
-        bound, draws, keys = found
         large = {k: result for k, result in enumerate(bound.results) if is_recycled(result.nbytes)}
         as_they_are = all(value is served.values[leaf] and _is_in_order(value) for value, leaf in served.fed)
-        if as_they_are and bound.commands.short and not (draws or large) and (quick := self.quick()) is not None:
+        if as_they_are and bound.commands.short and not large and (quick := self.quick()) is not None:
             if bound.pool is not NOBODY:
                 served.executable.target.pool.ready()
             bind(quick, bound)
@@ -150,11 +142,11 @@ class Direct:
             bind(entry, bound._replace(busy=_IDLE))  # it is the caller who is busy
             target, dtypes = served.executable.target, [leaf.tensor_type.dtype for _, leaf in served.fed]
             pool = target.pool if is_helped(bound.commands, target.pool) else None
-            self._held = _Held(entry, dtypes, pool, draws, keys, large, target.blocks)
+            self._held = _Held(entry, dtypes, pool, large, target.blocks)
         return None
 
-    def _bound(self, served: Served) -> tuple[Bound, tuple[Draw, ...], Array] | None:
-        """What an entry needs to do the same again, with what it draws and where; None where Python has to."""
+    def _bound(self, served: Served) -> Bound | None:
+        """What an entry needs to do the same again; None where Python has to."""
         executable, values = served.executable, served.values
         target, found = executable.target, executable.bound(served.dims)
         symbolic, buffers = found.plan.symbolic, found.plan.buffers
@@ -168,9 +160,8 @@ class Direct:
         if any(variable not in served.into for variable, _ in symbolic.program.updates):
             return None  # new values that aren't written into the variables' memory are committed by Python
         run = Run(executable, found, values, dict.fromkeys(found.draws, (0, 0, 0)), served.into)
-        keys = np.zeros((len(found.draws), 3), np.uint64)
-        for slot, key in zip(found.draws.values(), keys, strict=True):
-            run.table[slot] = key.ctypes.data
+        for leaf, slot in found.draws.items():
+            run.table[slot] = served.keys[leaf].ctypes.data
         given = [(k, buffer.node) for k, buffer in enumerate(buffers) if buffer.role == "given"]
         if any(run.arrays[k] is not values[node] for k, node in given if node not in fed):
             return None
@@ -180,9 +171,8 @@ class Direct:
         results = [Argument(np_dtype(buffers[k].type.dtype), run.arrays[k].shape, 1 + k) for k in symbolic.outputs]
         if not servable([*feeds, *results]):
             return None
-        draws = tuple([leaf for leaf in found.draws if isinstance(leaf, Draw)])
         kept = [array for k, array in run.arrays.items() if buffers[k].role != "result" and buffers[k].node not in fed]
-        bound = Bound(
+        return Bound(
             feeds,
             results,
             self._form,
@@ -193,9 +183,9 @@ class Direct:
             self._busy,
             self._version,
             target.pool.place if is_helped(commands[0], target.pool) else NOBODY,
-            (executable, target.memory.bytes, keys, kept),
+            [key[COUNTER:] for key in served.keys.values()],
+            (executable, target.memory.bytes, kept),
         )
-        return bound, draws, keys
 
 
 class Shortcuts:

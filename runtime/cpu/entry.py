@@ -42,6 +42,7 @@ FEEDS, RESULTS, ITEMS = 32, 40, 48  # how many
 BUSY, VERSION, EXPECTED = 56, 64, 72  # addresses of two words, and what the second must be
 PLAN, TABLE, SCRATCH, POOL = 80, 88, 96, 104
 API = 112  # address of the table of `INTERFACE`
+DRAWN = 120  # address of the number of streams that the plan draws from, which the addresses of their counters follow
 RECORDS = 128
 # After them a record for each feed and for each result, and then the number of a result, or -1, for each item.
 RECORD_DESCR, RECORD_NDIM, RECORD_SLOT, RECORD_OBJECT, RECORD_GIVEN, RECORD_DIMS = range(0, 48, 8)
@@ -84,6 +85,7 @@ class Bound(NamedTuple):
         busy: a word that must be 0 when the entry is called: another run has the same memory.
         version: a word that must stay as it is now: something moved, otherwise.
         pool: a word: the address of the state of threads that help, 0 while there are none.
+        counters: words that a run counts up once it is done, at the end of the keys that it has drawn from.
         kept: what must live as long as this.
 
     An entry of a plan that isn't short runs it without the interpreter's lock: its caller must see to it that no other
@@ -100,6 +102,7 @@ class Bound(NamedTuple):
     busy: Array
     version: Array
     pool: Array
+    counters: Sequence[Array]
     kept: Any
 
 
@@ -153,7 +156,9 @@ def bind(entry: Callable[..., Any], bound: Bound) -> None:
     words: _Words = entry.__self__  # type: ignore[attr-defined]
     unbind(words)
     words[POOL // 8] = bound.pool.ctypes.data
-    words.kept = (*words.kept[:3], bound, bound.scratch.memory)
+    drawn = np.array([len(bound.counters), *[counter.ctypes.data for counter in bound.counters]], np.int64)
+    words[DRAWN // 8] = drawn.ctypes.data
+    words.kept = (*words.kept[:3], bound, bound.scratch.memory, drawn)
     words[FORM // 8] = FORMS.index(bound.form)
     words[LOCKED // 8] = bound.commands.short
     words[EXPECTED // 8] = bound.version[0]
@@ -230,6 +235,7 @@ def assembly() -> str:
     _item(module)
     _container(module)
     _fill(module)
+    _count(module)
     _run_plan(module)
     _attempt(module)
     _entry(module)
@@ -238,8 +244,9 @@ def assembly() -> str:
 
 ENTRY = ((PTR, "self"), (PTR, "args"), (I64, "count"), (PTR, "names"))
 NULL = Value("null", PTR)
-FITS, MAKE, DROP, ITEM, CONTAINER, FILL, RUN_PLAN, ATTEMPT = (
-    Value(f"@{name}", PTR) for name in ("fits", "make", "drop", "item", "container", "fill", "run_plan", "attempt")
+FITS, MAKE, DROP, ITEM, CONTAINER, FILL, COUNT_DRAWS, RUN_PLAN, ATTEMPT = (
+    Value(f"@{name}", PTR)
+    for name in ("fits", "make", "drop", "item", "container", "fill", "count_draws", "run_plan", "attempt")
 )
 
 
@@ -424,6 +431,20 @@ def _is_list(frame: _Frame) -> Value:
     return frame.same(frame.words.load(I64, FORM), constant(I64, FORMS.index("list")))
 
 
+def _count(module: Module) -> None:
+    """`void count_draws(ptr words)`: let later runs draw something else."""
+    frame = _Frame(module, "count_draws", [], "void")
+    f = frame.f
+    drawn = frame.words.load(PTR, DRAWN)
+
+    def one(k: Value, _: list[Value]) -> None:
+        counter = f.load(PTR, f.address(drawn, f.add(k, 1), PTR), 8)
+        f.store(f.i64(f.add(f.load(I64, counter, 8), 1)), counter, 8)
+
+    f.loop(0, f.load(I64, drawn, 8), 1, one)
+    f.ret()
+
+
 def _run_plan(module: Module) -> None:
     """`i64 run_plan(ptr words)`: run the plan, with or without the interpreter's lock; 0 unless it fails."""
     frame = _Frame(module, "run_plan", [], I64)
@@ -441,6 +462,7 @@ def _run_plan(module: Module) -> None:
         return status
 
     (status,) = f.if_(is_zero(f, words.load(I64, LOCKED)), run_unlocked, run)
+    f.if_(is_zero(f, status), lambda: do(f, COUNT_DRAWS, words.base))
     f.ret(status)
 
 
