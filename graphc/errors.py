@@ -134,6 +134,9 @@ class InternalError(GraphcError, AssertionError):
 # What an argument of a wrong kind leads to. NumPy before 2.4 warns of some, and warnings can be made to raise.
 WRONG_ARGUMENT = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, DeprecationWarning)
 
+# Keywords as other libraries call them, and how they may be called here.
+KEYWORDS = {"dim": ("axis",), "dims": ("axis", "axes"), "axes": ("axis",), "keepdim": ("keepdims",)}
+
 PUBLIC: set[Callable[..., Any]] = set()  # what `public` made
 
 
@@ -198,7 +201,14 @@ def explained(error: Exception, fn: Callable[..., Any], args: Sequence[Any], kwa
     parameters = [p.replace(annotation=p.empty) for p in inspect.signature(method).parameters.values()]
     usage = inspect.Signature(parameters[1:] if method.__name__ == "__init__" else parameters)
     given = [*map(_short, args), *(f"{key}={_short(value)}" for key, value in kwargs.items())]
-    return ArgumentError(f"{name}({', '.join(given)}): {error}", hint=f"{name}{usage}")
+    return ArgumentError(f"{name}({', '.join(given)}): {error}{_names_here(kwargs, usage)}", hint=f"{name}{usage}")
+
+
+def _names_here(kwargs: Iterable[str], usage: inspect.Signature) -> str:
+    """What the keywords of other libraries are called in this usage, or an empty string."""
+    strange = [key for key in kwargs if key not in usage.parameters]
+    names = [(key, name) for key in strange for name in KEYWORDS.get(key, ()) if name in usage.parameters]
+    return "".join([f"; {key!r} is called {name!r} here" for key, name in names])
 
 
 def _short(value: object) -> str:

@@ -284,6 +284,21 @@ def test_leaves_begin_and_end_to_require_a_gradient():
         ge.tensor([1, 2], requires_grad=True)
 
 
+def test_a_leaf_that_is_frozen_gives_up_its_gradient_so_that_no_optimizer_moves_it():
+    w, b = leaf(3.0), leaf(1.0)
+    optimizer = ge.optimizer(gc.optim.SGD(lr=1.0), [w, b])
+    (w * b).backward()
+    w.requires_grad_(False)
+    assert w.grad is None
+    optimizer.step()
+    assert (w.item(), b.item()) == (3, -2)
+    w.requires_grad_()
+    assert w.grad is None
+    (w * b).backward()
+    optimizer.step()
+    assert (w.item(), b.item()) == (5, -8)
+
+
 # --------------------------------------------------------------------------------------------- what the tape keeps
 
 

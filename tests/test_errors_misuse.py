@@ -121,6 +121,18 @@ def test_a_misspelt_keyword_is_told_with_the_usage():
         gc.nn.Linear(3, output=2)
 
 
+@pytest.mark.parametrize("make", [lambda: gc.constant([1.0]), lambda: gc.eager.tensor([1.0])], ids=["graph", "eager"])
+def test_keywords_of_pytorch_are_told_by_their_names_here(make):
+    x = make()
+    with pytest.raises(gc.ArgumentError, match="'dim' is called 'axis' here; 'keepdim' is called 'keepdims' here"):
+        x.mean(dim=0, keepdim=True)
+    with pytest.raises(gc.ArgumentError, match="'dims' is called 'axes' here"):
+        gc.permute_dims(x, dims=(0,))
+    with pytest.raises(gc.ArgumentError) as caught:
+        gc.relu(x, dim=0)
+    assert "here" not in str(caught.value).splitlines()[0], "relu has no axis"
+
+
 def test_exceptions_of_the_users_own_functions_stay_what_they_are():
     @gc.composite
     def failing(x):

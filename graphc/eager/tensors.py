@@ -207,9 +207,7 @@ class Tensor(Operators):
 
     # ------------------------------------------------------------------------------------------ gradients
 
-    def backward(
-        self, gradient: Any = None, retain_graph: bool | None = None, create_graph: bool = False
-    ) -> None:
+    def backward(self, gradient: Any = None, retain_graph: bool | None = None, create_graph: bool = False) -> None:
         """Add to the `.grad` of every leaf that this tensor was computed from.
 
         Args:
@@ -235,7 +233,14 @@ class Tensor(Operators):
         return identity(self)  # type: ignore[no-any-return]
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
-        """Make it a leaf that collects its gradient, or one that doesn't; returns the tensor itself."""
+        """Make it a leaf that collects its gradient, or one that doesn't; returns the tensor itself.
+
+        One that ceases to collect gives up what it has collected, and its hooks: PyTorch keeps the gradient, with which
+        an optimizer still moves a weight that is meant to stay.
+
+        Raises:
+            GradientError: the result of a call can't give up its gradient, and only floats have one.
+        """
         if not self.is_leaf:
             if not requires_grad:
                 raise GradientError("the result of a call can't give up its gradient", hint="t.detach()")
