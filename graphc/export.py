@@ -28,7 +28,7 @@ from graphc.operands import constant, parameter
 from graphc.ops.state import Placeholder, Updates, Variable, group
 from graphc.passes.modes import resolve_mode
 from graphc.passes.pipeline import run_pipeline, switches
-from graphc.runtime.requests import collect_guards
+from graphc.runtime.needs import collect_guards
 from graphc.runtime.session import Session
 from graphc.source import Site, user_site
 from graphc.types import np_dtype

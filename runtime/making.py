@@ -25,21 +25,29 @@ class Making(NamedTuple):
     finish: Callable[[], Executable]
 
 
-def making(target: Target, program: Program, optimise: Callable[[], Program], settings: Sequence[str]) -> Making:
+def making(
+    target: Target,
+    program: Program,
+    resolve: Callable[[Program], Program],
+    optimise: Callable[[Program], Program],
+    settings: Sequence[str],
+) -> Making:
     """Begin with a program for a target.
 
     Args:
-        optimise: runs the passes on it.
+        program: before its mode is chosen.
+        resolve: chooses the mode.
+        optimise: runs the passes on what that gives.
         settings: what they depend on besides the program and the target.
     """
     if not isinstance(target, CpuTarget):
-        return _anew(target, optimise())
+        return _anew(target, resolve(program), optimise)
     key = outlines.key_of(program, [*settings, repr(target.host), target.conv_precision, *sorted(target.disable)])
     found = outlines.recalled(key, program)
     if found is not None:
-        whole = cache(lambda: target.compile(optimise()))
+        whole = cache(lambda: target.compile(optimise(resolve(program))))
         return Making(found.needs, lambda: CpuExecutable(target, found.symbolic, found.pack, whole))
-    made = _anew(target, optimise())
+    made = _anew(target, resolve(program), optimise)
 
     def finish() -> Executable:
         executable = made.finish()
@@ -50,5 +58,6 @@ def making(target: Target, program: Program, optimise: Callable[[], Program], se
     return Making(made.needs, finish)
 
 
-def _anew(target: Target, optimised: Program) -> Making:
-    return Making(needs_of(optimised), lambda: target.compile(optimised))
+def _anew(target: Target, resolved: Program, optimise: Callable[[Program], Program]) -> Making:
+    optimised = optimise(resolved)
+    return Making(needs_of(resolved, optimised), lambda: target.compile(optimised))

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from graphc.dims import Guard
 from graphc.errors import ArgumentError
 from graphc.ir import Node, Program, reachable, substitute
 from graphc.operands import parameter
@@ -67,7 +66,10 @@ def requested(resolved: Sequence[Node | Updates], given: Mapping[Node, Any], tra
 
 
 def program_of(request: Request) -> tuple[Program, dict[Node, Node]]:
-    """The program of a request in its mode, with every fed tensor that isn't a leaf replaced by a parameter."""
+    """The program of a request before its mode is chosen: what is fetched and then the losses, and the updates.
+
+    Every fed tensor that isn't a leaf is replaced by a parameter.
+    """
     inner = [node for node in request.fed if not isinstance(node, Placeholder | Variable)]
     overridden = {node: parameter(k, node.type) for k, node in enumerate(inner)}
     outputs = (*request.fetches, *request.losses)
@@ -77,18 +79,15 @@ def program_of(request: Request) -> tuple[Program, dict[Node, Node]]:
     inputs = [overridden.get(node, node) for node in request.fed]
     others = {n for n in reachable(replaced) if isinstance(n, Placeholder)}.difference(request.fed)
     inputs += sorted(others, key=SERIAL)
-    # Statistics on the way to a loss are updated even if no gradient, and so no update, depends on them.
-    whole = resolve_mode(Program(tuple(inputs), replaced[: len(outputs)], updates), training=request.training)
+    return Program(tuple(inputs), replaced[: len(outputs)], updates), overridden
+
+
+def in_mode(program: Program, request: Request) -> Program:
+    """The program of a request in its mode, which computes what is fetched, and the updates.
+
+    Statistics on the way to a loss are updated even if no gradient, and so no update, depends on them.
+    """
+    whole = resolve_mode(program, training=request.training)
     if not request.losses:
-        return whole, overridden
-    return Program(whole.inputs, whole.outputs[: len(request.fetches)], whole.updates), overridden
-
-
-def collect_guards(program: Program) -> tuple[tuple[Guard, Node], ...]:
-    """The assumptions of all nodes of a program, those inside composites included, each with a node that made it."""
-    found: dict[Guard, Node] = {}
-    for node in program.nodes():
-        inner = () if node.body is None else [guard for guard, _ in collect_guards(node.body)]
-        for guard in (*node.guards, *inner):
-            found.setdefault(guard, node)
-    return tuple(found.items())
+        return whole
+    return Program(whole.inputs, whole.outputs[: len(request.fetches)], whole.updates)

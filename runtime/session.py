@@ -36,7 +36,7 @@ from graphc.runtime.plan import PlanTarget
 from graphc.runtime.profile import Profile, Recorder, checked_path
 from graphc.runtime.rebuilds import Rebuilds
 from graphc.runtime.reference import Executable, Planned
-from graphc.runtime.requests import Request, builder, collect_guards, is_fetch, nodes_of, program_of, requested
+from graphc.runtime.requests import Request, builder, in_mode, is_fetch, nodes_of, program_of, requested
 from graphc.runtime.results import check_out, copied_out, is_own, owned
 from graphc.runtime.streams import Streams
 from graphc.runtime.structure import Build, flatten
@@ -330,11 +330,11 @@ class Session:
         request = requested(resolved, given, training)
         compiled = self._compiled(request)
         _, dims = compiled.intake.take(given)
-        program, _ = program_of(request)
+        program = in_mode(program_of(request)[0], request)
         if isinstance(compiled.executable, Planned):
             return replace(compiled.executable.plan(dims), written=program)
         target = PlanTarget(self.seed, self.disable)
-        plan = target.compile(self._pipeline(program, target.info, request.training, PIPELINE)()).plan(dims)
+        plan = target.compile(self._pipeline(target.info, request.training, PIPELINE)(program)).plan(dims)
         plan = replace(plan, written=program)
         return replace(plan, made=(Made(False, self._instead),) * len(plan.kernels)) if self._instead else plan
 
@@ -495,8 +495,9 @@ class Session:
         if several is not None:
             raise FetchError(f"{several!r} has several results, which are fetched and fed one by one")
         program, overridden = program_of(request)
-        optimise = self._pipeline(program, self._target.info, request.training)
-        made = making(self._target, program, optimise, [str(request.training), *sorted(self.disable)])
+        optimise = self._pipeline(self._target.info, request.training)
+        settings = [str(request.training), str(len(request.fetches)), *sorted(self.disable)]
+        made = making(self._target, program, partial(in_mode, request=request), optimise, settings)
         given = set(request.fed) | set(overridden.values())
         placeholders = [n for n in made.needs.placeholders if n not in given]
         missing = [n for n in placeholders if n.default is None]
@@ -508,8 +509,8 @@ class Session:
         defaults: dict[Node, Array] = {n: n.default for n in placeholders if n.default is not None}
         found = Compiled(
             made.finish(),
-            tuple([output.tensor_type for output in program.outputs]),
-            Intake(request.fed, defaults, made.needs.sizes, collect_guards(program), self._accepts),
+            tuple([node.tensor_type for node in request.fetches]),
+            Intake(request.fed, defaults, made.needs.sizes, made.needs.guards, self._accepts),
             tuple([n for n in made.needs.variables if n not in given]),
             made.needs.draws,
             made.needs.updated,
@@ -518,13 +519,11 @@ class Session:
         self.graph = graph
         return found
 
-    def _pipeline(
-        self, program: Program, info: TargetInfo, training: bool, passes: Sequence[Pass] = ()
-    ) -> Callable[[], Program]:
+    def _pipeline(self, info: TargetInfo, training: bool, passes: Sequence[Pass] = ()) -> Callable[[Program], Program]:
         """What runs the passes on a program; it doesn't refer to this session."""
         passes = passes or self._passes
         disable = self.disable & switches(passes)
-        return partial(run_pipeline, program, info, training=training, disable=disable, passes=passes)
+        return partial(run_pipeline, target=info, training=training, disable=disable, passes=passes)
 
     def _execute(
         self,

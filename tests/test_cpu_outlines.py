@@ -10,8 +10,9 @@ import pytest
 from pack_testing import own_cache, unchanged_sources
 
 import graphc as gc
-from graphc.errors import GraphcError
+from graphc.errors import GraphcError, GuardError
 from graphc.operands import primitive
+from graphc.ops.state import tracked
 from graphc.runtime import session as sessions
 from graphc.runtime.cache import ObjectCache
 from graphc.runtime.cpu import jit, outlines, packs
@@ -52,7 +53,9 @@ def unchanged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 class Trained:
     """A network that is trained with everything that a run may take, and its session."""
 
-    def __init__(self, depth: int = DEPTH, batch: int | str = 3, scale: float = 0.5, name: str = "x") -> None:
+    def __init__(
+        self, depth: int = DEPTH, batch: int | str = 3, scale: float = 0.5, name: str = "x", halved: bool = False
+    ) -> None:
         self.graph = gc.Graph()
         with self.graph:
             self.x = gc.placeholder(name, (batch, 5))
@@ -64,6 +67,8 @@ class Trained:
                 h = gc.tanh(h @ w) * scale
             h = gc.dropout(h, 0.25)
             self.loss = gc.losses.cross_entropy(h, self.labels)
+            if halved:
+                self.loss = self.loss + self.x.reshape(2, -1).mean()
             self.train = gc.optim.SGD(lr=0.1, momentum=0.9).minimize(self.loss)
         self.session = gc.Session(self.graph, device="cpu", seed=3)
 
@@ -98,6 +103,20 @@ def test_symbolic_sizes_are_asked_for_again(objects: ObjectCache, passed: list[g
     assert len(passed) == 1
     assert first[0] == Trained(batch=3).steps()
     assert len(passed) == 2
+
+
+def test_what_was_assumed_of_sizes_is_checked_again(objects: ObjectCache, passed: list[gc.Program]) -> None:
+    def told() -> str:
+        net = Trained(batch="n", halved=True)
+        net.steps(1, rows=4)
+        with pytest.raises(GuardError) as error:
+            net.steps(1, rows=3)
+        return str(error.value)
+
+    wanted = told()
+    assert "n = 3" in wanted
+    assert told() == wanted
+    assert len(passed) == 1
 
 
 def test_what_differs_is_made_anew(objects: ObjectCache, passed: list[gc.Program]) -> None:
@@ -139,6 +158,24 @@ def test_a_key_holds_all_that_a_plan_depends_on(objects: ObjectCache, monkeypatc
     monkeypatch.setattr(packs, "_sources", lambda: "")
     Trained().steps()
     assert keys[6] is None, "files have changed since they were imported"
+
+
+def test_a_key_holds_the_order_of_auxiliary_updates(objects: ObjectCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of one variable compose in the order of their creation."""
+    monkeypatch.setattr(outlines, "NODES", range(1, 100))
+
+    def key(first: str) -> str | None:
+        with gc.Graph():
+            x, count = gc.placeholder("x"), gc.Variable(1.0, name="count")
+            makers = {
+                "add": lambda: tracked(gc.exp(x), count, count + 1.0),
+                "double": lambda: tracked(x, count, count * 2.0),
+            }
+            made = {name: makers[name]() for name in sorted(makers, key=lambda name: name != first)}
+            return outlines.key_of(gc.Program((x,), (made["add"], made["double"])), [])
+
+    assert key("add") == key("add") is not None
+    assert key("add") != key("double")
 
 
 @pytest.mark.parametrize("what", ["outline", "plan"])

@@ -2,8 +2,8 @@
 
 What is kept is a plan's *outline*: its steps, in which a kernel is a number and a name, and its buffers, whose leaves
 are numbered as they come in the program. The code of the kernels is kept beside it; see `packs`. An outline is found by
-the program's structure before the passes, with all that passes and code depend on: names and lines aren't part of it.
-Whoever wants to know more of a plan than what a run takes, such as a report, has it made anew.
+the program's structure before its mode is chosen, with all that passes and code depend on: names and lines aren't part
+of it. Whoever wants to know more of a plan than what a run takes, such as a report, has it made anew.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from graphc.ir import Leaf, Node, Program
-from graphc.kernel import Kernel, postorder
+from graphc.composites import Composite
+from graphc.dims import Guard
+from graphc.ir import Leaf, Node, Program, serial_of
+from graphc.kernel import Kernel
 from graphc.operands import parameter
 from graphc.plan import Buffer, Role, Step, SymbolicPlan
 from graphc.runtime.cache import object_cache
 from graphc.runtime.cpu import packs
 from graphc.runtime.cpu.packs import Pack
 from graphc.runtime.feeds import sizes_needed
-from graphc.runtime.needs import Needs
+from graphc.runtime.needs import Needs, collect_guards
 from graphc.types import TensorType
 
 NODES = range(200, 1 << 13)  # of programs whose plans are kept: few are soon made into one, many slow to describe
@@ -63,6 +65,7 @@ class _Written(NamedTuple):
         steps: kernel, reads, writes, in_place, steady.
         needs: placeholders, variables, draws, updated variables.
         sizes: names of symbolic dimensions.
+        guards: what must hold of them.
     """
 
     pack: str
@@ -73,13 +76,14 @@ class _Written(NamedTuple):
     updates: tuple[int, ...]
     needs: tuple[tuple[int, ...], ...]
     sizes: tuple[str, ...]
+    guards: tuple[Guard, ...]
 
 
 def key_of(program: Program, settings: Sequence[str]) -> str | None:
     """Under which a program's plan is kept; None if it isn't.
 
     Args:
-        program: before the passes.
+        program: before its mode is chosen.
         settings: what else the plan depends on, besides the versions of what makes it.
     """
     if len(program.nodes()) not in NODES or any(map(os.environ.get, LOOKED_AT)):
@@ -123,6 +127,7 @@ def keep(key: str | None, program: Program, needs: Needs, symbolic: SymbolicPlan
         symbolic.updates,
         tuple([tuple([number[leaf] for leaf in leaves]) for leaves in needs.leaves]),
         tuple(needs.sizes),
+        tuple([guard for guard, _ in needs.guards]),
     )
     object_cache().put(f"{key}-outline", pickle.dumps(written, pickle.HIGHEST_PROTOCOL))
 
@@ -133,8 +138,9 @@ def _restored(written: _Written, program: Program) -> Found | None:
         return None
     known = _known(program)
     kernels = [Outline(None if draw is None else known[draw], (), (), kind) for kind, draw in written.kernels]
+    values = {type: parameter(0, type) for type in {v for _, v, _ in written.buffers if not isinstance(v, int)}}
     buffers = [
-        Buffer(role, known[value] if isinstance(value, int) else parameter(0, value), takes)
+        Buffer(role, known[value] if isinstance(value, int) else values[value], takes)
         for role, value, takes in written.buffers
     ]
     steps = [
@@ -142,8 +148,13 @@ def _restored(written: _Written, program: Program) -> Found | None:
         for kernel, reads, writes, in_place, steady in written.steps
     ]
     placeholders, variables, draws, updated = (_chosen(known, numbers) for numbers in written.needs)
-    sizes = sizes_needed(program.nodes(), ())
-    needs = Needs(placeholders, variables, draws, updated, {name: sizes[name] for name in written.sizes})
+    sizes = sizes_needed(program.nodes(), ()) if written.sizes else {}
+    guards = dict(collect_guards(program)) if written.guards else {}
+    needs = Needs(
+        *(placeholders, variables, draws, updated),
+        {name: sizes[name] for name in written.sizes},
+        tuple([(guard, guards[guard]) for guard in written.guards]),
+    )
     symbolic = SymbolicPlan(
         Program(program.inputs, (), tuple([(variable, variable) for variable in needs.updated])),
         tuple(buffers),
@@ -161,15 +172,21 @@ def _chosen(known: Sequence[Node], numbers: Iterable[int]) -> tuple[Any, ...]:
 
 def _known(program: Program) -> list[Node]:
     """The nodes of a program, in an order that depends on nothing else, as that of creation does."""
-    updated = [variable for variable, _ in program.updates]
-    return list(dict.fromkeys([*postorder(program.roots), *program.inputs, *updated]))
+    found: dict[Node, None] = {}
+    stack = [*[variable for variable, _ in program.updates], *program.inputs, *program.roots]
+    while stack:
+        node = stack.pop()
+        if node not in found:
+            found[node] = None
+            stack += node.inputs
+    return list(found)
 
 
 # --------------------------------------------------------------------------------------------- structure
 
 
 def _described(program: Program, bodies: dict[Program, int]) -> tuple[object, ...]:
-    """A program as nested tuples of texts and numbers.
+    """A program as nested tuples and lists of texts and numbers.
 
     Args:
         bodies: numbers those of composites that were met before.
@@ -178,20 +195,25 @@ def _described(program: Program, bodies: dict[Program, int]) -> tuple[object, ..
     number = {node: k for k, node in enumerate(known)}
     alike: dict[object, int] = {}  # few nodes differ in more than their operands
     kinds: list[object] = []
-    nodes: list[object] = []
+    nodes: list[int] = []
     for node in known:
-        key = node.op, node.type, node.attrs.key, node.body
+        inputs = node.inputs
+        key = node.op, node.type, node.attrs.key, node.body, len(inputs)
         kind = alike.get(key)
         if kind is None:
             kind = alike[key] = len(alike)
-            kinds.append((*packs.described_node(node), _body(node.body, bodies), isinstance(node, Leaf)))
-        nodes.append((kind, *[number[i] for i in node.inputs]))
-    return kinds, nodes, *_numbers(number, program.inputs, program.outputs, *program.updates)
+            kinds.append((*packs.described_node(node), _body(node, bodies), isinstance(node, Leaf), len(inputs)))
+        nodes.append(kind)
+        nodes += [number[i] for i in inputs]
+    # What several auxiliary updates make of a variable depends on the order of their creation.
+    ordered = sorted([n for n in known if n.op.kind == "auxiliary" or n.body is not None], key=serial_of)
+    return kinds, nodes, *_numbers(number, program.inputs, program.outputs, ordered, *program.updates)
 
 
-def _body(body: Program | None, bodies: dict[Program, int]) -> object:
-    """The definition of a composite; of one that was met before, its number."""
-    if body is None:
+def _body(node: Node, bodies: dict[Program, int]) -> object:
+    """The definition of a composite, if more than types and attributes decide it; of one met before, its number."""
+    body, op = node.body, node.op
+    if body is None or (isinstance(op, Composite) and op.pure):
         return None
     if body in bodies:
         return bodies[body]
