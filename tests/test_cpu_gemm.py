@@ -96,6 +96,47 @@ def test_dtypes(dtype):
             check(*shape, layout, dtype)
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_all_remainders_of_tiles(width):
+    """Of known sizes, whose kernels have the tiles that occur alone."""
+    for m in (1, 13, 15, 28):
+        for n in (1, 7, 16, 17, 31, 32, 33, 63):
+            check(m, 3, n, "nn" if m % 2 else "tn", "float32", width)
+        for n in (1, 3, 8, 9):
+            check(m, 2 * width, n, "nt", "float32", width)
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout", "wanted"),
+    [
+        ((18, 16, 1000), "nn", ["masked.2.1", "masked.7.1", "tile.9.2"]),  # two panels of 9 rows, 31 whole strips
+        ((31, 16, 24), "nn", ["masked.2.2", "masked.4.2", "masked.7.2"]),  # panels of 11, 11 and 9 rows
+        ((31, 16, 64), "nn", ["tile.11.2", "tile.9.2"]),
+        ((16, 512, 64), "nt", ["inner.1.8", "inner.3.8"]),
+        ((2, 512, 67), "nt", ["inner.2.1", "inner.2.8"]),
+        ((1, 16, 64), "nn", []),
+    ],
+)
+def test_kernels_call_the_tiles_alone_that_occur(shape, layout, wanted):
+    assert sorted(tiles_called(*shape, layout)) == wanted
+
+
+def test_kernels_of_unknown_sizes_call_all_tiles():
+    found = tiles_called("m", 16, "n", "nn")
+    assert len(found) == len(set(found)) == 14 + 2 * 7
+
+
+def tiles_called(m: Any, k: Any, n: Any, layout: str) -> list[str]:
+    """The tiles of a product with vectors of 512 bits: kind, rows and vectors (of `inner`, columns)."""
+    a = gc.placeholder("a", (m, k))
+    b = gc.placeholder("b", (k, n)) if layout == "nn" else gc.matrix_transpose(gc.placeholder("b", (n, k)))
+    (step,) = plan_kernels(prepared([a @ b], info=INFO), INFO).steps
+    native = native_kernel(step.kernel, HOSTS["avx512"], CORES)
+    assert native is not None
+    parts = [name.split(".") for name in called(native.assembly)]
+    return [".".join([kind, *sizes[-2:]]) for kind, *sizes, _ in parts if kind in ("tile", "masked", "inner")]
+
+
 def test_b_that_is_read_once_from_afar():
     """By units of many columns, whose last is narrower; and few columns, by units of fewer rows."""
     for m in (1, 3, 9, 60):

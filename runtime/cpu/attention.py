@@ -27,7 +27,7 @@ from graphc.runtime.contraction import transposed as flipped
 from graphc.runtime.cpu import lanes as regions
 from graphc.runtime.cpu import vector_math
 from graphc.runtime.cpu.elements import from_memory, transposed
-from graphc.runtime.cpu.microkernels import FLOATS, Tile, tile
+from graphc.runtime.cpu.microkernels import FLOATS, Tile, table, tile
 from graphc.runtime.cpu.phases import Frame, KernelCode
 from graphc.runtime.cpu.rows import columns, load_lanes, units
 from graphc.runtime.cpu.values import I64, MEMORY_TYPE, PTR, Int, Value, constant, vector
@@ -133,8 +133,9 @@ class _Block:
         height = f.max(1, f.div(f.add(m, f.sub(panels, 1)), panels))
         lines = "rows" if a.strides[-1] == 1 else "columns"
         numbers = [f.i64(x) for x in (row, column, f.mul(row, height), b[1], self.width, c[1], m, n, k, height, adds)]
+        function = f"gemm.{lines}.{self.problem.dtype}"
         operands = at, *numbers[:3], b[0], *numbers[3:5], c[0], *numbers[5:], NULL
-        f.call(f"gemm.{lines}.{self.problem.dtype}", "void", *operands)
+        f.call(function, "void", *operands, table(f, self.frame.host, function, m, None, n))
 
     def met(self, name: str, panel: Strided, to: Strided) -> None:
         """The products of lines of an operand with those of a panel."""

@@ -16,6 +16,7 @@ class Module:
         self.avx512 = avx512
         self._declared: dict[str, str] = {}
         self._globals: list[str] = []
+        self._addresses: dict[str, str] = {}  # names of arrays of addresses, by content
         self._functions: list[Function] = []
         self._names: set[str] = set()
 
@@ -49,11 +50,21 @@ class Module:
         )
         return Value(f"@{name}", PTR)
 
+    def addresses(self, functions: Sequence[str | None], parameters: Sequence[str]) -> Value:
+        """A constant array of the addresses of external functions without a result, null for None; its address."""
+        for function in filter(None, functions):
+            self.declare(function, "void", parameters)
+        entries = ", ".join(["ptr null" if function is None else f"ptr @{function}" for function in functions])
+        content = f"private unnamed_addr constant [{len(functions)} x ptr] [{entries}]"
+        name = self._addresses.setdefault(content, f"addresses{len(self._addresses)}")
+        return Value(f"@{name}", PTR)
+
     def text(self) -> str:
         """The module as LLVM assembly."""
         attributes = 'attributes #0 = { nounwind "prefer-vector-width"="512" }'
         functions = [function.text() for function in self._functions]
-        return "\n".join([*self._declared.values(), *self._globals, *functions, attributes, "!0 = !{i32 1}", ""])
+        tables = [*self._globals, *[f"@{name} = {content}" for content, name in self._addresses.items()]]
+        return "\n".join([*self._declared.values(), *tables, *functions, attributes, "!0 = !{i32 1}", ""])
 
 
 class Function(Instructions):

@@ -500,8 +500,10 @@ class _Blocks:
             b_k, b_n = self.frame.sizes(problem.b.strides[-2:])
             a, b = self.frame.at(problem.a, [*batch, i, 0]), self.frame.at(problem.b, [*batch, 0, j])
             distances = [f.i64(x) for x in (a_row, a_k, 0)], [f.i64(x) for x in (b_k, b_n)]
+            function = f"{kind}.{problem.dtype}"
             numbers = [f.i64(self.k), f.i64(0), f.i64(0), NULL]
-            f.call(f"{kind}.{problem.dtype}", "void", a, *distances[0], b, *distances[1], c, *tail, *numbers)
+            tiles = microkernels.table(f, problem.host, function, self.m, problem.rows, self.n)
+            f.call(function, "void", a, *distances[0], b, *distances[1], c, *tail, *numbers, tiles)
 
         def many() -> None:
             f.loop(0, f.max(self.k, 1), problem.depth, lambda p, _: self.outer(batch, i, j, p, [c, *tail]))
@@ -519,8 +521,9 @@ class _Blocks:
         layout = "columns" if packed else problem.a_lines
         depth = f.min(problem.depth, f.sub(self.k, p))
         numbers = map(f.i64, [depth, problem.height, f.convert("zext", f.is_less(0, p), I64)])
-        blocks = *self.a_block(batch, i, p), *self.b_block(batch, j, p)
-        f.call(f"gemm.{layout}.{problem.compute}", "void", *blocks, *rest, *numbers, self.copy())
+        blocks, function = (*self.a_block(batch, i, p), *self.b_block(batch, j, p)), f"gemm.{layout}.{problem.compute}"
+        tiles = microkernels.table(f, problem.host, function, self.m, problem.height, self.n)
+        f.call(function, "void", *blocks, *rest, *numbers, self.copy(), tiles)
 
     def copy(self) -> Value:
         """Memory to copy panels of B into, or null where B isn't read in place or isn't read often."""

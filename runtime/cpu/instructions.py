@@ -165,6 +165,10 @@ class Instructions:
             return None
         return self.emit(result, text)
 
+    def call_at(self, function: Value, *args: Value) -> None:
+        """A call of the function at an address, which has no result."""
+        self.do(f"call void {function.text}({arguments(args)})")
+
     # ------------------------------------------------------------------------------------ i64
 
     def i64(self, number: Int) -> Value:

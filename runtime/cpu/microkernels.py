@@ -7,12 +7,15 @@ is for few rows: it adds some rows of B at a time to those of C, so that B strea
 rows and B whose columns are contiguous: its tiles are vectors over k, which are summed at the end. The order of the
 additions depends on k alone.
 
+Each shape of tile is a function of its own. Those that cover C find them in a table, which has the shapes that occur:
+a kernel whose sizes are known needs few.
+
 The tile follows K. Goto and R. van de Geijn, "Anatomy of high-performance matrix multiplication", ACM TOMS 34 (2008).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -41,6 +44,7 @@ BLOCK = (
     ("i64", "height"),  # of panels, at most the rows of a tile; `thin` and `dot` don't use it
     ("i64", "add"),  # whether to add to C
     ("ptr noalias", "panel"),  # memory for a panel, to copy B into before it is used often; null: none; `gemm` only
+    ("ptr noalias", "tiles"),  # addresses of functions: see `tiles`; `thin` doesn't use it
 )
 
 
@@ -90,13 +94,83 @@ class _Operands(NamedTuple):
     height: Value
     add: Value
     panel: Value
+    tiles: Value
+
+
+class _Strip(NamedTuple):
+    """Columns of C that are covered with tiles of one width.
+
+    Attributes:
+        kind: what the names of the functions for these tiles begin with.
+        shape: of the highest tile.
+        whole: columns of a whole strip.
+        left: how many columns whole strips leave where this one is there; none: it is whole.
+    """
+
+    kind: str
+    shape: Tile
+    whole: int
+    left: range = range(0)
+
+    def occurs(self, n: int) -> bool:
+        """Whether it is in a matrix of so many columns."""
+        return n % self.whole in self.left if self.left else n >= self.whole
+
+
+def _strips(host: Host, kind: str, dtype: str) -> list[_Strip]:
+    """The strips of a function that covers C, the whole one first; in a table, tiles of each follow those before."""
+    if kind == "thin":
+        return []
+    if kind == "dot":
+        shape = _dot_tile(host, dtype)
+        columns = shape.vectors
+        return [_Strip("inner", shape, columns), _Strip("inner", shape._replace(vectors=1), columns, range(1, columns))]
+    shape = tile(host, dtype)
+    halves = [shape.vectors >> k for k in range(shape.vectors.bit_length())]
+    low = shape._replace(rows=(shape.rows + 1) // 2)  # fewer kinds of masked tiles, by two in a panel
+    masked = [low._replace(vectors=vectors) for vectors in reversed(halves)]
+    left = [range(m.vectors // 2 * m.lanes + 1, m.width + 1) for m in masked]
+    narrow = [_Strip("masked", m, shape.width, columns) for m, columns in zip(masked, left, strict=True)]
+    return [_Strip("tile", shape, shape.width), *narrow]
+
+
+def tiles(host: Host, symbol: str, rows: Collection[int] | None, n: Int) -> list[str | None]:
+    """The functions for tiles that a function which covers C calls, in the order of its table; None: it needn't.
+
+    Args:
+        rows: that panels of A have, or A itself for `dot`; None: any.
+        n: columns of C.
+    """
+    kind, *layout, dtype = symbol.split(".")
+    names: list[str | None] = []
+    for strip in _strips(host, kind, dtype):
+        most = strip.shape.rows
+        counts = range(1, most + 1) if rows is None else {min(most, x - i) for x in rows for i in range(0, x, most)}
+        occurs = not isinstance(n, int) or strip.occurs(n)
+        for count in range(1, most + 1):
+            parts = [strip.kind, *layout, str(count), str(strip.shape.vectors), dtype]
+            names.append(".".join(parts) if occurs and count in counts else None)
+    return names
+
+
+def table(f: Function, host: Host, symbol: str, m: Int, part: int | None, n: Int) -> Value:
+    """The table of the tiles that a function which covers C needs, if any; of what isn't known, anything may be.
+
+    Args:
+        m, n: rows and columns of C.
+        part: rows of panels of A, but for the last; or, for `dot`, of what one call covers.
+    """
+    rows = {min(m, part), m % part} if isinstance(m, int) and part else None
+    parameters = [type.split()[0] for type, _ in BLOCK]
+    names = tiles(host, symbol, rows, n)
+    return f.module.addresses(names, parameters) if names else Value("null", "ptr")
 
 
 def library(host: Host, symbol: str) -> str:
     """The assembly of one function of the library."""
     module = Module()
-    kind, _, dtype = symbol.rpartition(".")
-    _MAKERS[kind](_Maker(module, host, dtype), symbol)
+    kind, *how, dtype = symbol.split(".")
+    _MAKERS[kind](_Maker(module, host, dtype), symbol, *how)
     return module.text()
 
 
@@ -122,9 +196,9 @@ class _Maker(NamedTuple):
         """Bytes of an element."""
         return int(np_dtype(self.dtype).itemsize)
 
-    def begin(self, name: str, *, internal: bool = False) -> tuple[Function, _Operands]:
+    def begin(self, name: str) -> tuple[Function, _Operands]:
         """A new function of the common parameters."""
-        f = self.module.function(name, BLOCK, internal=internal)
+        f = self.module.function(name, BLOCK)
         return f, _Operands(*[f.parameter(k) for k in range(len(BLOCK))])
 
     def multiply_add(self, f: Function, a: Value, b: Value, c: Value) -> Value:
@@ -143,28 +217,22 @@ class _Maker(NamedTuple):
 _ARITHMETIC = {"float32": ("fmul", "fadd"), "float64": ("fmul", "fadd"), "bool": ("and", "or")}
 
 
-def _choose(f: Function, value: Value, low: int, high: int, make: Callable[[int], None]) -> None:
-    """Code for each value in `low..high`, found by bisection."""
-    if low == high:
-        make(low)
-        return
-    middle = (low + high) // 2
-    above = f.is_less(middle, value)
-    f.if_(above, lambda: _choose(f, value, middle + 1, high, make), lambda: _choose(f, value, low, middle, make))
+def _call_tile(f: Function, here: _Operands, first: int, rows: Int) -> None:
+    """Call the function for a tile of so many rows; that for one row is the `first`."""
+    at = f.address(here.tiles, f.add(rows, first - 1), "ptr")
+    f.call_at(f.load("ptr", at, 8), *here)
 
 
 # --------------------------------------------------------------------------------------------- outer products
 
 
-def _micro(maker: _Maker, layout: str, shape: Tile, masked: bool) -> str:
+def _tile(masked: bool, maker: _Maker, symbol: str, layout: str, height: str, vectors_of_row: str) -> None:
     """A function that computes one tile of C: its `m` is known, and `n` is looked at only if it is `masked`.
 
     Its `panel` is the next panel of B, to be asked for ahead, and `b_panel` the distance of rows there.
     """
-    name = f"tile.{shape.rows}.{shape.vectors}" + (".masked" if masked else "")
-    if maker.module.has(name):
-        return name
-    f, x = maker.begin(name, internal=True)
+    f, x = maker.begin(symbol)
+    shape = Tile(int(height), int(vectors_of_row), maker.lanes)
     rows, vectors, lanes = shape
     element, align = maker.element, maker.align
     type = vector(element, lanes)
@@ -191,7 +259,6 @@ def _micro(maker: _Maker, layout: str, shape: Tile, masked: bool) -> str:
     _, _, _, *sums = f.loop(0, x.k, 1, step, [x.a, x.b, x.panel, *zeros])
     _put(maker, f, x, [sums[r * vectors : (r + 1) * vectors] for r in range(rows)], masks)
     f.ret()
-    return name
 
 
 def _expect(maker: _Maker, f: Function, x: _Operands, shape: Tile) -> None:
@@ -228,36 +295,35 @@ def _put(
         f.store(y, at, maker.align, mask)
 
 
-def _tiles(
-    maker: _Maker, f: Function, x: _Operands, shape: Tile, rows: Callable[[_Operands, Tile, bool], None]
-) -> None:
-    """Cover C with columns of tiles; `rows` makes the code of a column, of tiles of a shape, masked or not.
+def _columns(maker: _Maker, f: Function, x: _Operands, column: Callable[[_Operands, int, _Strip], None]) -> None:
+    """Cover C with strips; `column` makes the code of one, from its operands and the place of its tiles in the table.
 
-    The last column may be narrower: it takes 1, 2, 4, ... vectors, and is masked.
+    The last may be narrower: it takes 1, 2, 4, ... vectors, and is masked.
     """
-    width, element = shape.width, maker.element
+    strips = _strips(maker.host, "gemm", maker.dtype)
+    whole_strip, *narrow = strips
+    width, element = whole_strip.shape.width, maker.element
+    firsts = [sum([strip.shape.rows for strip in strips[:k]]) for k in range(len(strips))]
     whole = f.mul(f.div(x.n, width), width)
     left = f.i64(f.sub(x.n, whole))
 
-    def column(j: Int, narrow: Tile, masked: bool) -> None:
+    def strip(j: Int, number: int) -> None:
+        shape, masked = strips[number].shape, number > 0
         source = f.address(x.b, f.mul(f.div(j, width), x.b_panel), element)
-        masks = [f.mask(f.sub(left, v * shape.lanes), shape.lanes) if masked else None for v in range(narrow.vectors)]
+        masks = [f.mask(f.sub(left, v * shape.lanes), shape.lanes) if masked else None for v in range(shape.vectors)]
         b, b_k = _copied(maker, f, x._replace(b=source), width, masks)
         here = x._replace(b=b, b_k=b_k, c=f.address(x.c, j, element), n=f.i64(f.sub(x.n, j)))
-        rows(here._replace(panel=f.address(source, x.b_panel, element), b_panel=x.b_k), narrow, masked)
+        here = here._replace(panel=f.address(source, x.b_panel, element), b_panel=x.b_k)
+        column(here, firsts[number], strips[number])
 
-    def full(j: Value, _: list[Value]) -> None:
-        column(j, shape, False)
-
-    def last(vectors: int) -> None:
-        narrow = shape._replace(vectors=vectors)
-        if 2 * vectors > shape.vectors:
-            column(whole, narrow, True)
+    def last(number: int) -> None:
+        if number == len(narrow):
+            strip(whole, number)
         else:
-            fits = f.is_less(left, narrow.width + 1)
-            f.if_(fits, lambda: column(whole, narrow, True), lambda: last(2 * vectors))
+            fits = f.is_less(left, strips[number].shape.width + 1)
+            f.if_(fits, lambda: strip(whole, number), lambda: last(number + 1))
 
-    f.loop(0, whole, width, full)
+    f.loop(0, whole, width, lambda j, _: strip(j, 0))
     f.if_(f.is_less(0, left), lambda: last(1))
 
 
@@ -280,13 +346,12 @@ def _copied(maker: _Maker, f: Function, x: _Operands, width: int, masks: Sequenc
     return b, b_k
 
 
-def _gemm(layout: str, maker: _Maker, symbol: str) -> None:
-    """Panels of rows, in each column of tiles."""
+def _gemm(maker: _Maker, symbol: str, layout: str) -> None:
+    """Panels of rows, in each strip of columns."""
     f, x = maker.begin(symbol)
 
-    def rows(column: _Operands, shape: Tile, masked: bool) -> None:
-        most = (shape.rows + 1) // 2 if masked else shape.rows  # fewer kinds of masked tiles, by two in a panel
-        shape = shape._replace(rows=most)
+    def column(strip: _Operands, first: int, kind: _Strip) -> None:
+        most = kind.shape.rows
 
         def panel(number: Value, carried: list[Value]) -> Sequence[Value]:
             start = f.mul(number, x.height)
@@ -295,13 +360,9 @@ def _gemm(layout: str, maker: _Maker, symbol: str) -> None:
 
             def tiles(i: Value, _: list[Value]) -> None:
                 at = f.add(a, f.mul(i, _row(layout, x)))
-                c = f.address(column.c, f.mul(i, x.c_row), maker.element)
-                here = column._replace(a=f.address(carried[0], at, maker.element), c=c)
-
-                def call(count: int) -> None:
-                    f.call(_micro(maker, layout, shape._replace(rows=count), masked), "void", *here)
-
-                _choose(f, f.i64(f.min(most, f.sub(end, i))), 1, most, call)
+                c = f.address(strip.c, f.mul(i, x.c_row), maker.element)
+                here = strip._replace(a=f.address(carried[0], at, maker.element), c=c)
+                _call_tile(f, here, first, f.min(most, f.sub(end, i)))
 
             f.loop(start, end, most, tiles)
             return [f.address(carried[0], x.a_panel, maker.element)]
@@ -309,7 +370,7 @@ def _gemm(layout: str, maker: _Maker, symbol: str) -> None:
         panels = f.div(f.add(x.m, f.sub(x.height, 1)), x.height)
         f.loop(0, panels, 1, panel, [x.a])
 
-    _tiles(maker, f, x, tile(maker.host, maker.dtype), rows)
+    _columns(maker, f, x, column)
     f.ret()
 
 
@@ -380,32 +441,26 @@ def _dot(maker: _Maker, symbol: str) -> None:
     element = maker.element
     whole = f.mul(f.div(x.n, shape.vectors), shape.vectors)
 
-    def columns(low: Int, high: Int, count: int) -> None:
+    def columns(low: Int, high: Int, count: int, first: int) -> None:
         def rows(i: Value, j: Value) -> None:
             here = x._replace(
                 a=f.address(x.a, f.mul(i, x.a_row), element),
                 b=f.address(x.b, f.mul(j, x.b_panel), element),
                 c=f.address(f.address(x.c, f.mul(i, x.c_row), element), j, element),
             )
-
-            def call(rows: int) -> None:
-                f.call(_inner(maker, shape._replace(rows=rows, vectors=count)), "void", *here)
-
-            _choose(f, f.i64(f.min(shape.rows, f.sub(x.m, i))), 1, shape.rows, call)
+            _call_tile(f, here, first, f.min(shape.rows, f.sub(x.m, i)))
 
         f.loop(low, high, count, lambda j, _: f.loop(0, x.m, shape.rows, lambda i, _: rows(i, j)) and None)
 
-    columns(0, whole, shape.vectors)
-    columns(whole, x.n, 1)
+    columns(0, whole, shape.vectors, 0)
+    columns(whole, x.n, 1, shape.rows)
     f.ret()
 
 
-def _inner(maker: _Maker, shape: Tile) -> str:
+def _inner(maker: _Maker, symbol: str, height: str, columns_of_row: str) -> None:
     """A function that computes a tile of C from rows of A and columns of B that are contiguous."""
-    name = f"inner.{shape.rows}.{shape.vectors}"
-    if maker.module.has(name):
-        return name
-    f, x = maker.begin(name, internal=True)
+    f, x = maker.begin(symbol)
+    shape = Tile(int(height), int(columns_of_row), maker.lanes)
     rows, columns, lanes = shape
     type = vector(maker.element, lanes)
     lines = [(x.a, f.mul(r, x.a_row)) for r in range(rows)] + [(x.b, f.mul(j, x.b_panel)) for j in range(columns)]
@@ -431,7 +486,6 @@ def _inner(maker: _Maker, shape: Tile) -> str:
     ]
     _put(maker, f, x, found, [None] * (columns // width))
     f.ret()
-    return name
 
 
 def _summed(f: Function, vectors: Sequence[Value]) -> Value:
@@ -460,9 +514,11 @@ def _halved(f: Function, x: Value, y: Value, parts: int) -> Value:
     return f.binary("fadd", f.shuffle(x, y, low), f.shuffle(x, y, high))
 
 
-_MAKERS: Mapping[str, Callable[[_Maker, str], None]] = {
-    "gemm.rows": partial(_gemm, "rows"),
-    "gemm.columns": partial(_gemm, "columns"),
+_MAKERS: Mapping[str, Callable[..., None]] = {  # by how names begin; what follows in them but the dtype are arguments
+    "gemm": _gemm,
+    "tile": partial(_tile, False),
+    "masked": partial(_tile, True),
     "thin": _thin,
     "dot": _dot,
+    "inner": _inner,
 }
