@@ -18,6 +18,7 @@ from graphc.runtime.cpu.builder import Function
 from graphc.runtime.cpu.conv_tiles import BYTES, FLOAT, PRODUCTS_PER_NS, counters, even_part, rows_of_tiles, zero_fill
 from graphc.runtime.cpu.elements import Element
 from graphc.runtime.cpu.host import Host
+from graphc.runtime.cpu.packing import prefetch
 from graphc.runtime.cpu.phases import Frame, KernelCode, Place
 from graphc.runtime.cpu.values import I64, Int, Value, constant, vector
 from graphc.runtime.strided import ALIGN, Strided, aligned
@@ -243,7 +244,7 @@ class _Points:
         else:
             ahead = range(ASIDE, ASIDE + rows * row_bytes, ALIGN)
         for distance in ahead:  # hardware stops at the end of a page
-            f.prefetch(f.address(left, distance, "i8"))
+            prefetch(f, f.address(left, distance, "i8"), level=2)
         by_tap = sorted(mine, key=lambda pair: pair.taps)
         for row in range(rows):
             for taps, group in itertools.groupby(by_tap, lambda pair: pair.taps):

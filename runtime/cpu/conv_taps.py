@@ -16,6 +16,7 @@ from graphc.runtime.conv_geometry import Sweep
 from graphc.runtime.cpu.builder import Function, Module
 from graphc.runtime.cpu.conv_tiles import AHEAD, BYTES, FLOAT, Tile, nested, put_tile
 from graphc.runtime.cpu.host import Host
+from graphc.runtime.cpu.packing import prefetch
 from graphc.runtime.cpu.values import I64, Int, Value, constant, vector
 
 WRITTEN = 9  # taps that are written out, at most
@@ -150,7 +151,7 @@ def _products(f: Function, host: Host, taps: Taps, places: Sequence[Value], sums
             places_of = range(offset, offset + vectors * lanes, lanes)
             weights = [f.load(type, f.address(right, at, FLOAT), BYTES) for at in places_of]
             for at in places_of:
-                f.prefetch(f.address(right, AHEAD + at * BYTES, "i8"))
+                prefetch(f, f.address(right, AHEAD + at * BYTES, "i8"), level=2)
             for i, h in height.met(t):
                 for j, w in width.met(u):
                     factor = f.splat(f.load(FLOAT, f.address(left, h * line + w * pixel, FLOAT), BYTES), lanes)

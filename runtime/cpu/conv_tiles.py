@@ -13,6 +13,7 @@ from graphc.dims import Dim
 from graphc.runtime.cpu.builder import Function, Module
 from graphc.runtime.cpu.elements import transposed
 from graphc.runtime.cpu.host import Host
+from graphc.runtime.cpu.packing import prefetch
 from graphc.runtime.cpu.values import I64, Int, Value, constant, vector
 
 FLOAT = "float"
@@ -22,7 +23,9 @@ PRODUCTS_PER_NS = 50
 LOOPS = 3  # that a sum of products can go through
 STRIDED = 8  # rows up to which their distance may be a parameter: each takes a register
 LATENCY = 8  # products that must be in flight to hide how long each takes
-AHEAD = 4096  # bytes: B is fetched so far ahead where it lies beyond the caches; hardware stops at the end of a page
+AHEAD = 8192  # bytes: B is fetched so far ahead where it lies beyond the caches; hardware stops at the end of a page
+NEAR = 8  # outer products that A is ahead where it comes from the second cache: a row would keep all its reads waiting
+LINE = 64  # bytes of a line of the cache
 
 
 class Tile(NamedTuple):
@@ -153,6 +156,7 @@ def product_tile(
     *,
     adds: bool = True,
     far: bool = False,
+    near: bool = False,
 ) -> None:
     """Compute a sum of outer products for a tile of C, or add it there.
 
@@ -163,9 +167,10 @@ def product_tile(
         loops: at most `LOOPS`, outermost first.
         rows: distances of the rows of A and C.
         far: whether B is read in order from where caches end.
+        near: whether A is read in order from the second cache; its rows follow each other in memory.
     """
     a_row, c_row = rows
-    name, step = tile_function(tile, a_row, adds=adds, far=far)
+    name, step = tile_function(tile, a_row, adds=adds, far=far, near=near)
     f.call(name, "void", *places, *[f.i64(number) for number in (*every_run(loops), step, c_row)])
 
 
@@ -174,12 +179,14 @@ def every_run(loops: Sequence[Run]) -> list[Int]:
     return [number for run in [*[Run(1, 0, 0)] * (LOOPS - len(loops)), *loops] for number in run]
 
 
-def tile_function(tile: Tile, a_row: int | Lines, *, adds: bool, far: bool = False) -> tuple[str, int]:
+def tile_function(
+    tile: Tile, a_row: int | Lines, *, adds: bool, far: bool = False, near: bool = False
+) -> tuple[str, int]:
     """The function that `product_tile` calls, and the distance of A's rows that it takes: 0 if they are compiled in."""
     if isinstance(a_row, int) and tile.rows > STRIDED:
         a_row = Lines(tile.rows, a_row, 0)
     step, known = (a_row, ()) if isinstance(a_row, int) else (0, a_row)
-    mode = ("add" if adds else "put") + ("far" if far else "")
+    mode = ("add" if adds else "put") + ("far" if far else "") + ("near" if near else "")
     return ".".join(map(str, ("outer", *tile, mode, *known))), step
 
 
@@ -190,6 +197,7 @@ def library(host: Host, symbol: str) -> str:
     numbers = [(I64, f"number{k}") for k in range(3 * LOOPS + 2)]
     f = module.function(symbol, [*[("ptr noalias", letter) for letter in "abc"], *numbers])
     a, b, c, *given, a_row, c_row = (f.parameter(k) for k in range(3 * LOOPS + 5))
+    ahead = f.mul(given[-2], NEAR)  # along the innermost loop
     if known:
         lines = Lines(*map(int, known))
         cells = [divmod(k, lines.columns) for k in range(tile.rows)]
@@ -199,9 +207,12 @@ def library(host: Host, symbol: str) -> str:
 
     def step(places: Sequence[Value], sums: list[Value]) -> list[Value]:
         left, right = places
-        if mode.endswith("far"):
+        if "far" in mode:
             for v in range(tile.vectors):
-                f.prefetch(f.address(right, AHEAD + v * host.vector_bytes, "i8"))
+                prefetch(f, f.address(right, AHEAD + v * host.vector_bytes, "i8"))
+        if "near" in mode:
+            for at in range(0, tile.rows * BYTES, LINE):
+                prefetch(f, f.address(f.address(left, ahead, FLOAT), at, "i8"))
         return outer_product(f, host, tile, left, distances, right, BYTES, sums)
 
     loops = [(given[k], given[k + 1 : k + 3]) for k in range(0, 3 * LOOPS, 3)]

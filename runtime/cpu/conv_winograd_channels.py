@@ -339,7 +339,7 @@ class _Winograd:
                     left = f.address(a, f.add(f.mul(row, self.tile_row), f.mul(j, step)), FLOAT)
                     right = f.address(b, f.mul(k, self.panel), FLOAT)
                     at = (left, right, f.address(c, f.mul(j, self.panel), FLOAT))
-                    product_tile(f, shape.tile, at, loops, (step, self.panel), adds=adds, far=True)
+                    product_tile(f, shape.tile, at, loops, (step, self.panel), adds=adds, far=True, near=self.in_rows)
 
                 f.loop(0, count, shape.tile.rows, tile)
 

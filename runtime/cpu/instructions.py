@@ -338,11 +338,6 @@ class Instructions:
             f"{mask.type} {mask.text})"
         )
 
-    def prefetch(self, at: Value) -> None:
-        """Ask for the cache line at an address, which need not exist; it is read once, or a few times."""
-        self._declare("llvm.prefetch.p0", "void", [PTR, "i32", "i32", "i32"])
-        self.do(f"call void @llvm.prefetch.p0(ptr {at.text}, i32 0, i32 2, i32 1)")
-
     def addresses(self, base: Value, offsets: Value, element: str) -> Value:
         """The addresses of the elements at a vector of i64 offsets."""
         type = with_element(offsets.type, PTR)
