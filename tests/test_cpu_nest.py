@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 
 import graphc as gc
+from graphc.passes.plan import plan_kernels
+from graphc.runtime.cpu.nest_layout import FLIGHT
 from graphc.types import np_dtype
-from tests.cpu_cores import WIDTHS, host_of, run
+from tests.cpu_cores import INFO, WIDTHS, host_of, native, run
+from tests.plan_testing import prepared
 
 DTYPES = ("float64", "float32", "bfloat16", "int8", "bool")
 
@@ -79,6 +83,22 @@ def test_rows_that_are_fetched_ahead(shape: tuple[int, ...]) -> None:
     exact = array.astype(float) + array[..., 0, :].reshape(-1)[: shape[-1]]
     terms = np.exp(exact - exact.max(-1, keepdims=True))
     np.testing.assert_allclose(found, terms / terms.sum(-1, keepdims=True), rtol=1e-5)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "int8"])
+def test_each_line_is_asked_for_once_before_it_is_needed(dtype: str, width: int) -> None:
+    nodes = gc.placeholder("x", ("n",), dtype), gc.placeholder("y", ("n",), dtype)
+    (step,) = plan_kernels(prepared([nodes[0] + nodes[1]], info=INFO), INFO).steps
+    assembly = native(step.kernel, host_of(width)).assembly
+    size = np_dtype(dtype).itemsize
+    bytes_at_once = FLIGHT * (width // max(4, size)) * size
+    asked = re.findall(r"call void @llvm.prefetch.p0\(ptr [^,]*, i32 (\d)", assembly)
+    assert sorted(asked) == sorted(["0", "0", "1"] * max(1, bytes_at_once // 64))
+    arrays = [values((5000,), dtype) for _ in nodes]
+    with np.errstate(over="ignore"):
+        (found,) = run([nodes[0] + nodes[1]], dict(zip(nodes, arrays, strict=True)), host=host_of(width), n=5000)
+        np.testing.assert_array_equal(found, arrays[0] + arrays[1])
 
 
 @pytest.mark.parametrize("width", WIDTHS)

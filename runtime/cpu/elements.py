@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from graphc.runtime.cpu.builder import Function
 from graphc.runtime.cpu.pointwise import HALVES, UNSIGNED
-from graphc.runtime.cpu.values import MEMORY_TYPE, Int, Value, constant, with_element
+from graphc.runtime.cpu.values import MEMORY_TYPE, Int, Value, constant, element_of, with_element
 
 
 class Element(NamedTuple):
@@ -44,6 +44,18 @@ def to_memory(f: Function, value: Value, dtype: str) -> Value:
     if dtype == "bool":
         return f.convert("zext", value, memory)
     return f.convert("fptrunc", value, memory) if dtype in HALVES else value
+
+
+def put_aside(f: Function, value: Value, at: Value) -> None:
+    """Store a value as it is computed with, but for booleans, which are bytes."""
+    f.store(to_memory(f, value, "bool") if element_of(value.type) == "i1" else value, at, 4)
+
+
+def taken_back(f: Function, type: str, at: Value) -> Value:
+    """The value of a type that was put aside."""
+    if element_of(type) == "i1":
+        return from_memory(f, f.load(with_element(type, "i8"), at, 4), "bool")
+    return f.load(type, at, 4)
 
 
 def transposed(f: Function, vectors: Sequence[Value]) -> list[Value]:

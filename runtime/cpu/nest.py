@@ -20,20 +20,21 @@ from graphc.dims import product
 from graphc.ir import Node
 from graphc.kernel import Region
 from graphc.runtime.cpu import pointwise
-from graphc.runtime.cpu.builder import Function
-from graphc.runtime.cpu.elements import Element, from_memory, is_signed, to_memory, transposed
+from graphc.runtime.cpu.elements import Element, from_memory, is_signed, put_aside, taken_back, to_memory, transposed
 from graphc.runtime.cpu.nest_layout import layout_of, side_by_side
 from graphc.runtime.cpu.packing import prefetch
 from graphc.runtime.cpu.phases import Frame
 from graphc.runtime.cpu.pointwise import REGISTER_TYPE
 from graphc.runtime.cpu.reductions import REDUCTIONS, Accumulator, across, horizontal, starting
 from graphc.runtime.cpu.row_passes import fetching, inverted, kept_bytes, passes_of
-from graphc.runtime.cpu.values import MEMORY_TYPE, Int, Value, constant, element_of, lanes_of, vector, with_element
+from graphc.runtime.cpu.values import MEMORY_TYPE, Int, Value, constant, lanes_of, vector
 from graphc.runtime.regions import Pass, Port, loading, stored_in
 from graphc.runtime.strided import Strided, itemsize
 
 TURNED = 8  # values of a body that is written out for each vector of a square
 READ_AHEAD, WRITTEN_AHEAD = 1 << 18, 1 << 13  # bytes of rows up to which the next one is asked for
+AHEAD = 1 << 10  # bytes from what is computed to what is asked for where there are no rows
+LINE = 64  # bytes of a line of the cache
 SHORT = 2  # times what is computed side by side: loops that are no longer have masks at every step
 
 
@@ -167,8 +168,8 @@ class Nest:
         assert axis is not None
         middle = low if across is not None and flight == 1 else self.middle(low, high, flight)
         if not _known(middle, low):
-            step, beside = self.lanes * flight, partial(self.beside, point, axis)
-            f.loop(low, middle, step, lambda i, _: self.abreast(beside(i, flight), across, tile))
+            beside = partial(self.beside, point, axis)
+            f.loop(low, middle, self.lanes * flight, lambda i, _: self.abreast(beside(i, flight), across, tile))
 
         def rest(i: Value, _: list[Value]) -> None:
             mask = None if self.fills else f.mask(f.sub(high, i), self.lanes)
@@ -184,6 +185,9 @@ class Nest:
     def abreast(self, points: Sequence[_Point], across: int | None, tile: tuple[Int, Int]) -> None:
         """Several vectors side by side, all of which exist; walked across if there is a loop for that."""
         if across is None:
+            if self.element is None and not self.reduced:
+                for number, port in enumerate(self.ports):
+                    self.ask(points, number, AHEAD // itemsize(port.array.dtype))
             return self.rows_at(points)
         for point in points:
             self.fill(point, self.invariant({across}), 0)
@@ -343,18 +347,24 @@ class Nest:
 
     def fetch(self, points: Sequence[_Point]) -> None:
         """Ask for what the next row reads and, if it is short, writes: rows begin where the CPU doesn't expect it."""
-        f, count = self.f, product(self.region.rows)
+        count = product(self.region.rows)
         parallel = [k for k in range(len(self.extents)) if k not in self.reduced]
         for number, port in enumerate(self.ports):
             step = self.strides[number][parallel[-1]] if parallel else 0
-            writes, dtype = number >= self.first_store, port.array.dtype
-            nbytes = count * itemsize(dtype) if isinstance(count, int) else math.inf
-            is_near = nbytes <= (WRITTEN_AHEAD if writes else READ_AHEAD)
-            if port.counter or self.stride(number) != 1 or _known(step, 0) or not is_near:
-                continue
-            for point in points:
-                at = f.add(point.offsets[number], step)
-                prefetch(f, f.address(self.frame.base(port.array), at, MEMORY_TYPE[dtype]), write=writes)
+            nbytes = count * itemsize(port.array.dtype) if isinstance(count, int) else math.inf
+            is_near = nbytes <= (WRITTEN_AHEAD if number >= self.first_store else READ_AHEAD)
+            if is_near and not _known(step, 0):
+                self.ask(points, number, step)
+
+    def ask(self, points: Sequence[_Point], number: int, ahead: Int) -> None:
+        """Ask for the lines that a port reads or writes so many elements further on, if they are contiguous."""
+        f, port = self.f, self.ports[number]
+        if port.counter or self.stride(number) != 1:
+            return
+        memory, base = MEMORY_TYPE[port.array.dtype], self.frame.base(port.array)
+        for point in points[:: max(1, LINE // (self.lanes * itemsize(port.array.dtype)))]:
+            at = f.address(base, f.add(point.offsets[number], ahead), memory)
+            prefetch(f, at, write=number >= self.first_store)
 
     def flight(self, number: int) -> int:
         """Vectors of a row that are computed side by side in a pass."""
@@ -382,7 +392,7 @@ class Nest:
         by_row = self.axis in self.reduced
         found = self.reduced_along(points[0], 0) if by_row else self.reduced_at(points, 0)
         for k, value in enumerate(_flat(found)):
-            self.f.store(_stored_bool(self.f, value), self.f.address(at, k * self.slot_bytes, "i8"), 4)
+            put_aside(self.f, value, self.f.address(at, k * self.slot_bytes, "i8"))
 
     def join_parts(self, points: Sequence[_Point], count: Int, at: Callable[[Value], Value]) -> None:
         """Join what `reduce_part` stored for `count` parts, first to last, and store what follows from it."""
@@ -393,7 +403,7 @@ class Nest:
         def body(i: Value, carried: list[Value]) -> list[Value]:
             base, known = at(i), _grouped(carried, starts)
             types = [value.type for value in carried]
-            loaded = [_loaded_bool(f, type, f.address(base, k * self.slot_bytes, "i8")) for k, type in enumerate(types)]
+            loaded = [taken_back(f, type, f.address(base, k * self.slot_bytes, "i8")) for k, type in enumerate(types)]
             more = _grouped(loaded, starts)
             return _flat(
                 [
@@ -586,13 +596,3 @@ def _grouped(values: Sequence[Value], like: Sequence[Accumulator]) -> list[Accum
 
 def _flat(accumulators: Iterable[Accumulator]) -> list[Value]:
     return [value for accumulator in accumulators for value in accumulator]
-
-
-def _stored_bool(f: Function, value: Value) -> Value:
-    return to_memory(f, value, "bool") if element_of(value.type) == "i1" else value
-
-
-def _loaded_bool(f: Function, type: str, at: Value) -> Value:
-    if element_of(type) == "i1":
-        return from_memory(f, f.load(with_element(type, "i8"), at, 4), "bool")
-    return f.load(type, at, 4)
