@@ -16,6 +16,7 @@ from graphc.runtime.conv_geometry import Convolution, Sweep, sweep, two_dimensio
 from graphc.runtime.cpu import lanes
 from graphc.runtime.cpu.builder import Function
 from graphc.runtime.cpu.conv_product import matrix_product
+from graphc.runtime.cpu.conv_rows import Copied, Joined, Packed, clear_rows, copy_taps, join_rows, pack_rows
 from graphc.runtime.cpu.conv_source import padded
 from graphc.runtime.cpu.conv_tiles import (
     BYTES,
@@ -23,20 +24,15 @@ from graphc.runtime.cpu.conv_tiles import (
     PRODUCTS_PER_NS,
     Tile,
     choose_tile,
-    copy_row,
-    copy_run,
     counters,
     cycles_of,
     even_part,
-    nested,
     row_by_row,
-    some_lanes,
-    zero_fill,
 )
 from graphc.runtime.cpu.elements import Element
 from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.phases import KernelCode
-from graphc.runtime.cpu.values import I64, Int, Value, constant, vector
+from graphc.runtime.cpu.values import I64, Int, Value
 from graphc.runtime.strided import ALIGN, Strided, aligned
 
 COLUMNS = 16  # vectors of a block's columns, about
@@ -44,7 +40,6 @@ DEPTH = 160  # rows that are multiplied at a time, about: a tile's part of them 
 ROWS = 128  # of weights, at most, in one unit of work
 UNITS = 4  # of work that there should be, at least
 SETS, WAYS = 64, 8  # of the first cache, at least
-SHORT = 16  # pieces of a block's row that are copied without a loop
 
 
 class Direct(NamedTuple):
@@ -279,7 +274,7 @@ class _Direct:
             i, j = counters(f, number, [self.spread[0], self.spread[1]])
             taps = (self.taps(0, i), self.taps(1, j))
             if self.adds:
-                zero_fill(f, self.host, self.scratch(0), f.mul(r_count, self.blocking.row))
+                clear_rows(f, self.scratch(0), 1, 0, 0, f.mul(r_count, self.blocking.row))
             self.multiply(group, first, counts, taps)
             if self.is_spread:
                 self.join(counts, taps)
@@ -308,14 +303,9 @@ class _Direct:
         f, wide, row = self.f, self.host.lanes(BYTES), self.blocking.row
         width = self.blocking.tile.vectors * wide
         low, high = f.mul(f.div(columns, wide), wide), f.mul(f.div(f.add(columns, width - 1), width), width)
-        zero = constant(vector(FLOAT, wide), 0)
-
-        def at_row(r: Value, _: list[Value]) -> None:
-            begin = self.scratch(1, f.mul(r, row))
-            f.loop(low, high, wide, lambda c, _: f.store(zero, f.address(begin, c, FLOAT), self.host.vector_bytes))
-
+        rows = self.blocking.depth * _most_taps(self.what.sweeps)
         if not (isinstance(columns, int) and columns % width == 0):
-            f.loop(0, self.blocking.depth * _most_taps(self.what.sweeps), 1, at_row)
+            clear_rows(f, self.scratch(1), rows, row, low, high)
 
     def taps(self, axis: int, number: Int) -> Met:
         """A class of results along an axis."""
@@ -364,14 +354,13 @@ class _Direct:
             depth = f.min(blocks.depth, f.sub(what.channels, c))
             h = f.add(f.mul(p, self.height.stride), tall.start)
             source = frame.at(self.source, (n, f.add(f.mul(group, what.channels), c), h, wide.start))
-            args = [depth, tall.met, wide.met, n_count, p_count, frame.size(self.source.strides[0])]
-            f.call(self.copier(), "void", source, self.scratch(1), *map(f.i64, args))
-            a = f.address(frame.at(self.weight), f.add(base, f.mul(c, what.channel_step)), FLOAT)
             every = (depth, tall.met, wide.met)
+            self.copy(source, every, n_count, p_count)
+            a = f.address(frame.at(self.weight), f.add(base, f.mul(c, what.channel_step)), FLOAT)
             runs = [_product(f, [every[k] for k in inside]) for _, inside in self.loops]
             steps, row_step = [step for step, _ in self.loops], what.row_step
             if self.packed_row:
-                f.call(self.packer(), "void", a, self.scratch(3), *map(f.i64, (r_count, *runs)))
+                self.pack(a, r_count, runs)
                 a, runs, steps, row_step = self.scratch(3), [_product(f, every)], [1], self.packed_row
             loops = row_by_row(f, list(zip(runs, steps, strict=True)), blocks.row)
 
@@ -380,108 +369,44 @@ class _Direct:
 
         f.loop(0, what.channels, blocks.depth, some)
 
-    def packer(self) -> str:
-        """The function that copies weights: from where, to where, how many rows, and how often each loop runs."""
-        name, module = "pack", self.code.module
-        if module.has(name):
-            return name
-        counts = [(I64, f"count{k}") for k in range(1 + len(self.loops))]
-        f = module.function(name, [("ptr noalias", "from"), ("ptr noalias", "to"), *counts], internal=True)
-        source, target, rows, *outer, run = (f.parameter(k) for k in range(3 + len(self.loops)))
+    def copy(self, source: Value, counts: tuple[Int, Int, Int], images: Int, lines: Int) -> None:
+        """Lay out the rows that so many channels and taps along both axes meet."""
+        f, points, width = self.f, self.height, self.width
+        image, channel, line, _ = self.frame.sizes(self.source.strides)
+        down, across = (max((taps.step for taps in each.classes), key=abs) for each in self.what.sweeps)
+        shape: tuple[Int, Int] = lines, width.points
+        if points.stride == 1 and width.stride == 1 and self.source.strides[2] == width.points:
+            shape = 1, f.mul(lines, width.points)
+        steps = channel, f.mul(down, line), across, image, f.mul(line, points.stride)
+        how = Copied(*counts, images, *shape, *steps, self.plane, self.blocking.row)
+        copy_taps(f, source, self.scratch(1), width.stride, how)
 
-        def row(r: Value, _: list[Value]) -> None:
-            def copy(places: Sequence[Value], carried: list[Value]) -> list[Value]:
-                (to,) = carried
-                copy_run(f, self.host, places[0], to, run)
-                return [f.address(to, run, FLOAT)]
-
-            steps = [(step,) for step, _ in self.loops[:-1]]
-            begin = f.address(target, f.mul(r, self.packed_row), FLOAT)
-            first = f.address(source, f.mul(r, self.what.row_step), FLOAT)
-            nested(f, list(zip(outer, steps, strict=True)), [first], [begin], copy)
-
-        f.loop(0, rows, 1, row)
-        f.ret()
-        return name
-
-    def copier(self) -> str:
-        """The function that lays out the rows that the taps of some channels meet.
-
-        Its parameters: the source at the first tap, where the rows go, how many channels, taps along height and width,
-        images, rows of points, and the distance of images.
-        """
-        name, module = "copy_taps", self.code.module
-        if module.has(name):
-            return name
-        counts = [(I64, f"count{k}") for k in range(6)]
-        f = module.function(name, [("ptr noalias", "source"), ("ptr noalias", "target"), *counts], internal=True)
-        source, target, *sizes, image_step = (f.parameter(k) for k in range(8))
-        channel, line = (int(step) for step in self.source.strides[1:3])
-        apart = [max((taps.step for taps in each.classes), key=abs) for each in self.what.sweeps]
-        points, width = self.height, self.width
-        is_one_run = points.stride == 1 and width.stride == 1 and line == width.points
-        pieces = self.blocking.height * -(-width.points // self.host.lanes(BYTES))
-        is_short = points.points % self.blocking.height == 0 and pieces <= SHORT
-
-        def at_tap(places: Sequence[Value], carried: list[Value]) -> list[Value]:
-            (row,) = carried
-
-            def at_image(n: Value, _: list[Value]) -> None:
-                start = f.address(places[0], f.mul(n, image_step), FLOAT)
-                into = f.address(row, f.mul(n, self.plane), FLOAT)
-                if is_one_run:
-                    copy_run(f, self.host, start, into, f.mul(sizes[4], width.points))
-                    return
-
-                def at_point(p: Int) -> None:
-                    begin = f.address(start, f.mul(p, line * points.stride), FLOAT)
-                    to = f.address(into, f.mul(p, width.points), FLOAT)
-                    copy_row(f, self.host, begin, to, width.points, width.stride)
-
-                if is_short:
-                    for p in range(self.blocking.height):
-                        at_point(p)
-                else:
-                    f.loop(0, sizes[4], 1, lambda p, _: at_point(p))
-
-            f.loop(0, sizes[3], 1, at_image)
-            return [f.address(row, self.blocking.row, FLOAT)]
-
-        steps = ((channel,), (apart[0] * line,), (apart[1],))
-        nested(f, list(zip(sizes[:3], steps, strict=True)), [source], [target], at_tap)
-        f.ret()
-        return name
+    def pack(self, source: Value, rows: Int, runs: Sequence[Int]) -> None:
+        """Copy rows of weights, given how often each loop runs."""
+        *outer, (run, _) = zip(runs, [step for step, _ in self.loops], strict=True)
+        (times, far), (count, step) = [(1, 0)] * (2 - len(outer)) + outer
+        how = Packed(rows, self.what.row_step, self.packed_row, times, far, count, step, run)
+        pack_rows(self.f, source, self.scratch(3), how)
 
     def join(self, counts: Sequence[Int], taps: tuple[Met, Met]) -> None:
         """Put the results of a class between those of the others."""
         f, (n_count, r_count, p_count), (tall, wide) = self.f, counts, taps
-        count = self.host.lanes(BYTES)
-        type = vector(FLOAT, count)
-        steps = f.binary("mul", f.counter(count), constant(vector(I64, count), self.spread[1]))
-
-        def at_row(r: Value, _: list[Value]) -> None:
-            def at_image(n: Value, _: list[Value]) -> None:
-                def at_point(p: Value, _: list[Value]) -> None:
-                    h = f.add(f.mul(p, self.spread[0]), tall.first)
-                    column = f.add(f.mul(n, self.plane), f.mul(p, self.width.points))
-                    source = self.scratch(0, f.add(f.mul(r, self.blocking.row), column))
-                    target = self.result(r, n, h, wide.first)
-
-                    def at_vector(i: Int, left: int) -> None:
-                        value = f.load(type, f.address(source, i, FLOAT), BYTES, some_lanes(left, count))
-                        start = f.address(target, f.mul(i, self.spread[1]), FLOAT)
-                        f.scatter(value, f.addresses(start, steps, FLOAT), BYTES, some_lanes(left, count))
-
-                    whole = self.width.points // count * count
-                    f.loop(0, whole, count, lambda i, _: at_vector(i, count))
-                    if whole < self.width.points:
-                        at_vector(whole, self.width.points - whole)
-
-                f.loop(0, p_count, 1, at_point)
-
-            f.loop(0, n_count, 1, at_image)
-
-        f.loop(0, r_count, 1, at_row)
+        line = self.width.points * self.spread[1]
+        plane = self.plane * math.prod(self.spread)
+        how = Joined(
+            r_count,
+            n_count,
+            p_count,
+            self.width.points,
+            self.blocking.row,
+            self.plane,
+            self.width.points,
+            self.blocking.images * plane,
+            plane,
+            self.spread[0] * line,
+            self.spread[1],
+        )
+        join_rows(f, self.scratch(0), self.result(0, 0, tall.first, wide.first), how)
 
 
 def _product(f: Function, numbers: Sequence[Int]) -> Int:

@@ -47,27 +47,36 @@ def padded(
     target = Strided("workspace", offset, -top * columns - left, strides, "float32")
     planes = batch * channels
     frame = code.phase(planes, planes * (rows * columns // 8 + 1), 0)
-    f = frame.f
+    low, high = frame.low, frame.high
+    steps = frame.sizes(source.strides)
+    places = frame.at(source, (0, 0, 0, 0)), frame.at(target, (0, 0, top, left))
+    near = "near" if source.strides[3] == 1 else "apart"
+    shared.call(frame.f, f"source.pad.{near}", places, (low, high, channels, *sizes, top, rows, left, columns, *steps))
+    frame.done()
+    return target
+
+
+def _pad(f: Function, host: Host, given: Sequence[Value], variant: Sequence[str]) -> None:
+    """The function behind `padded`: the source, where the first plane goes, which planes, and how they lie."""
+    source, target, first, last, channels, height, width, top, rows, left, columns, *steps = given
+    image_step, channel_step, line_step, step = steps
+    plane_size = f.mul(rows, columns)
 
     def plane(unit: Value, _: list[Value]) -> None:
         n, c = f.div(unit, channels), f.rem(unit, channels)
+        begin = f.address(source, f.add(f.mul(n, image_step), f.mul(c, channel_step)), FLOAT)
+        into = f.address(target, f.mul(unit, plane_size), FLOAT)
 
         def row(i: Value, _: list[Value]) -> None:
             h = f.add(i, top)
-            there = _width_there(frame, h, sizes)
-            _padded_row(
-                frame,
-                [frame.at(array, (n, c, h, left)) for array in (source, target)],
-                source.strides[3],
-                (left, columns),
-                there,
-            )
+            start = f.address(begin, f.add(f.mul(h, line_step), f.mul(left, step)), FLOAT)
+            ends = (start, f.address(into, f.mul(i, columns), FLOAT))
+            there = _width_there(f, h, (height, width))
+            _padded_row(f, host, ends, 1 if variant[0] == "near" else step, (left, columns), there)
 
         f.loop(0, rows, 1, row)
 
-    f.loop(frame.low, frame.high, 1, plane)
-    frame.done()
-    return target
+    f.loop(first, last, 1, plane)
 
 
 def padded_pixels(
@@ -89,12 +98,13 @@ def padded_pixels(
 
     def row(unit: Value, _: list[Value]) -> None:
         n, h = f.div(unit, rows), f.add(f.rem(unit, rows), top)
-        there = _width_there(frame, h, sizes)
+        there = _width_there(f, h, sizes)
 
         def column(w: Value, _: list[Value]) -> None:
             exists = f.compare("icmp ult", f.convert("trunc", w, "i32"), there)
             ends = [frame.at(array, (n, 0, h, w)) for array in (source, target)]
-            _padded_row(frame, ends, 1, (0, channels), f.select(exists, constant("i32", channels), constant("i32", 0)))
+            count = f.select(exists, constant("i32", channels), constant("i32", 0))
+            _padded_row(f, code.host, ends, 1, (0, channels), count)
 
         f.loop(left, right, 1, column)
 
@@ -103,7 +113,9 @@ def padded_pixels(
     return target
 
 
-def _padded_row(frame: Frame, ends: Sequence[Value], stride: Dim, span: tuple[int, int], there: Value) -> None:
+def _padded_row(
+    f: Function, host: Host, ends: Sequence[Value], stride: Int, span: tuple[Int, Int], there: Value
+) -> None:
     """Copy the part of a row that is there, into zeros.
 
     Args:
@@ -111,13 +123,13 @@ def _padded_row(frame: Frame, ends: Sequence[Value], stride: Dim, span: tuple[in
         span: the first element's number, and how many there are.
         there: how many elements the source has, from number 0 on, an i32.
     """
-    f, (source, target), (low, count) = frame.f, ends, span
-    wide = frame.host.lanes(BYTES)
+    (source, target), (low, count) = ends, span
+    wide = host.lanes(BYTES)
 
     def piece(i: Value, _: list[Value]) -> None:
         exists = _existing(f, f.add(i, low), there, wide)
-        first = f.address(source, f.mul(i, frame.size(stride)), FLOAT)
-        value = _load_row(frame, first, stride, exists, vector(FLOAT, wide))
+        first = f.address(source, f.mul(i, stride), FLOAT)
+        value = _load_row(f, first, stride, exists, vector(FLOAT, wide))
         f.store(value, f.address(target, i, FLOAT), BYTES, f.mask(f.sub(count, i), wide))
 
     f.loop(0, count, wide, piece)
@@ -130,21 +142,19 @@ def _existing(f: Function, first: Int, there: Value, lanes: int) -> Value:
     return f.compare("icmp ult", number, f.splat(there, lanes))
 
 
-def _load_row(frame: Frame, at: Value, stride: Dim, exists: Value, type: str) -> Value:
+def _load_row(f: Function, at: Value, stride: Int, exists: Value, type: str) -> Value:
     """Elements that lie `stride` apart, those that exist."""
-    f = frame.f
     if stride == 1:
         return f.load(type, at, BYTES, exists)
     lanes = lanes_of(type)
-    steps = f.binary("mul", f.counter(lanes), f.splat(f.i64(frame.size(stride)), lanes))
+    steps = f.binary("mul", f.counter(lanes), f.splat(f.i64(stride), lanes))
     return f.gather(type, f.addresses(at, steps, FLOAT), BYTES, exists)
 
 
-def _width_there(frame: Frame, h: Int, sizes: tuple[int, int]) -> Value:
+def _width_there(f: Function, h: Int, sizes: tuple[Int, Int]) -> Value:
     """How many elements of a row exist, an i32."""
-    f = frame.f
     inside = f.compare("icmp ult", f.i64(h), f.i64(sizes[0]))
-    return f.select(inside, constant("i32", sizes[1]), constant("i32", 0))
+    return f.convert("trunc", f.select(inside, f.i64(sizes[1]), f.i64(0)), "i32")
 
 
 def channels_last(
@@ -228,4 +238,4 @@ def _turn(f: Function, host: Host, given: Sequence[Value], _: Sequence[str]) -> 
     f.loop(0, rows, 1, row)
 
 
-library = partial(shared.library, {"turn": shared.Shared(2, 11, _turn)})
+library = partial(shared.library, {"turn": shared.Shared(2, 11, _turn), "pad": shared.Shared(2, 13, _pad)})

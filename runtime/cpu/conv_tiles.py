@@ -284,24 +284,6 @@ def chosen_lanes(chosen: Sequence[bool]) -> Value:
     return Value(f"<{', '.join(f'i1 {int(lane)}' for lane in chosen)}>", vector("i1", len(chosen)))
 
 
-def copy_row(f: Function, host: Host, source: Value, target: Value, count: int, stride: int) -> None:
-    """Copy `count` elements that lie `stride` apart; up to a vector more is written after them."""
-    lanes = min(host.lanes(BYTES), 1 << (count - 1).bit_length())
-    whole = count // lanes * lanes
-
-    def piece(i: Int, left: int) -> None:
-        value = strided_load(f, f.address(source, f.mul(i, stride), FLOAT), lanes, left, stride)
-        f.store(value, f.address(target, i, FLOAT), BYTES)
-
-    if whole > 8 * lanes:
-        f.loop(0, whole, lanes, lambda i, _: piece(i, lanes))
-    else:
-        for i in range(0, whole, lanes):
-            piece(i, lanes)
-    if whole < count:
-        piece(whole, count - whole)
-
-
 def copy_run(f: Function, host: Host, source: Value, target: Value, count: Int) -> None:
     """Copy `count` contiguous elements; up to a vector more is written after them."""
     lanes = host.lanes(BYTES)
@@ -315,18 +297,22 @@ def copy_run(f: Function, host: Host, source: Value, target: Value, count: Int) 
     f.if_(f.is_less(whole, count), lambda: piece(whole, f.mask(f.sub(count, whole), lanes)))
 
 
-def strided_load(f: Function, at: Value, lanes: int, count: int, stride: int) -> Value:
-    """`count` elements that lie `stride` apart, in the first lanes."""
+def strided_load(f: Function, at: Value, lanes: int, count: int, stride: int, mask: Value | None = None) -> Value:
+    """`count` elements that lie `stride` apart, in the first lanes.
+
+    Args:
+        mask: of those that are there, if it isn't known; with a stride of 2 of those between them, too.
+    """
     if lanes == 1:
         return f.load(FLOAT, at, BYTES)
     type = vector(FLOAT, lanes)
     if stride == 1:
-        return f.load(type, at, BYTES, some_lanes(count, lanes))
+        return f.load(type, at, BYTES, mask or some_lanes(count, lanes))
     if stride == 2:
-        both = f.load(vector(FLOAT, 2 * lanes), at, BYTES, some_lanes(2 * count - 1, 2 * lanes))
+        both = f.load(vector(FLOAT, 2 * lanes), at, BYTES, mask or some_lanes(2 * count - 1, 2 * lanes))
         return f.shuffle(both, None, range(0, 2 * lanes, 2))
     offsets = Value(f"<{', '.join(f'{I64} {k * stride}' for k in range(lanes))}>", vector(I64, lanes))
-    return f.gather(type, f.addresses(at, offsets, FLOAT), BYTES, some_lanes(count, lanes))
+    return f.gather(type, f.addresses(at, offsets, FLOAT), BYTES, mask or some_lanes(count, lanes))
 
 
 def zero_fill(f: Function, host: Host, at: Value, count: Int) -> None:

@@ -8,12 +8,10 @@ split into a fixed number of parts, each with sums of its own, which a last phas
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from graphc.runtime.conv_geometry import Convolution, sweep, two_dimensional
-from graphc.runtime.cpu import lanes
-from graphc.runtime.cpu.builder import Function
+from graphc.runtime.cpu import conv_rows, lanes
 from graphc.runtime.cpu.conv_product import matrix_product
 from graphc.runtime.cpu.conv_source import channels_last, padded
 from graphc.runtime.cpu.conv_tiles import (
@@ -25,11 +23,9 @@ from graphc.runtime.cpu.conv_tiles import (
     choose_tile,
     counters,
     even_part,
-    some_lanes,
-    zero_fill,
 )
 from graphc.runtime.cpu.phases import KernelCode
-from graphc.runtime.cpu.values import Int, Value, constant, vector
+from graphc.runtime.cpu.values import Int, Value
 from graphc.runtime.strided import Strided
 
 BLOCK_BYTES = 1 << 18  # of the source, that all tiles go over before the next
@@ -128,7 +124,7 @@ class _WeightGradient:
             row = f.mul(chunk, runs.chunk)
             rows = f.min(runs.chunk, f.sub(outputs, row))
             sums = frame.at(self.sums, (part, group, i, j, row))
-            zero_fill(f, self.host, sums, f.mul(rows, runs.padded))
+            conv_rows.clear_rows(f, sums, 1, 0, 0, f.mul(rows, runs.padded))
             self.unit((group, i, j), (row, rows), (low, high), sums)
 
         f.loop(frame.low, frame.high, 1, unit)
@@ -174,62 +170,43 @@ class _WeightGradient:
         """The last phase."""
         taps = (self.height.classes[0].met, self.width.classes[0].met)
         joined = self.runs.shape[1] != taps[1]
+        _, group, down, across, row, _ = (int(step) for step in self.sums.strides)
+        steps = Steps(group, self.outputs, row, down, self.inputs if joined else across)
+        size = (self.groups * self.outputs, self.inputs, taps)
+        put_weights(self.code, self.sums, self.runs.parts, self.result, size, steps)
 
-        def sums_at(f: Function, part: Int, row: Int, tap: Int, c: Int) -> Sequence[Int]:
-            group, o = f.div(row, self.outputs), f.rem(row, self.outputs)
-            i, j = f.div(tap, taps[1]), f.rem(tap, taps[1])
-            return (part, group, i, 0, o, f.add(f.mul(j, self.inputs), c)) if joined else (part, group, i, j, o, c)
 
-        size = (self.groups * self.outputs, self.inputs, math.prod(taps))
-        put_weights(self.code, self.sums, self.runs.parts, self.result, size, sums_at)
+class Steps(NamedTuple):
+    """Distances of sums whose parts are the outermost axis and whose channels are contiguous, in elements.
+
+    Attributes:
+        group: of groups, of `outputs` rows each.
+    """
+
+    group: int
+    outputs: int
+    row: int
+    down: int
+    across: int
 
 
 def put_weights(
-    code: KernelCode,
-    sums: Strided,
-    parts: int,
-    result: Strided,
-    size: tuple[int, int, int],
-    index: Callable[[Function, Int, Int, Int, Int], Sequence[Int]],
+    code: KernelCode, sums: Strided, parts: int, result: Strided, size: tuple[int, int, tuple[int, int]], steps: Steps
 ) -> None:
-    """Emit a phase that adds up the parts' sums, in which neighbouring channels are contiguous, as weights.
+    """Emit a phase that adds up the parts' sums as weights.
 
     Args:
         size: rows, channels and taps of the result, which is row-major.
-        index: where `sums` has those of a part, a row, a tap and a channel.
     """
     rows, channels, taps = size
-    frame = code.phase(rows, rows * (channels * taps * (1 + parts) // 4 + 1))
+    frame = code.phase(rows, rows * (channels * math.prod(taps) * (1 + parts) // 4 + 1))
     f = frame.f
-    wide = code.host.lanes(BYTES)
-    type, whole = vector(FLOAT, wide), channels // wide * wide
-    turned = f.stack(type, taps)  # the sums of `wide` channels, tap by tap
-    order = [k % taps * wide + k // taps for k in range(taps * wide)]  # to read them channel by channel
-    places = code.module.table("places", "i32", order)
-
-    def some(row: Value, c: Int, count: int) -> None:
-        mask = some_lanes(count, wide)
-
-        def tap(t: Value, _: list[Value]) -> None:
-            def part(k: Value, total: list[Value]) -> list[Value]:
-                return [f.binary("fadd", total[0], f.load(type, frame.at(sums, index(f, k, row, t, c)), BYTES, mask))]
-
-            (total,) = f.loop(0, parts, 1, part, [constant(type, 0)])
-            f.store(total, f.address(turned, t, type), code.host.vector_bytes)
-
-        def piece(k: Value, _: list[Value]) -> None:
-            exists = f.mask(f.sub(count * taps, k), wide) if count * taps % wide else None
-            at = f.load(vector("i32", wide), f.address(places, k, "i32"), BYTES)
-            value = f.gather(type, f.addresses(turned, at, FLOAT), BYTES, exists)
-            f.store(value, f.address(frame.at(result, (row, c)), k, FLOAT), BYTES, exists)
-
-        f.loop(0, taps, 1, tap)
-        f.loop(0, count * taps, wide, piece)
+    how = conv_rows.Weights(channels, parts, int(sums.strides[0]), taps[1], steps.down, steps.across)
 
     def row(number: Value, _: list[Value]) -> None:
-        f.loop(0, whole, wide, lambda c, _: some(number, c, wide))
-        if whole < channels:
-            some(number, whole, channels - whole)
+        group, o = counters(f, number, [0, steps.outputs])
+        at = f.address(frame.at(sums), f.add(f.mul(group, steps.group), f.mul(o, steps.row)), FLOAT)
+        conv_rows.put_weights(f, at, frame.at(result, (number,)), math.prod(taps), how)
 
     f.loop(frame.low, frame.high, 1, row)
     frame.done()

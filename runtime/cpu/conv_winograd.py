@@ -16,6 +16,7 @@ from graphc.dims import Dim
 from graphc.runtime.conv_geometry import Convolution, sweep
 from graphc.runtime.cpu import conv_channels, conv_direct, lanes
 from graphc.runtime.cpu.conv_product import Batch, matrix_product
+from graphc.runtime.cpu.conv_rows import clear_rows
 from graphc.runtime.cpu.conv_source import padded
 from graphc.runtime.cpu.conv_tiles import (
     BYTES,
@@ -25,7 +26,6 @@ from graphc.runtime.cpu.conv_tiles import (
     choose_tile,
     even_part,
     paired_part,
-    zero_fill,
 )
 from graphc.runtime.cpu.conv_winograd_tiles import Grid, Tiles
 from graphc.runtime.cpu.elements import Element
@@ -265,7 +265,7 @@ class _Winograd:
             lanes.block(self.frame, 0, bounds, Element(element, "float32"))
 
         if shape.channels > DEPTH:
-            zero_fill(f, self.host, self.scratch(3), PLACES * self.sum_place)
+            clear_rows(f, self.scratch(3), 1, 0, 0, PLACES * self.sum_place)
         matrix_product(
             f,
             self.host,

@@ -14,7 +14,8 @@ from typing import NamedTuple
 from graphc.dims import Dim, ceil_div
 from graphc.runtime.conv_geometry import Sweep
 from graphc.runtime.cpu.builder import Function
-from graphc.runtime.cpu.conv_tiles import BYTES, FLOAT, counters, even_part, zero_fill
+from graphc.runtime.cpu.conv_rows import clear_rows
+from graphc.runtime.cpu.conv_tiles import BYTES, FLOAT, counters, even_part
 from graphc.runtime.cpu.phases import Frame, KernelCode
 from graphc.runtime.cpu.values import I64, Int, Value, constant, vector
 from graphc.runtime.cpu.winograd import Transform, store_column, two_passes
@@ -103,8 +104,8 @@ class Tiles:
     def enter(self, frame: Frame, parts: Sequence[Value]) -> None:
         """Go on in a phase, whose scratch has room for `parts`."""
         self.frame, self.memory = frame, parts
-        zero_fill(frame.f, self.host, parts[0], self.parts[0])
-        zero_fill(frame.f, self.host, parts[1], self.zeros)
+        for at, count in zip(parts, (self.parts[0], self.zeros), strict=False):
+            clear_rows(frame.f, at, 1, 0, 0, count)
 
     def transform(self, block: Int, channel: Int, target: Value) -> None:
         """Transform the tiles of one channel of a block."""

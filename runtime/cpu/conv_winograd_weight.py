@@ -14,8 +14,8 @@ from typing import NamedTuple
 from graphc.dims import Dim, ceil_div
 from graphc.runtime.conv_geometry import Convolution, Sweep, sweep
 from graphc.runtime.cpu import conv_weight, lanes
-from graphc.runtime.cpu.builder import Function
 from graphc.runtime.cpu.conv_product import Batch, matrix_product
+from graphc.runtime.cpu.conv_rows import clear_rows
 from graphc.runtime.cpu.conv_source import turn_rows
 from graphc.runtime.cpu.conv_tiles import (
     BYTES,
@@ -26,7 +26,6 @@ from graphc.runtime.cpu.conv_tiles import (
     counters,
     even_part,
     paired_part,
-    zero_fill,
 )
 from graphc.runtime.cpu.conv_winograd import is_profitable
 from graphc.runtime.cpu.host import Host
@@ -140,10 +139,10 @@ class _Winograd:
         self.tiles_phase()
         self.products_phase(sums)
 
-        def index(f: Function, part: Int, row: Int, tap: Int, c: Int) -> Sequence[Int]:
-            return part, f.div(tap, TAPS), f.rem(tap, TAPS), row, c
-
-        conv_weight.put_weights(self.code, sums, shape.parts, result, (shape.outputs, shape.inputs, TAPS * TAPS), index)
+        _, down, across, row, _ = (int(step) for step in sums.strides)
+        steps = conv_weight.Steps(0, shape.outputs, row, down, across)
+        size = (shape.outputs, shape.inputs, (TAPS, TAPS))
+        conv_weight.put_weights(self.code, sums, shape.parts, result, size, steps)
 
     # ------------------------------------------------------------------------------------ phases
 
@@ -194,7 +193,7 @@ class _Winograd:
             low, high = (f.div(f.mul(f.add(part, k), blocks), shape.parts) for k in (0, 1))
             first = f.mul(chunk, shape.chunk)
             rows = f.min(shape.chunk, f.sub(shape.outputs, first))
-            zero_fill(f, self.host, self.scratch(0), PLACES * self.sum_place)
+            clear_rows(f, self.scratch(0), 1, 0, 0, PLACES * self.sum_place)
             f.loop(low, high, 1, lambda block, _: self.block(block, first, rows))
 
             def row(r: Value, _: list[Value]) -> None:

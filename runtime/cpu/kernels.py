@@ -12,6 +12,7 @@ from graphc.runtime.cpu import (
     attention,
     conv,
     conv_product,
+    conv_rows,
     conv_source,
     conv_taps,
     conv_tiles,
@@ -44,6 +45,7 @@ EXACT_CORES: Mapping[Op, Core] = {**CORES, **conv.EXACT_CORES}  # none of an alg
 LIBRARIES: Mapping[str, Callable[[Host, str], str]] = {  # by how names begin; else gemm's
     "outer": conv_tiles.library,
     "product": conv_product.library,
+    "rows": conv_rows.library,
     "source": conv_source.library,
     "taps": conv_taps.library,
     "winograd": winograd_library.library,
