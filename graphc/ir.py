@@ -394,12 +394,13 @@ def make(op: Op, inputs: tuple[Node, ...], attrs: Attrs = NO_ATTRS, body: Progra
                 _note(node, where)
             return node
     types = tuple([i.type for i in inputs])
-    is_plain = not attrs and body is None
-    known = op.results.get(types) if is_plain else None
+    alike = (types, attrs.key) if attrs else types
+    is_remembered = inputs and body is None  # of leaves, attributes may be large
+    known = op.results.get(alike) if is_remembered else None
     type = known or _inferred(op, inputs, types, attrs, body, where)
     guards = take_guards()
-    if is_plain and known is None and not guards:
-        op.remember(types, type)
+    if is_remembered and known is None and not guards:
+        op.remember(alike, type)
     node = Node()
     node.op, node.inputs, node.attrs, node.type, node.graph, node.body = op, inputs, attrs, type, graph, body
     node.guards, node.more, node.where = guards, _NO_MORE, where

@@ -23,7 +23,7 @@ from graphc.types import Type
 
 Array = np.ndarray[Any, Any]
 MAX_FROZEN = 1024  # sets of attributes that an op remembers
-MAX_RESULTS = 1024  # tuples of operand types whose result it remembers
+MAX_RESULTS = 1024  # calls whose result's type it remembers
 Cotangents = tuple[Node | None, ...]
 
 
@@ -140,15 +140,18 @@ class Op:
         return {}
 
     @cached_property
-    def results(self) -> dict[tuple[Type, ...], Type]:
-        """The types of results by those of operands, of recent calls without attributes that recorded no guard."""
+    def results(self) -> dict[tuple[Any, ...], Type]:
+        """The types of results of recent calls that recorded no guard.
+
+        A call without attributes is known by the types of its operands, another by those and the key of its attributes.
+        """
         return {}
 
-    def remember(self, types: tuple[Type, ...], result: Type) -> None:
+    def remember(self, call: tuple[Any, ...], result: Type) -> None:
         """Add to `results`, which stays bounded."""
         if len(self.results) >= MAX_RESULTS:
             self.results.clear()
-        self.results[types] = result
+        self.results[call] = result
 
     def _checked_attrs(self, attrs: Mapping[str, Any]) -> Attrs:
         known = (*self.required, *self.defaults)

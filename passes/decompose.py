@@ -46,8 +46,8 @@ def expand(program: Program, wanted: Callable[[Node], bool], prepare: Transform 
     """
 
     @cache
-    def template(body: Program) -> _Template:
-        return _Template.of(prepare(expand(body, wanted, prepare)))
+    def template(body: Program) -> Template:
+        return Template.of(prepare(expand(body, wanted, prepare)))
 
     nodes = program.nodes()
     if not any(node.body is not None for node in nodes):
@@ -68,8 +68,8 @@ def expand(program: Program, wanted: Callable[[Node], bool], prepare: Transform 
 
 
 @dataclass(frozen=True)
-class _Template:
-    """A body as instructions: each makes one value of those before it.
+class Template:
+    """A body as instructions, for many uses: each makes one value of those before it.
 
     Attributes:
         fixed: the values that depend on no parameter; they come behind the inputs.
@@ -82,7 +82,8 @@ class _Template:
     outputs: tuple[int, ...]
 
     @classmethod
-    def of(cls, body: Program) -> _Template:
+    def of(cls, body: Program) -> Template:
+        """The instructions of a body."""
         varying = set(body.inputs)
         nodes = [node for node in body.nodes() if node not in varying]
         for node in nodes:

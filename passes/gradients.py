@@ -46,6 +46,7 @@ from graphc.ops.math import add, logical_and, logical_or, where
 from graphc.ops.reduce import reduce_any
 from graphc.ops.shape import reshape, stack
 from graphc.ops.slicing import pad_op
+from graphc.passes.decompose import Template
 from graphc.source import here
 from graphc.types import TensorType, TupleType, is_float
 
@@ -330,14 +331,14 @@ def _through_body(node: Node, g: Any) -> Sequence[Node | None]:
     masked = tuple([None if value is None else mask is not None for mask, value in peeled])
     backward, reached = _backward_body(node.body, masked)
     given = [part for mask, value in peeled for part in (value, mask) if part is not None]
-    values = zip(backward.inputs, [*node.inputs, *given], strict=True)
-    found = iter(substitute(backward.outputs, dict(values), origin=(node, RULE)))
+    with derived_from(node, RULE):
+        found = iter(backward.instantiate([*node.inputs, *given]))
     return tuple([next(found) if r else None for r in reached])
 
 
 @lru_cache(maxsize=1024)
-def _backward_body(body: Program, masked: tuple[bool | None, ...]) -> tuple[Program, tuple[bool, ...]]:
-    """The program from a body's parameters and its outputs' cotangents to its inputs' cotangents.
+def _backward_body(body: Program, masked: tuple[bool | None, ...]) -> tuple[Template, tuple[bool, ...]]:
+    """What leads from a body's parameters and its outputs' cotangents to its inputs' cotangents.
 
     Args:
         masked: for each output, whether its cotangent has a mask, which is the next parameter; None for no cotangent.
@@ -358,7 +359,7 @@ def _backward_body(body: Program, masked: tuple[bool | None, ...]) -> tuple[Prog
         seeds[output] = seeds[output] + seed if output in seeds else seed
     found = backpropagate(seeds, body.inputs)
     program = Program(tuple(parameters), tuple([g for g in found if g is not None]))
-    return program, tuple([g is not None for g in found])
+    return Template.of(program), tuple([g is not None for g in found])
 
 
 # --------------------------------------------------------------------------------------------- seeds and arguments
