@@ -52,13 +52,18 @@ def stored(found: Exported) -> Mapping[str, Array]:
     return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in found.model.graph.initializer}
 
 
-def agrees(theirs: Array, ours: Array) -> bool:
-    """Whether a result is the one wanted: its type, and its elements up to rounding."""
+def agrees(theirs: Array, ours: Array, absolute: float | None = None) -> bool:
+    """Whether a result is the one wanted: its type, and its elements up to rounding.
+
+    Args:
+        absolute: how far an element may be off beyond its own rounding; None allows that of the largest.
+    """
     if theirs.shape != ours.shape or theirs.dtype != ours.dtype:
         return False
     if ours.dtype.kind in "iub":
         return bool(np.array_equal(theirs, ours))
     a, b = np.asarray(theirs, np.float64), np.asarray(ours, np.float64)
     tolerance = TOLERANCE[ours.dtype.name]
-    largest = float(np.abs(b[np.isfinite(b)]).max(initial=1))
-    return bool(np.isclose(a, b, rtol=tolerance, atol=tolerance * largest, equal_nan=True).all())
+    if absolute is None:
+        absolute = tolerance * float(np.abs(b[np.isfinite(b)]).max(initial=1))
+    return bool(np.isclose(a, b, rtol=tolerance, atol=absolute, equal_nan=True).all())
