@@ -82,27 +82,7 @@ def export_onnx(
     target = as_path(path)
     request = _request(inputs, outputs, training)
     sess = session or Session(request.graph)
-    optimised = run_pipeline(
-        request.program,
-        onnx_target(opset or DEFAULT_OPSET),
-        training=request.training,
-        disable=frozenset(sess.disable) & switches(),
-    )
-    variables: dict[Node, Array] = {
-        leaf: sess[leaf]
-        for leaf in toposort([*optimised.roots, *request.program.roots])
-        if isinstance(leaf, Variable) and leaf not in optimised.inputs
-    }
-    exported = to_onnx(
-        optimised,
-        list(request.inputs),
-        [*request.outputs, *(f"{dotted(v.display_name)}.updated" for v, _ in optimised.updates)],
-        variables,
-        opset=opset,
-        producer_version=version("graphc"),
-        source_lines=source_lines,
-    )
-    check(exported.model)
+    exported, variables = _model(request, sess, opset, source_lines)
     told = [*_surprises(exported, request), *([INITIAL_VALUES] if variables and session is None else [])]
     verification = None
     if verify is not False:
@@ -209,6 +189,34 @@ def _named(values: Any, role: str) -> dict[str, Any]:
     if strange:
         raise ArgumentError(f"an {role} must be a tensor, got {', '.join(strange)}")
     return found
+
+
+def _model(
+    request: Request, sess: Session, opset: int | None, source_lines: bool
+) -> tuple[Exported, dict[Node, Array]]:
+    """The model, checked, and the values of the variables in it."""
+    optimised = run_pipeline(
+        request.program,
+        onnx_target(opset or DEFAULT_OPSET),
+        training=request.training,
+        disable=frozenset(sess.disable) & switches(),
+    )
+    variables: dict[Node, Array] = {
+        leaf: sess[leaf]
+        for leaf in toposort([*optimised.roots, *request.program.roots])
+        if isinstance(leaf, Variable) and leaf not in optimised.inputs
+    }
+    exported = to_onnx(
+        optimised,
+        list(request.inputs),
+        [*request.outputs, *(f"{dotted(v.display_name)}.updated" for v, _ in optimised.updates)],
+        variables,
+        opset=opset,
+        producer_version=version("graphc"),
+        source_lines=source_lines,
+    )
+    check(exported.model)
+    return exported, variables
 
 
 # --------------------------------------------------------------------------------------------- what is told, and tried
