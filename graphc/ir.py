@@ -360,6 +360,7 @@ class Leaf(Node):
 
     @property
     def display_name(self) -> str:
+        """The name, which no other node of the graph has."""
         return self.name
 
 

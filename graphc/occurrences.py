@@ -31,12 +31,14 @@ class Context(threading.local):
         self.entered: list[tuple[Graph | None, str, str]] = []  # what the blocks that this thread is in return to
 
     def enter(self, graph: Graph | None, scope: str, device: str | None = None) -> None:
+        """Begin a block: new nodes are of this graph, scope and, unless it is None, device."""
         self.entered.append((self.graph, self.scope, self.device))
         self.graph, self.scope = graph, scope
         if device is not None:
             self.device = device
 
     def leave(self) -> None:
+        """End the block that was entered last."""
         self.graph, self.scope, self.device = self.entered.pop()
 
 

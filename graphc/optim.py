@@ -305,15 +305,18 @@ class SGD(Optimizer):
         )
 
     def check(self, options: Options) -> None:
+        """See `Optimizer.check`; nesterov goes with a momentum and without dampening."""
         super().check(options)
         own = {**self.defaults, **options}
         if own["nesterov"] and (not own["momentum"] or own["dampening"]):
             raise ArgumentError("SGD: nesterov needs a momentum and no dampening")
 
     def slot_names(self, options: Options) -> tuple[str, ...]:
+        """See `Optimizer.slot_names`: the sum of gradients, where there is a momentum."""
         return ("momentum_buffer",) if options["momentum"] else ()
 
     def counts(self, options: Options) -> bool:
+        """See `Optimizer.counts`: the first gradient isn't dampened."""
         return bool(options["momentum"] and options["dampening"])
 
     def _rule(self, variable: Variable, g: Any, slots: Slots, options: Options) -> tuple[Any, dict[str, Any]]:
@@ -358,9 +361,11 @@ class Adam(Optimizer):
         )
 
     def slot_names(self, options: Options) -> tuple[str, ...]:
+        """See `Optimizer.slot_names`: the mean gradient, the mean square, and with amsgrad the greatest."""
         return ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if options["amsgrad"] else ()))
 
     def counts(self, options: Options) -> bool:
+        """See `Optimizer.counts`: means of few gradients are corrected."""
         return True
 
     def _rule(self, variable: Variable, g: Any, slots: Slots, options: Options) -> tuple[Any, dict[str, Any]]:

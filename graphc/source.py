@@ -76,6 +76,7 @@ class Site:
 
     @classmethod
     def of(cls, code: CodeType, offset: int) -> Site:
+        """The place of an instruction: the byte `offset` into `code`."""
         line = next((p[0] for i, p in enumerate(code.co_positions()) if 2 * i == offset), None)
         line = line or code.co_firstlineno
         return cls(code.co_filename, line, linecache.getline(code.co_filename, line).strip())

@@ -24,7 +24,9 @@ class Dataset(Protocol[Sample]):
 class ArrayDataset(Protocol):
     """A data set that makes a whole batch at once: the one `default_collate` would make, only faster."""
 
-    def gather(self, indices: npt.NDArray[np.int64]) -> Any: ...
+    def gather(self, indices: npt.NDArray[np.int64]) -> Any:
+        """The batch of the samples with these numbers, [n] int64, in their order."""
+        ...
 
 
 class TensorDataset:

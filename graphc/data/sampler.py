@@ -19,7 +19,9 @@ SHUFFLE = philox.stream_key("graphc.data.shuffle")
 class EpochAware(Protocol):
     """A sampler whose order depends on the epoch."""
 
-    def set_epoch(self, epoch: int, /) -> None: ...
+    def set_epoch(self, epoch: int, /) -> None:
+        """Make the next pass that of `epoch`, counted from 0."""
+        ...
 
 
 class RandomSampler:

@@ -18,12 +18,15 @@ class Fields:
         self.base = base
 
     def at(self, offset: int) -> Value:
+        """The address of the field that begins `offset` bytes into the structure."""
         return self.f.in_entry(lambda: self.f.address(self.base, offset, "i8"))
 
     def load(self, type: str, offset: int) -> Value:
+        """The value of a field of this type."""
         return self.f.load(type, self.at(offset), 8)
 
     def store(self, value: Value, offset: int) -> None:
+        """Give a field this value."""
         self.f.store(value, self.at(offset), 8)
 
     def atomic(self, type: str, offset: int, order: str = "seq_cst") -> Value:

@@ -123,11 +123,17 @@ class ShortLines:
 class Forward(Protocol):
     """What computes a convolution: the one-dimensional transforms of source, taps and products."""
 
-    def source(self, d: Sequence[Value]) -> list[Value]: ...
+    def source(self, d: Sequence[Value]) -> list[Value]:
+        """B^T d, of a line of the tile's source."""
+        ...
 
-    def taps(self, w: Sequence[Value]) -> list[Value]: ...
+    def taps(self, w: Sequence[Value]) -> list[Value]:
+        """G w, of a line of the filter: as many values as `source` gives."""
+        ...
 
-    def results(self, m: Sequence[Value]) -> list[Value]: ...
+    def results(self, m: Sequence[Value]) -> list[Value]:
+        """A^T m, of a line of the products of both: the results along a side."""
+        ...
 
 
 class Transform(NamedTuple):
