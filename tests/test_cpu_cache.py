@@ -269,6 +269,75 @@ def test_compiling_in_parallel_makes_the_same_code(monkeypatch: pytest.MonkeyPat
     assert compiled_together(texts) == wanted, "as where llvmlite's lock isn't as we know it"
 
 
+def test_small_modules_have_one_object_file_that_is_kept_once(
+    objects: ObjectCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jit, "available_threads", lambda: 1)
+    (alone,) = jit.load([module(0)], [["phase0"]])
+    (size,) = [len(file.read_bytes()) for file in folder_of(objects).iterdir()]
+    texts, symbols = [module(k) for k in range(1, 9)], [["phase0"]] * 8
+    codes = jit.load(texts, symbols)
+    assert [result(code, 100) for code in [alone, *codes]] == [*range(100, 109)]
+    assert (objects.info().entries, objects.misses) == (9, 9)
+    sizes = sorted([len(file.read_bytes()) for file in folder_of(objects).iterdir()])
+    assert sizes[6] < 200 < size <= sizes[7] < sizes[8], "seven say where their code is"
+    del codes
+    assert [result(code, 100) for code in jit.load(texts[3:6], symbols[3:6])] == [104, 105, 106]
+    assert (objects.hits, objects.misses) == (3, 9)
+
+
+def test_functions_that_two_object_files_have(objects: ObjectCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jit, "available_threads", lambda: 1)
+    one, two, three, four = [module(k) for k in range(4)]
+    key = jit.unit_of(two, ["phase0"]).key
+    jit.load([one, two, three], [["phase0"]] * 3)
+    (folder_of(objects) / f"{key}.o").unlink()
+    jit.load([four, two], [["phase0"]] * 2)
+    codes = jit.load([one, two, four], [["phase0"]] * 3)
+    assert objects.misses == 5, "the last are from both files, of which each has the second"
+    assert [result(code, 5) for code in codes] == [5, 6, 8]
+
+
+def test_an_object_file_that_is_gone_is_made_again(objects: ObjectCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jit, "available_threads", lambda: 1)
+    texts, symbols = [module(k) for k in range(4)], [["phase0"]] * 4
+    jit.load(texts, symbols)
+    max(folder_of(objects).iterdir(), key=lambda file: file.stat().st_size).unlink()
+    codes = jit.load(texts, symbols)
+    assert [result(code, 5) for code in codes] == [5, 6, 7, 8]
+
+
+def test_modules_in_company_keep_to_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jit, "available_threads", lambda: 1)
+    text = (
+        "declare i64 @labs(i64)\n"
+        "@table = private constant [1 x i64] [i64 VALUE]\n"
+        "define internal i64 @work() #0 {\n  %x = load i64, ptr @table\n  ret i64 %x\n}\n"
+        "define i64 @NAME(i64 %x) #0 {\n  %y = call i64 @work()\n  %z = call i64 @labs(i64 %x)\n"
+        "  %s = add i64 %y, %z\n  ret i64 %s\n}\n"
+        "attributes #0 = { nounwind }\n"
+    )
+    compiler = jit.Compiler(this_host(), 1 << 20)
+    for k in range(3):
+        compiler.begin(str(k), text.replace("VALUE", str(10 * k)).replace("NAME", f"f{k}"), "company")
+    compiler.begin("large", text.replace("VALUE", "70").replace("NAME", "f3"))
+    images = [compiler.take(key) for key in ("0", "1", "2", "large")]
+    assert images[0] is images[1] is images[2] is not images[3], "one without company is alone"
+    code = jit.Code([images[0], images[3]], ["f0", "f1", "f2", "f3"])
+    assert [result(code, -5, f"f{k}") for k in range(4)] == [5, 15, 25, 75]
+
+
+def test_the_module_in_company_is_told_that_llvm_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jit, "available_threads", lambda: 1)
+    compiler = jit.Compiler(this_host(), 1 << 20)
+    for key, text in (("a", module(1)), ("b", "define nonsense\n"), ("c", module(2).replace("phase0", "phase1"))):
+        compiler.begin(key, text, "company")
+    assert compiler.take("a") == jit.compiled(module(1), this_host())
+    assert compiler.take("c") != compiler.take("a")
+    with pytest.raises(InternalError, match="generated code"):
+        compiler.take("b")
+
+
 def compiled_together(texts: dict[str, str]) -> dict[str, bytes]:
     compiler = jit.Compiler(this_host())
     for key, text in texts.items():

@@ -8,6 +8,11 @@ them in another way, they are made with the lock, and compiling is serial.
 
 Modules may call functions of a *library*, which is made of modules of its own, one for each function. Their names have
 a dot, as no name of the C library does.
+
+Small modules are compiled several at a time, as each takes LLVM a millisecond besides what its lines take. They are in
+one object file then, which is kept once. An object may thus have more than is asked for: of functions that several
+objects have, each the same, one is taken, since all are weak; and only modules that call no others are in company, so
+that nothing else is needed.
 """
 
 from __future__ import annotations
@@ -30,7 +35,13 @@ from graphc.runtime.cache import object_cache
 from graphc.runtime.cpu.host import Host, available_threads, target_machine, this_host
 
 DEFINED = re.compile(r"^define (?!internal |private )[^@\n]*@([\w.]+)\(", re.MULTILINE)
+LOCAL = re.compile(r"^(?:define (?:internal|private) [^@\n]*)?@([\w.]+)(?=\(| =)", re.MULTILINE)
+SHARED = re.compile(r"^(?:declare|attributes|!).*\n", re.MULTILINE)  # lines that modules have in common
+PUBLIC = re.compile(r"^define (?!internal |private )", re.MULTILINE)
 OF_LIBRARY = re.compile(r"^declare [^@\n]*@((?!llvm\.)\w+\.[\w.]+)\(", re.MULTILINE)
+
+TOGETHER = 24 << 10  # characters of assembly that are compiled as one module, about
+ELSEWHERE = b"in the object file of "  # what is kept of a module that another's object file has
 
 Library = Callable[[str], str]  # the assembly of a function, by name
 
@@ -132,7 +143,7 @@ class Loading:
     ) -> None:
         self._library = library
         self._recalled = recalled
-        self._compiler = Compiler(this_host()) if compiler is None else compiler
+        self._compiler = Compiler(this_host(), TOGETHER) if compiler is None else compiler
         self._keys: list[str] = []  # of all modules, in order
         self._found: dict[str, Code] = {}  # what is loaded already
         self._units: dict[str, Unit] = {}  # the other modules
@@ -161,9 +172,9 @@ class Loading:
             self._complete = self._complete and not unit.calls
             return
         self._units[key] = unit
-        image = self._recalled.images.get(key) or object_cache().get(key)
+        image = self._recalled.images.get(key) or _image_of(object_cache().get(key))
         if image is None:
-            self._compiler.begin(key, _renamed(assembly(), _prefix(key)))
+            self._compiler.begin(key, _renamed(assembly(), _prefix(key)), None if unit.calls else self)
         else:
             self._images[key] = image
         self._call(unit.calls)
@@ -186,8 +197,9 @@ class Loading:
     def objects(self) -> Objects | None:
         """All object files, once there is code, and the functions that are called; None if something is missing."""
         inner = NO_OBJECTS if self._functions is None else self._functions.objects()
-        images = {key: self._images.get(key) or object_cache().find(key) for key in self._keys}
-        found = {key: image for key, image in images.items() if image is not None}
+        images = {key: self._images.get(key) or _image_of(object_cache().find(key)) for key in self._keys}
+        one: dict[bytes, bytes] = {}  # of equal ones
+        found = {key: one.setdefault(image, image) for key, image in images.items() if image is not None}
         if inner is None or len(found) < len(images) or not self._complete:
             return None
         return Objects({**found, **inner.images}, {**self._called, **inner.library})
@@ -213,12 +225,14 @@ class Loading:
             return {}
         functions = [] if self._functions is None else self._functions.codes()
         addresses = {name: code.address(name) for name, code in zip(self._called, functions, strict=True)}
+        made: dict[bytes, str] = {}
         for key in self._units:
             if key not in self._images:
-                self._images[key] = self._compiler.take(key)
-                object_cache().put(key, self._images[key])
+                image = self._images[key] = self._compiler.take(key)
+                first = made.setdefault(image, key)
+                object_cache().put(key, image if first == key else ELSEWHERE + first.encode())
         exported = [_prefix(key) + name for key, unit in self._units.items() for name in unit.symbols]
-        library = Code(self._images.values(), exported, addresses)
+        library = Code(dict.fromkeys(self._images.values()), exported, addresses)
         library._needed = tuple(functions)
         return {key: library.part(_prefix(key)) for key in self._units}
 
@@ -229,6 +243,13 @@ def load(assemblies: Sequence[str], symbols: Sequence[Sequence[str]], library: L
     for assembly, names in zip(assemblies, symbols, strict=True):
         loading.add(assembly, names)
     return loading.codes()
+
+
+def _image_of(kept: bytes | None) -> bytes | None:
+    """The object file of a module, given what is kept of it."""
+    if kept is None or not kept.startswith(ELSEWHERE):
+        return kept
+    return object_cache().find(kept.removeprefix(ELSEWHERE).decode())
 
 
 def _key(assembly: str) -> str:
@@ -257,6 +278,21 @@ def _renamed(assembly: str, prefix: str) -> str:
     return re.sub(rf"@({'|'.join(map(re.escape, names))})(?![\w.])", rf"@{prefix}\1", assembly) if names else assembly
 
 
+def _joined(assemblies: Sequence[str]) -> str:
+    """Modules, whose functions that others may call have names of their own, as one."""
+    if len(assemblies) == 1:
+        return assemblies[0]
+    shared: dict[str, None] = {}
+    texts = []
+    for number, assembly in enumerate(assemblies):
+        names = LOCAL.findall(assembly)
+        if names:
+            assembly = re.sub(rf"@({'|'.join(map(re.escape, names))})(?![\w.])", rf"@m{number}.\1", assembly)
+        shared.update(dict.fromkeys(SHARED.findall(assembly)))
+        texts.append(PUBLIC.sub("define weak ", SHARED.sub("", assembly)))
+    return "".join([*shared, *texts])
+
+
 # ------------------------------------------------------------------------------------------- compiling
 
 
@@ -269,23 +305,38 @@ def compiled(assembly: str, host: Host) -> bytes:
     return _emitted(assembly, target_machine(host))
 
 
+class _Waiting(NamedTuple):
+    """A module that is to be compiled; see `Compiler.begin`."""
+
+    assembly: str
+    company: object
+
+
 class Compiler:
     """Compiles modules on all cores, the longest of those that wait first.
 
     Its threads end when no module waits; one that asks for a module which isn't ready helps.
+
+    Args:
+        together: characters of assembly of several modules that are compiled as one, about.
     """
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, together: int = 0) -> None:
         self._host = host
+        self._together = together
         self._lock = Lock()
-        self._waiting: dict[str, str] = {}
+        self._waiting: dict[str, _Waiting] = {}
         self._made: dict[str, Future[bytes]] = {}
         self._running = 0
 
-    def begin(self, key: str, assembly: str) -> None:
-        """Compile a module in the background."""
+    def begin(self, key: str, assembly: str, company: object = None) -> None:
+        """Compile a module in the background.
+
+        Args:
+            company: modules that have the same may be in one object file; with None, one is alone in its own.
+        """
         with self._lock:
-            self._made[key], self._waiting[key] = Future(), assembly
+            self._made[key], self._waiting[key] = Future(), _Waiting(assembly, company)
             if self._running >= available_threads() - 1:
                 return
             self._running += 1
@@ -299,9 +350,9 @@ class Compiler:
         """
         made = self._made[key]
         machine = None
-        while not made.done() and (following := self._next()) is not None:
+        while not made.done() and (following := self._next()):
             machine = target_machine(self._host) if machine is None else machine
-            self._make(*following, machine)
+            self._make(following, machine)
         return made.result()
 
     def stop(self) -> None:
@@ -309,27 +360,46 @@ class Compiler:
         with self._lock:
             self._waiting.clear()
 
-    def _next(self, leaving: int = 0) -> tuple[str, str] | None:
-        """A module that waits, or None; then so many threads end."""
+    def _next(self, leaving: int = 0) -> dict[str, str]:
+        """Modules that wait, to be compiled together; none if there is none: then so many threads end."""
         with self._lock:
             if not self._waiting:
                 self._running -= leaving
-                return None
-            key = max(self._waiting, key=lambda key: len(self._waiting[key]))
-            return key, self._waiting.pop(key)
+                return {}
+            longest = sorted(self._waiting, key=lambda key: len(self._waiting[key].assembly), reverse=True)
+            company = self._waiting[longest[0]].company
+            alike = [key for key in longest[1:] if self._waiting[key].company is company is not None]
+            share = sum([len(self._waiting[key].assembly) for key in longest]) // available_threads()
+            left = min(self._together, share)
+            taken = {}
+            for key in [longest[0], *alike]:
+                left -= len(self._waiting[key].assembly)
+                if taken and left < 0:
+                    break
+                taken[key] = self._waiting.pop(key).assembly
+            return taken
 
-    def _make(self, key: str, assembly: str, machine: Any) -> None:
+    def _make(self, modules: Mapping[str, str], machine: Any) -> None:
+        """Compile modules together; where LLVM refuses that, one by one, to know which it is."""
         try:
-            self._made[key].set_result(_emitted(assembly, machine))
+            image = _emitted(_joined([*modules.values()]), machine)
         except BaseException as error:
-            self._made[key].set_exception(error)
+            if len(modules) > 1 and isinstance(error, InternalError):
+                for key, assembly in modules.items():
+                    self._make({key: assembly}, machine)
+                return
+            for key in modules:
+                self._made[key].set_exception(error)
             if not isinstance(error, Exception):  # an interrupt
                 raise
+            return
+        for key in modules:
+            self._made[key].set_result(image)
 
     def _work(self) -> None:
         machine = target_machine(self._host)
-        while (following := self._next(leaving=1)) is not None:
-            self._make(*following, machine)
+        while following := self._next(leaving=1):
+            self._make(following, machine)
 
 
 def _emitted(assembly: str, machine: Any) -> bytes:
