@@ -311,6 +311,16 @@ class _Channels:
         channel, line, pixel = (int(step) for step in self.source.strides[1:])
         height, width = shape.sweeps
         depth = f.min(shape.depth, f.sub(shape.channels, c))
+        tiles_down, tiles_across = -(-shape.height // shape.down), -(-shape.width // shape.across)
+        count = shape.images * tiles_down * tiles_across
+        some = shape.depth * math.prod(shape.taps) * self.panel
+        fetched = -(-shape.tile.vectors // count)
+
+        def later(n: Value, p: Value, j: Value) -> Value:
+            """The part of the next channels' weights that a tile fetches: all tiles wait for memory equally little."""
+            row = f.add(f.mul(n, tiles_down), f.div(p, shape.down))
+            tile = f.add(f.mul(row, tiles_across), f.div(j, shape.across))
+            return f.address(b, f.add(some, f.mul(tile, some // count)), FLOAT)
 
         def group(n: Value, down: Group, across: Group) -> None:
             taps = Taps(shape.tile.vectors, line, pixel, down.span, across.span)
@@ -319,8 +329,9 @@ class _Channels:
                 row = f.add(f.mul(p, line * height.stride), f.mul(j, pixel * width.stride))
                 place = f.add(f.add(f.mul(n, image_step), f.mul(c, channel)), row)
                 number = f.add(f.mul(f.add(f.mul(n, shape.height), p), shape.width), j)
-                at = f.address(source, place, FLOAT), b, f.address(target, f.mul(number, self.panel), FLOAT)
-                taps_tile(f, self.host, taps, at, depth, channel, adds=shape.depth < shape.channels)
+                into = f.address(target, f.mul(number, self.panel), FLOAT)
+                at = f.address(source, place, FLOAT), b, into, later(n, p, j)
+                taps_tile(f, self.host, taps, at, depth, channel, adds=shape.depth < shape.channels, fetched=fetched)
 
             def at_line(p: Value, _: list[Value]) -> None:
                 f.loop(across.first, across.end, shape.across, lambda j, _: tile(p, j))

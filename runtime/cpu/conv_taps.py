@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from graphc.runtime.conv_geometry import Sweep
 from graphc.runtime.cpu.builder import Function, Module
-from graphc.runtime.cpu.conv_tiles import AHEAD, BYTES, FLOAT, Tile, nested, put_tile
+from graphc.runtime.cpu.conv_tiles import BYTES, FLOAT, Tile, nested, put_tile
 from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.packing import prefetch
 from graphc.runtime.cpu.values import I64, Int, Value, constant, vector
@@ -90,16 +90,26 @@ def is_served(taps: tuple[int, int], lines: int) -> bool:
 
 
 def taps_tile(
-    f: Function, host: Host, taps: Taps, places: tuple[Value, Value, Value], depth: Int, channel: Int, *, adds: bool
+    f: Function,
+    host: Host,
+    taps: Taps,
+    places: tuple[Value, Value, Value, Value],
+    depth: Int,
+    channel: Int,
+    *,
+    adds: bool,
+    fetched: int,
 ) -> None:
     """Sum the products of some channels for a tile of points by a panel's vectors, or add them there.
 
     Args:
-        places: where the first tap of the first point meets the source, the panel's weights, and the tile of sums.
+        places: where the first tap of the first point meets the source, the panel's weights, the tile of sums, and
+            weights that are multiplied later.
         depth: how many channels.
         channel: their distance in the source.
+        fetched: vectors of these later weights that are fetched for each tap.
     """
-    (a, b, c), height, count = places, taps.height, 1
+    (a, b, c, later), height, count = places, taps.height, 1
     row, apart = taps.width.taps * taps.vectors * host.lanes(BYTES), height.step * taps.line
     weights = height.taps * row
     if height.taps * taps.width.taps > WRITTEN:
@@ -108,8 +118,8 @@ def taps_tile(
         a, b = f.address(a, first * apart, FLOAT), f.address(b, first * row, FLOAT)
         taps = taps._replace(height=ONE)
     numbers = (taps.vectors, taps.line, taps.pixel, *taps.height, *taps.width)
-    name = ".".join(map(str, ("taps", "add" if adds else "put", *numbers)))
-    f.call(name, "void", a, b, c, *[f.i64(number) for number in (depth, channel, weights, count, apart)])
+    name = ".".join(map(str, ("taps", "add" if adds else "put", fetched, *numbers)))
+    f.call(name, "void", a, b, c, later, *[f.i64(number) for number in (depth, channel, weights, count, apart)])
 
 
 def library(host: Host, symbol: str) -> str:
@@ -119,39 +129,42 @@ def library(host: Host, symbol: str) -> str:
     written out is repeated for each, with the distance in the source: the weights follow each other.
     """
     _, mode, *numbers = symbol.split(".")
-    vectors, line, pixel, *axes = map(int, numbers)
+    fetched, vectors, line, pixel, *axes = map(int, numbers)
     module, fields = Module(), len(Span._fields)
     taps = Taps(vectors, line, pixel, Span(*axes[:fields]), Span(*axes[fields:]))
     f = module.function(
-        symbol, [*[("ptr noalias", letter) for letter in "abc"], *[(I64, f"number{k}") for k in range(5)]]
+        symbol, [*[("ptr noalias", letter) for letter in "abcd"], *[(I64, f"number{k}") for k in range(5)]]
     )
-    a, b, c, depth, channel, weights, count, apart = (f.parameter(k) for k in range(8))
+    a, b, c, later, depth, channel, weights, count, apart = (f.parameter(k) for k in range(9))
     lanes = host.lanes(BYTES)
     panel, tile = vectors * lanes, Tile(taps.height.points * taps.width.points, vectors)
-    row: Sequence[Int] = (apart, taps.height.taps * taps.width.taps * panel)
-    loops = [(depth, (channel, weights)), (count, row)]
+    written = taps.height.taps * taps.width.taps
+    row: Sequence[Int] = (apart, written * panel, written * fetched * lanes)
+    loops = [(depth, (channel, weights, f.mul(count, row[2]))), (count, row)]
     zeros = [constant(vector(FLOAT, lanes), 0)] * (tile.rows * vectors)
-    sums = nested(f, loops, (a, b), zeros, lambda places, sums: _products(f, host, taps, places, sums))
+    sums = nested(f, loops, (a, b, later), zeros, lambda at, sums: _products(f, host, taps, fetched, at, sums))
     put_tile(f, host, tile, c, panel, sums, adds=mode == "add")
     f.ret()
     return module.text()
 
 
-def _products(f: Function, host: Host, taps: Taps, places: Sequence[Value], sums: list[Value]) -> list[Value]:
+def _products(
+    f: Function, host: Host, taps: Taps, fetched: int, places: Sequence[Value], sums: list[Value]
+) -> list[Value]:
     """The sums, point by point, plus the products of what is written out.
 
-    Between the taps weights are fetched ahead, which also keeps LLVM from holding on to elements until the next tap.
+    Between the taps later weights are fetched, which also keeps LLVM from holding on to elements until the next tap.
     """
-    (left, right), (vectors, line, pixel, height, width) = places, taps
+    (left, right, later), (vectors, line, pixel, height, width) = places, taps
     lanes = host.lanes(BYTES)
     type, found = vector(FLOAT, lanes), list(sums)
     for t in range(height.taps):
         for u in range(width.taps):
-            offset = (t * width.taps + u) * vectors * lanes
-            places_of = range(offset, offset + vectors * lanes, lanes)
-            weights = [f.load(type, f.address(right, at, FLOAT), BYTES) for at in places_of]
-            for at in places_of:
-                prefetch(f, f.address(right, AHEAD + at * BYTES, "i8"), level=2)
+            tap = t * width.taps + u
+            of_tap, of_later = (range(tap * count, (tap + 1) * count) for count in (vectors, fetched))
+            weights = [f.load(type, f.address(right, k * lanes, FLOAT), BYTES) for k in of_tap]
+            for k in of_later:
+                prefetch(f, f.address(later, k * lanes, FLOAT), level=2)
             for i, h in height.met(t):
                 for j, w in width.met(u):
                     factor = f.splat(f.load(FLOAT, f.address(left, h * line + w * pixel, FLOAT), BYTES), lanes)
