@@ -6,14 +6,13 @@ fails: a run that is stopped before has changed no variable, and one that is sto
 
 from __future__ import annotations
 
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
 from graphc.runtime.cpu.builder import Module
 from graphc.runtime.cpu.driver import Command
-from graphc.runtime.cpu.jit import Code, load
+from graphc.runtime.cpu.parts import Part
 from graphc.runtime.cpu.phases import PARAMETERS
 from graphc.runtime.cpu.values import I64, PTR, constant
 
@@ -32,19 +31,7 @@ class Copy(NamedTuple):
 def command(copy: Copy) -> Command:
     """What the driver runs to copy."""
     args = np.array(copy, np.int64)
-    return Command(_code().address("copy"), args, -(-copy.nbytes // UNIT), int(copy.nbytes * NS_PER_BYTE), "copy")
-
-
-@cache
-def module() -> tuple[str, tuple[str, ...]]:
-    """The phase as LLVM assembly, and its name."""
-    return assembly(), ("copy",)
-
-
-@cache
-def _code() -> Code:
-    text, symbols = module()
-    return load([text], [symbols])[0]
+    return Command(MODULE.code.address("copy"), args, -(-copy.nbytes // UNIT), int(copy.nbytes * NS_PER_BYTE), "copy")
 
 
 def assembly() -> str:
@@ -59,3 +46,6 @@ def assembly() -> str:
     f.call("llvm.memcpy.p0.p0.i64", "void", to, at, f.i64(f.sub(end, start)), constant("i1", False))
     f.ret(constant(I64, 0))
     return module.text()
+
+
+MODULE = Part("copies", ("copy",), assembly)

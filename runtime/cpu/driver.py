@@ -25,7 +25,8 @@ from graphc.op import Array
 from graphc.runtime.cpu.builder import Function, Module
 from graphc.runtime.cpu.fields import I32, Fields, both, call, do, is_zero, unless
 from graphc.runtime.cpu.host import Host, this_host
-from graphc.runtime.cpu.jit import Code, load
+from graphc.runtime.cpu.jit import Code
+from graphc.runtime.cpu.parts import Part
 from graphc.runtime.cpu.values import I64, PTR, Int, Value, constant
 from graphc.runtime.strided import ALIGN
 
@@ -83,9 +84,9 @@ def assembly(host: Host) -> str:
     `futex_wake`.
     """
     module = Module()
-    architecture = host.triple.split("-")[0]
+    architecture = _architecture(host)
     pause = _pause(module, architecture)
-    if "linux" in host.triple and architecture in SYSCALL:
+    if _has_futexes(host):
         _futexes(module, SYSCALL[architecture])
     _pauses(module, pause)
     _work(module)
@@ -102,6 +103,14 @@ def assembly(host: Host) -> str:
 WORK, SHARE, RUN_ALONE, RUN_SHARED, ONCE = (
     Value(f"@{name}", PTR) for name in ("work", "share", "run_alone", "run_shared", "once")
 )
+
+
+def _architecture(host: Host) -> str:
+    return host.triple.split("-")[0]
+
+
+def _has_futexes(host: Host) -> bool:
+    return "linux" in host.triple and _architecture(host) in SYSCALL
 
 
 def _pause(module: Module, architecture: str) -> Callable[[Function], None]:
@@ -402,19 +411,18 @@ class Driver(NamedTuple):
 
 
 @cache
-def module() -> tuple[str, tuple[str, ...]]:
-    """The driver for this host as LLVM assembly, and the functions that others call."""
-    text = assembly(this_host())
-    futex = ("futex_wait", "futex_wake") if "@futex_wait(" in text else ()
-    return text, ("run", "worker", "end", "pauses", *futex)
+def module() -> Part:
+    """The driver for this host."""
+    host = this_host()
+    futex = ("futex_wait", "futex_wake") if _has_futexes(host) else ()
+    return Part("driver", ("run", "worker", "end", "pauses", *futex), lambda: assembly(host))
 
 
 @cache
 def driver() -> Driver:
     """The driver of this process."""
-    text, symbols = module()
-    (code,) = load([text], [symbols])
-    futex = "futex_wait" in symbols
+    code = module().code
+    futex = _has_futexes(this_host())
     pointers, number = [ctypes.c_void_p] * 4, ctypes.c_int64
     return Driver(
         code,

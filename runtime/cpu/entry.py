@@ -24,7 +24,7 @@ from graphc.op import Array
 from graphc.runtime.cpu.builder import Module
 from graphc.runtime.cpu.driver import CommandList, Scratch, driver
 from graphc.runtime.cpu.fields import I32, Fields, both, call, do, is_zero
-from graphc.runtime.cpu.jit import Code, load
+from graphc.runtime.cpu.parts import Part
 from graphc.runtime.cpu.values import I64, PTR, Value, constant
 
 MAX_NDIM = 8  # of what an entry takes and gives
@@ -130,7 +130,7 @@ def make_entry(slow: Callable[..., Any], feeds: int, results: int, items: int) -
     words[SLOW // 8] = id(slow)
     words[FEEDS // 8], words[RESULTS // 8], words[ITEMS // 8] = feeds, results, items
     words[API // 8] = _interface().ctypes.data
-    code = _code()
+    code = MODULE.code
     name = getattr(slow, "__name__", "entry").encode()
     method = _MethodDef(name, code.address("entry"), METH_FASTCALL | METH_KEYWORDS, None)
     words.kept = (slow, method, code)
@@ -197,18 +197,6 @@ class _MethodDef(ctypes.Structure):
 
 
 METH_KEYWORDS, METH_FASTCALL = 0x0002, 0x0080
-
-
-@cache
-def module() -> tuple[str, tuple[str, ...]]:
-    """The code of all entries as LLVM assembly, and its function."""
-    return assembly(), ("entry",)
-
-
-@cache
-def _code() -> Code:
-    text, symbols = module()
-    return load([text], [symbols])[0]
 
 
 @cache
@@ -574,3 +562,6 @@ def _is_known(array: Array) -> bool:
         and word(ctypes.c_void_p, DESCR) == id(array.dtype)
         and word(ctypes.c_int, FLAGS) & IN_ORDER == IN_ORDER * array.flags.c_contiguous | 0x0100
     )
+
+
+MODULE = Part("entry", ("entry",), assembly)

@@ -78,7 +78,7 @@ def narrowed(host: Host, vector_bytes: int) -> Host:
 
 @cache
 def initialise() -> None:
-    """Prepare LLVM for this machine and for those of `HOSTS`.
+    """Prepare LLVM for this machine.
 
     Its loop strength reduction, a third of the time that it takes, stays off in this process: `builder` writes what
     loops add up in the form that processors have instructions for.
@@ -86,9 +86,18 @@ def initialise() -> None:
     import llvmlite.binding as llvm
 
     llvm.set_option("graphc", "-disable-lsr")
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    llvm.initialize_native_asmparser()
+
+
+@cache
+def _initialise_others() -> None:
+    """Prepare LLVM for all other machines, too."""
+    import llvmlite.binding as llvm
+
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
-    llvm.initialize_native_asmparser()
 
 
 def target_machine(host: Host) -> Any:
@@ -96,6 +105,8 @@ def target_machine(host: Host) -> Any:
     import llvmlite.binding as llvm
 
     initialise()
+    if host.triple != llvm.get_process_triple():
+        _initialise_others()
     target = llvm.Target.from_triple(host.triple)
     return target.create_target_machine(
         cpu=host.cpu, features=host.features, opt=2, reloc="pic", codemodel="default", jit=True

@@ -231,9 +231,11 @@ class CpuExecutable:
         library = partial(function, target.host)
         loading = Loading(library, pack.objects)
         # What runs plans is compiled along with the kernels of the first; what serves some, with those of a large one.
-        shared = [driver, copies, entry] if len(variants) >= packs.MIN_KERNELS else [driver]
-        for room in shared:
-            loading.add(*room.module())
+        shared = [driver.module()]
+        if len(variants) >= packs.MIN_KERNELS:
+            shared += [copies.MODULE, entry.MODULE]
+        for part in shared:
+            part.take(loading)
         self.natives: dict[Variant, NativeKernel] = {}
         for variant in _variants(symbolic):
             native = target.native(variant)
