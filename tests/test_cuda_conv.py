@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,32 @@ def test_slabs_of_one_tap(op: Any, dtype: str, monkeypatch: pytest.MonkeyPatch) 
     for convolution in convolutions:
         (kernel,) = kernels_of(convolution.node, info=INFO)
         assert "weight arranged" in kernel.notes
+    made.cache_clear()
+
+
+# A window of one point meets all of x as it lies, so accesses may be of 16 bytes; the last has 9 points to a channel.
+POINTS = (
+    ((3, 16, 4, 6), (24, 16, 1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
+    ((2, 32, 8), (48, 16, 1), (1,), ((0, 0),), (1,), 2),
+    ((1, 12, 2, 4, 2), (20, 12, 1, 1, 1), (1, 1, 1), ((0, 0), (0, 0), (0, 0)), (1, 1, 1), 1),
+    ((2, 64, 4, 4), (32, 64, 1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
+    ((3, 16, 3, 3), (24, 16, 1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
+)
+
+
+@pytest.mark.parametrize(("dtype", "count"), [("float32", 4), ("float64", 2), ("bfloat16", 8)])
+@EACH_OP
+def test_convolutions_of_points_are_read_by_16_bytes(
+    op: Any, dtype: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graphc.runtime.cuda.conv._algorithm", lambda problem: products.by_tiles)
+    made.cache_clear()
+    convolutions = [Convolution(op, geometry, dtype) for geometry in POINTS]
+    check(convolutions)
+    sources = [kernels_of(convolution.node, info=INFO)[0].source for convolution in convolutions]
+    packs = [re.findall(r"= (?:lines|slabbed|spotted)<\w+, (\d+)>", source) for source in sources]
+    assert packs[0] == packs[1] == packs[3] == [str(count)] * 2
+    assert packs[4] == (["1", "1"] if op is conv_weight_grad else [str(count), "1"])
     made.cache_clear()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from graphc.ir import Node
 from graphc.runtime.cuda import tiles
 from graphc.runtime.cuda.kernels import INFO
 from graphc.runtime.cuda.launches import Gemm, Launch, Precision
+from graphc.runtime.cuda.products import pack_of
 from graphc.runtime.cuda.tiles import CORE_TILES, PLAIN_TILES, chosen
 from tests.cuda_cores import Case, kernels_of, made, run, run_all
 from tests.cuda_host import needs_compiler
@@ -97,6 +99,49 @@ def test_every_tile(dtype: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> N
         rounding = PRECISIONS["tf32"] if kind == "Tf32" else ROUNDING[dtype]
         assert np.abs(found.astype(np.float64) - exact).max() <= rounding * 40**0.5 * 4, str(tile)
     made.cache_clear()
+
+
+ALIGNED = {"float64": 2, "float32": 4, "float16": 8, "bfloat16": 8, "int8": 1, "int16": 8, "int32": 4, "int64": 2}
+
+
+def packs(product: Product) -> list[int]:
+    """How many elements accesses to both operands bring."""
+    found = re.findall(r"= lines<\w+, (\d+)>", product.case.kernels[0].source)
+    return [int(count) for count in found]
+
+
+@pytest.mark.parametrize("dtype", ALIGNED)
+@pytest.mark.parametrize("layout", ["nn", "nt", "tn", "tt"])
+def test_accesses_are_of_16_bytes_where_operands_are_aligned(dtype: str, layout: str) -> None:
+    aligned = [Product(*shape, layout, dtype) for shape in ((16, 32, 24), (72, 40, 136), (24, 1104, 16))]
+    others = [Product(*shape, layout, dtype) for shape in ((17, 33, 23), (71, 41, 135))]
+    check([*aligned, *others])
+    assert [packs(product) for product in aligned] == [[ALIGNED[dtype]] * 2] * 3
+    assert [packs(product) for product in others] == [[1, 1]] * 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "there"), [(slice(None), slice(4, None), 4), (slice(None), slice(1, -3), 1)]
+)
+def test_slices_are_read_by_16_bytes_where_they_begin_at_multiples_of_them(rows: Any, columns: Any, there: int) -> None:
+    rng = np.random.default_rng(0)
+    x, y = gc.placeholder("x", (40, 36)), gc.placeholder("y", (32, 24))
+    feeds = {v: numbers(rng, v.shape, "float32") for v in (x, y)}
+    (found,) = run([gc.relu(x[rows, columns] @ y)], feeds, info=INFO)
+    np.testing.assert_allclose(found, np.maximum(feeds[x][rows, columns] @ feeds[y], 0), rtol=1e-4, atol=1e-4)
+    (kernel,) = kernels_of(gc.relu(x[rows, columns] @ y), info=INFO)
+    assert re.findall(r"= lines<\w+, (\d+)>", kernel.source) == [str(there), "4"]
+
+
+def test_what_leads_to_neighbours_must_be_aligned() -> None:
+    n = symbol("n")
+    assert pack_of("float32", [6, 8], [8, 1], [0, 48]) == 4
+    assert pack_of("float32", [6, 8], [10, 1], [0, 60]) == 1  # rows begin anywhere
+    assert pack_of("float32", [3, 6], [6, 1], []) == 1 and pack_of("float32", [2, 6], [6, 1], []) == 4
+    assert pack_of("float32", [6, 8], [12, 1], [2]) == 1  # the offset
+    assert pack_of("float32", [8], [2], []) == 1 and pack_of("float32", [1, 8, 1], [5, 1, 3], []) == 4
+    assert pack_of("float32", [n * 4], [1], [n * 8]) == 4 and pack_of("float32", [n], [1], []) == 1
+    assert [pack_of(dtype, [16], [1], []) for dtype in ALIGNED] == list(ALIGNED.values())
 
 
 def test_large_results_get_large_tiles_and_small_ones_small_tiles() -> None:

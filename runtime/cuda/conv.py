@@ -24,9 +24,17 @@ from graphc.runtime.cuda import lanes
 from graphc.runtime.cuda.grids import each_point, unravelled
 from graphc.runtime.cuda.launches import Convolution as Library
 from graphc.runtime.cuda.launches import CudaCode, Frame
-from graphc.runtime.cuda.products import Lines, Products, Spots, by_columns, by_teams, by_tiles, rounded_sum
-from graphc.runtime.cuda.scalars import HALVES, MEMORY, REGISTER, loaded
-from graphc.runtime.cuda.tiles import sum_type
+from graphc.runtime.cuda.products import (
+    Lines,
+    Products,
+    Spots,
+    by_columns,
+    by_teams,
+    by_tiles,
+    pack_of,
+    rounded_sum,
+)
+from graphc.runtime.cuda.scalars import HALVES, MEMORY, REGISTER
 from graphc.runtime.strided import Strided
 
 FEW_ROWS = 8  # results that a thread can compute side by side
@@ -222,7 +230,8 @@ class _Problem(NamedTuple):
             frame.line(f"if (p == nullptr || k >= {frame.size(product(extents))}) return nullptr;")
             frame.line(f"return p + {frame.offset(0, (*strides, along), unravelled(frame, 'k', extents))};")
 
-        return Lines(False, pointer, line, partial(self.element, frame, along), (pointer, slab))
+        pack = pack_of(self.dtype, [rows], [1], [])  # the copy is in order, so all its steps are multiples of rows
+        return Lines(False, pointer, line, partial(self.element, frame, along), (pointer, slab), pack=pack)
 
     def source_slabs(self, frame: Frame, group: str) -> Lines:
         """The columns of the implicit matrix, of which a slab has one tap."""
@@ -237,12 +246,11 @@ class _Problem(NamedTuple):
             places = self.places(frame, taps, "nullptr")
             frame.line(f"return p.start + {frame.offset(0, array.strides[1:], (inner, *places))};")
 
-        return source._replace(slab=(pointer, slab), at=partial(self.element, frame, array.strides[1]))
+        return source._replace(slab=(pointer, slab), place=partial(self.element, frame, array.strides[1]))
 
     def element(self, frame: Frame, stride: Dim) -> None:
-        """Emit what returns an element of a slab."""
-        found = loaded(self.dtype, f"p[{frame.offset(0, (stride,), ('k',))}]")
-        frame.line(f"return p != nullptr ? ({sum_type(self.dtype)}){found} : 0;")
+        """Emit what returns where an element of a slab is."""
+        frame.line(f"return p != nullptr ? p + {frame.offset(0, (stride,), ('k',))} : nullptr;")
 
     def places(self, frame: Frame, taps: Sequence[str], beyond: str) -> list[str]:
         """Where a column meets these taps, along each axis; emits what returns `beyond` where it meets nothing."""
@@ -285,23 +293,34 @@ class _Problem(NamedTuple):
             at = frame.offset(first, (row,), ("i",))
             frame.line(f"return i < {frame.size(rows)} ? {base} + {at} : nullptr;")
 
-        def at() -> None:
-            frame.line(f"if (p == nullptr || k >= {frame.size(k)}) return 0;")
-            element = loaded(self.dtype, f"p[{steps.offset(frame, 'k')}]")
-            frame.line(f"return ({sum_type(self.dtype)}){element};")
+        def place() -> None:
+            frame.line(f"if (p == nullptr || k >= {frame.size(k)}) return nullptr;")
+            frame.line(f"return p + {steps.offset(frame, 'k')};")
 
         def find() -> None:
             frame.line(f"const bool inside = k < {frame.size(k)};")
             frame.line(f"return PlainSpot{{{steps.offset(frame, 'k')}, inside}};")
 
         def there() -> None:
-            element = f"({sum_type(self.dtype)}){loaded(self.dtype, 'p[s.offset]')}"
-            frame.line(f"return (p != nullptr) & s.inside ? {element} : 0;")
+            frame.line("return (p != nullptr) & s.inside ? p + s.offset : nullptr;")
 
         near = min([guess(stride) for size, stride in zip(*steps, strict=True) if size != 1], default=1)
+        along = near < guess(row)
+        others = [first, *self.before(role)]
+        if along:
+            pack = pack_of(self.dtype, *steps, [*others, *([row] if rows != 1 else [])])
+        else:
+            pack = pack_of(self.dtype, [rows], [row], [*others, *_far(steps)])
         return Lines(
-            near < guess(row), pointer, line, at, spots=Spots("PlainSpot", "Index offset; bool inside;", find, there)
+            along, pointer, line, place, spots=Spots("PlainSpot", "Index offset; bool inside;", find, there), pack=pack
         )
+
+    def before(self, role: str) -> list[Dim]:
+        """What is added to the address of an operand for a group."""
+        convolution, array = self.convolution, self.arrays[role]
+        size = convolution.inputs if role == "x" else convolution.outputs
+        groups = [size * array.strides[0 if role == "w" else 1]] if convolution.groups != 1 else []
+        return [array.offset, *groups]
 
     def source(self, frame: Frame, group: str) -> Lines:
         """The columns of the implicit matrix: windows of x or g, or elements of x that meet a tap."""
@@ -320,11 +339,11 @@ class _Problem(NamedTuple):
             at = [_affine(frame, walk.start, u, walk.across) for walk, u in zip(self.walks, index[1:], strict=True)]
             frame.line(f"return Column{{i < {frame.size(product(columns))} ? {start} : nullptr, {', '.join(at)}}};")
 
-        def at() -> None:
-            frame.line(f"if (p.start == nullptr || k >= {frame.size(product(rows))}) return 0;")
+        def place() -> None:
+            frame.line(f"if (p.start == nullptr || k >= {frame.size(product(rows))}) return nullptr;")
             first, *taps = unravelled(frame, "k", rows)
-            at = frame.offset(0, (outer[1], *array.strides[2:]), (first, *self.places(frame, taps, "0")))
-            frame.line(f"return ({sum_type(self.dtype)}){loaded(self.dtype, f'p.start[{at}]')};")
+            at = frame.offset(0, (outer[1], *array.strides[2:]), (first, *self.places(frame, taps, "nullptr")))
+            frame.line(f"return p.start + {at};")
 
         def find() -> None:
             first, *taps = unravelled(frame, "k", rows)
@@ -337,12 +356,24 @@ class _Problem(NamedTuple):
             met = [(at, walk) for at, walk in zip(places, self.walks, strict=True) if not _is_inside(walk)]
             bounds = "".join([f" & ({at} >= 0) & ({at} < {frame.size(walk.size)})" for at, walk in met])
             at = frame.offset(0, (1, *array.strides[2:]), ("s.offset", *places))
-            element = f"({sum_type(self.dtype)}){loaded(self.dtype, f'p.start[{at}]')}"
-            frame.line(f"return (p.start != nullptr) & s.inside{bounds} ? {element} : 0;")
+            frame.line(f"return (p.start != nullptr) & s.inside{bounds} ? p.start + {at} : nullptr;")
 
         along = self.convolution.roles[2] == "w"
         spots = Spots("SourceSpot", f"Index offset;{places} bool inside;", find, there)
-        return Lines(along, "Column", line, at, spots=spots if along else None)
+        pack = self.pack_of_source(source, along=along)
+        return Lines(along, "Column", line, place, spots=spots if along else None, pack=pack)
+
+    def pack_of_source(self, role: str, *, along: bool) -> int:
+        """Elements of an access to the source: neighbours of space, if it is walked as it lies, and all of it."""
+        array, walks = self.arrays[role], self.walks
+        batch, channel, *space = array.strides
+        walked = [(w.columns, w.rows, w.down) if along else (w.rows, w.columns, w.across) for w in walks]
+        whole = all(
+            (taps, step, w.start, size) == (1, 1, 0, w.size)
+            for w, (taps, size, step) in zip(walks, walked, strict=True)
+        )
+        extents = (self.convolution.batch, *(w.size for w in walks))
+        return pack_of(self.dtype, extents, (batch, *space), [*self.before(role), channel]) if whole else 1
 
     def out(self, frame: Frame, index: Sequence[str], sum: str) -> None:
         """What the kernel does with a result, at its group, row and column."""
@@ -353,6 +384,11 @@ class _Problem(NamedTuple):
         channel = frame.value("Index", frame.offset(0, (rows, 1), (group, i)), "channel")
         value = frame.value(REGISTER[self.dtype], rounded_sum(self.dtype, sum), "element")
         lanes.finish_at(frame, 0, [channel, first, *spots] if role == "w" else [first, channel, *spots], value)
+
+
+def _far(steps: Steps) -> list[Dim]:
+    """The strides of axes along which there is something."""
+    return [stride for extent, stride in zip(*steps, strict=True) if extent != 1]
 
 
 def _affine(frame: Frame, start: Dim, index: str, step: int) -> str:

@@ -23,10 +23,9 @@ from graphc.runtime.contraction import Contraction, contraction, layout, stored,
 from graphc.runtime.cuda import lanes
 from graphc.runtime.cuda.epilogues import epilogue_of
 from graphc.runtime.cuda.launches import CudaCode, Frame, Fused, Gemm
-from graphc.runtime.cuda.products import Lines, Products, by_teams, by_tiles, rounded_sum
-from graphc.runtime.cuda.scalars import HALVES, MEMORY, REGISTER, loaded
+from graphc.runtime.cuda.products import Lines, Products, by_teams, by_tiles, pack_of, rounded_sum
+from graphc.runtime.cuda.scalars import HALVES, MEMORY, REGISTER
 from graphc.runtime.cuda.scalars import stored as in_memory
-from graphc.runtime.cuda.tiles import sum_type
 from graphc.runtime.strided import Strided
 from graphc.types import TensorType
 
@@ -161,17 +160,21 @@ def _products(problem: Contraction) -> Products:
     dtype, k = problem.dtype, problem.k
 
     def lines(frame: Frame, batch: Sequence[str], x: Strided, extent: Dim, stride: Dim, along: Dim) -> Lines:
+        outer = [step for size, step in zip(problem.batch, x.strides, strict=False) if size != 1]
+        walked = ((k, along), (extent, stride)) if _is_along(along, stride) else ((extent, stride), (k, along))
+        (near, near_step), (far, far_step) = walked
+        pack = pack_of(dtype, [near], [near_step], [x.offset, *outer, *([far_step] if far != 1 else [])])
         start = frame.value(f"{MEMORY[dtype]}*", f"&{frame.at(x, batch)}", "start")
 
         def line() -> None:
             at = frame.offset(0, (stride,), ("i",))
             frame.line(f"return i < {frame.size(extent)} ? {start} + {at} : nullptr;")
 
-        def at() -> None:
-            element = loaded(dtype, f"p[{frame.offset(0, (along,), ('k',))}]")
-            frame.line(f"return p != nullptr && k < {frame.size(k)} ? ({sum_type(dtype)}){element} : 0;")
+        def place() -> None:
+            at = frame.offset(0, (along,), ("k",))
+            frame.line(f"return p != nullptr && k < {frame.size(k)} ? p + {at} : nullptr;")
 
-        return Lines(_is_along(along, stride), f"const {MEMORY[dtype]}*", line, at)
+        return Lines(_is_along(along, stride), f"const {MEMORY[dtype]}*", line, place, pack=pack)
 
     def operands(frame: Frame, batch: Sequence[str]) -> tuple[Lines, Lines]:
         (row, a_k), (b_k, column) = problem.a.strides[-2:], problem.b.strides[-2:]

@@ -50,6 +50,25 @@ __device__ __forceinline__ u16 half_bits(double x) {
     asm("cvt.rn.f16.f64 %0, %1;" : "=h"(y) : "d"(x));
     return y;
 }
+// Copies of 4, 8 or 16 bytes to shared memory that go on by themselves until `arrived`; of null, zeros.
+#if __CUDA_ARCH__ >= 800
+constexpr bool ASYNCHRONOUS = true;
+template <int BYTES> __device__ __forceinline__ void sent(void* to, const void* from) {
+    const u32 place = (u32)__cvta_generic_to_shared(to);
+    const u32 count = from != nullptr ? BYTES : 0;
+    if constexpr (BYTES == 16) {
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(place), "l"(from), "r"(count) : "memory");
+    } else {
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(place), "l"(from), "n"(BYTES), "r"(count)
+                     : "memory");
+    }
+}
+__device__ __forceinline__ void arrived() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+#else
+constexpr bool ASYNCHRONOUS = false;
+template <int BYTES> __device__ __forceinline__ void sent(void*, const void*) {}
+__device__ __forceinline__ void arrived() {}
+#endif
 """
 
 NUMBERS = r"""

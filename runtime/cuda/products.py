@@ -14,7 +14,7 @@ from graphc.passes.sizes import guess
 from graphc.runtime.cuda import tiles
 from graphc.runtime.cuda.grids import THREADS, each_point, unravelled
 from graphc.runtime.cuda.launches import CudaCode, Frame
-from graphc.runtime.cuda.scalars import HALVES, REGISTER, rounded
+from graphc.runtime.cuda.scalars import HALVES, MEMORY, REGISTER, loaded, rounded
 from graphc.runtime.cuda.tiles import Tile, sum_type
 from graphc.runtime.strided import Strided, itemsize
 
@@ -22,6 +22,9 @@ WARP, DEEP = 32, 8  # threads of a team
 LONG = 4096  # k from which a block sums, and not a warp
 UNROLLED = 64  # k up to which code is a line for each
 GROUP = 8  # rows of tiles whose blocks follow each other column by column, so that they find operands in the cache
+
+ACCESS = 16  # bytes
+MOST = 8  # elements of an access: a thread has registers for so many
 
 WIDTH = {"double": "float64", "float": "float32", "u32": "int32", "u64": "int64"}  # dtypes of the size of sums
 
@@ -32,7 +35,7 @@ class Spots(NamedTuple):
     Attributes:
         type: name of a struct in C, and `fields` what it has.
         find: emits lines that return it, for place `k`.
-        there: emits lines that return the element of line `p` at spot `s`, 0 where there is none.
+        there: emits lines that return where the element of line `p` at spot `s` is, null where there is none.
     """
 
     type: str
@@ -48,18 +51,21 @@ class Lines(NamedTuple):
         along: whether elements are rather side by side along k than across lines.
         type: in C, of what is known of a line.
         line: emits lines that return it, for line `i`.
-        at: emits lines that return an element of line `p` at `k`, 0 where there is none; of a slab `p` at its `k`-th
-            place, if slabs are prepared.
+        place: emits lines that return where the element of line `p` at `k` is, null where there is none; of a slab `p`
+            at its `k`-th place, if slabs are prepared.
         slab: what is known of a line `p` in the slab from `k` on: its type, and what emits lines that return it.
-        spots: what tiles may use instead of `at`.
+        spots: what tiles may use instead of `place`.
+        pack: how many elements one access of tiles brings: neighbours along k or across lines, as `along` says; see
+            `pack_of`.
     """
 
     along: bool
     type: str
     line: Callable[[], None]
-    at: Callable[[], None]
+    place: Callable[[], None]
     slab: tuple[str, Callable[[], None]] | None = None
     spots: Spots | None = None
+    pack: int = 1
 
 
 class Products(NamedTuple):
@@ -82,6 +88,24 @@ class Products(NamedTuple):
     operands: Callable[[Frame, Sequence[str]], tuple[Lines, Lines]]
     out: Callable[[Frame, Sequence[str], str], None]
     in_slabs: Callable[[CudaCode, int], Products | None] = lambda *_: None
+
+
+def pack_of(dtype: str, extents: Sequence[Dim], strides: Sequence[Dim], others: Sequence[Dim]) -> int:
+    """How many elements an access of 16 bytes brings; 1 if it isn't known that such accesses are aligned and inside.
+
+    Args:
+        extents, strides: of the axes along which neighbours are brought, the innermost last.
+        others: the strides of all other axes, and offsets: whatever leads to a neighbourhood.
+    """
+    run: Dim = 1
+    apart = list(others)
+    for extent, stride in zip(reversed(extents), reversed(strides), strict=True):
+        if extent != 1 and stride == run and len(apart) == len(others):
+            run = run * extent
+        elif extent != 1:
+            apart.append(stride)
+    count = ACCESS // itemsize(dtype)
+    return count if count <= MOST and all(step % count == 0 for step in (run, *apart)) else 1
 
 
 def by_tiles(code: CudaCode, problem: Products) -> None:
@@ -205,35 +229,43 @@ def _launch(
     inside = frame.value("Index", f"{within} % ({GROUP} * {across})", "inside")
     i0 = frame.value("Index", f"({first} + {inside} % {height}) * {tile.rows}", "i0")
     j0 = frame.value("Index", f"{inside} / {height} * {tile.columns}", "j0")
-    lines = _operands(frame, problem, batch, by_spots=True)
-    for name, each in zip("ab", lines, strict=True):
-        kind, given = "lines", [f"{name}_line", f"{name}_at"]
+    for name, each in zip("ab", _operands(frame, problem, batch, by_tiles=True), strict=True):
+        kind, given = "lines", [f"{name}_line", f"{name}_place"]
         if each.slab is not None:
-            kind, given = "slabbed", [f"{name}_line", f"{name}_slab", f"{name}_at"]
+            kind, given = "slabbed", [f"{name}_line", f"{name}_slab", f"{name}_place"]
         elif each.spots is not None:
             kind, given = "spotted", [f"{name}_line", f"{name}_spot", f"{name}_there"]
             _spots(frame, name, each.spots, problem.dtype)
-        frame.line(f"const auto {name} = {kind}<{str(each.along).lower()}>({', '.join(given)});")
+        frame.line(f"const auto {name} = {kind}<{str(each.along).lower()}, {each.pack}>({', '.join(given)});")
     with frame.block(f"const auto out = [&](Index i, Index j, {sum_type(problem.dtype)} sum)", "};"):
         frame.line(f"if (i >= {frame.size(m)} || j >= {frame.size(n)}) return;")
         out(frame, number, [*batch, "i", "j"], "sum")
     begin = f"{number} * {frame.size(part)}" if parts != 1 else "0"
     end = f"least<Index>({begin} + {frame.size(part)}, {frame.size(k)})" if parts != 1 else frame.size(k)
-    frame.line(f"product<{tile.type(problem.dtype)}, {tile.depth}>(a, b, {i0}, {j0}, {begin}, {end}, out);")
+    types = f"{tile.type(problem.dtype)}, {tile.depth}, {MEMORY[problem.dtype]}"
+    frame.line(f"product<{types}>(value, a, b, {i0}, {j0}, {begin}, {end}, out);")
 
 
 def _spots(frame: Frame, name: str, spots: Spots, dtype: str) -> None:
-    """Emit the functions that give what is known of a place, and an element there."""
+    """Emit the functions that give what is known of a place, and where an element is there."""
     frame.line(f"struct {spots.type} {{ {spots.fields} }};")
     with frame.block(f"const auto {name}_spot = [&](Index k) -> {spots.type}", "};"):
         spots.find()
-    with frame.block(f"const auto {name}_there = [&](const auto& p, const {spots.type}& s) -> {sum_type(dtype)}", "};"):
+    pointer = f"const {MEMORY[dtype]}*"
+    with frame.block(f"const auto {name}_there = [&](const auto& p, const {spots.type}& s) -> {pointer}", "};"):
         spots.there()
 
 
-def _operands(frame: Frame, problem: Products, batch: Sequence[str], *, by_spots: bool = False) -> tuple[Lines, Lines]:
-    """Emit the functions `a_line`, `a_at`, `b_line` and `b_at`; no `at` where spots are used instead."""
+def _operands(frame: Frame, problem: Products, batch: Sequence[str], *, by_tiles: bool = False) -> tuple[Lines, Lines]:
+    """Emit the functions `value`, `a_line`, `b_line`, `a_place` and `b_place`.
+
+    For tiles, not the places where spots are used instead; for all others, also the elements, `a_at` and `b_at`.
+    """
     found = problem.operands(frame, batch)
+    memory, type = MEMORY[problem.dtype], sum_type(problem.dtype)
+    frame.line(
+        f"const auto value = [](const {memory}& x) -> {type} {{ return ({type}){loaded(problem.dtype, 'x')}; }};"
+    )
     for name, lines in zip("ab", found, strict=True):
         with frame.block(f"const auto {name}_line = [&](Index i) -> {lines.type}", "};"):
             lines.line()
@@ -241,8 +273,12 @@ def _operands(frame: Frame, problem: Products, batch: Sequence[str], *, by_spots
             type, prepare = lines.slab
             with frame.block(f"const auto {name}_slab = [&](const auto& p, Index k) -> {type}", "};"):
                 prepare()
-        if by_spots and lines.spots is not None:
+        if by_tiles and lines.spots is not None:
             continue
-        with frame.block(f"const auto {name}_at = [&](const auto& p, Index k) -> {sum_type(problem.dtype)}", "};"):
-            lines.at()
+        with frame.block(f"const auto {name}_place = [&](const auto& p, Index k) -> const {memory}*", "};"):
+            lines.place()
+        if not by_tiles:
+            with frame.block(f"const auto {name}_at = [&](const auto& p, Index k) -> {type}", "};"):
+                frame.line(f"const {memory}* const found = {name}_place(p, k);")
+                frame.line("return found != nullptr ? value(*found) : 0;")
     return found

@@ -1,15 +1,17 @@
 """Tiles of sums of products, in CUDA C: what products of matrices, convolutions and attention are made of.
 
-A block of threads computes a tile of the result. It walks along k in slabs: elements of both operands go through
-registers, as `Word`s, to shared memory, laid out as [k][line], while the slab before is multiplied. The sums of a
-thread stay in its registers, in a `Plain` tile, whose threads multiply by themselves, or in a `Cores` tile, whose
-warps use tensor cores. In the end the tile goes through shared memory once more, row by row, so that threads side by
-side give elements side by side.
+A block of threads computes a tile of the result. It walks along k in slabs: elements of both operands go to shared
+memory, as `Word`s, laid out as [k][line], while the slab before is multiplied; by copies that need no registers where
+words are what lies in memory (`RAW`). The sums of a thread stay in its registers, in a `Plain` tile, whose threads
+multiply by themselves, or in a `Cores` tile, whose warps use tensor cores. In the end the tile goes through shared
+memory once more, row by row, so that threads side by side give elements side by side.
 
 What differs between users are functors: `line(i)` prepares line i of an operand, a row of A or a column of B,
 `slab(line, k)` what is known of it in the slab from k on, `spot(k, d)` of a place along k, whatever the line, and
-`in(slab, spot)` gives an element, 0 outside; `ALONG` says that elements are rather side by side along k than across
-lines, so a thread has words of several lines at one place. `out(i, j, sum)` takes an element of the result.
+`in(slab, spot)` says where an element is, null outside; `ALONG` says that elements are rather side by side along k than
+across lines, so a thread has words of several lines at one place. So many as `PACK` says are neighbours in memory, all
+of them inside or none, and aligned for one access. `value(x)` is an element of memory as it is multiplied, and
+`out(i, j, sum)` takes an element of the result.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ struct Plain {
     typedef T Word;
     typedef T Sum;
     static constexpr int ROWS = ROWS_, COLUMNS = COLUMNS_, PACKED = 1, PAD = 4;
+    static constexpr bool RAW = true;
     static constexpr int DOWN = ROWS / TALL, ACROSS = COLUMNS / WIDE, THREADS = DOWN * ACROSS;
     static constexpr int ROUNDS = TALL, EACH = WIDE, SLOTS = DOWN;
     T sums[TALL * WIDE];
@@ -100,6 +103,7 @@ struct Cores {
     typedef u32 Word;
     typedef float Sum;
     static constexpr int ROWS = ROWS_, COLUMNS = COLUMNS_, PACKED = Kind::PACKED, PAD = 8;
+    static constexpr bool RAW = false;
     static constexpr int DOWN = ROWS / (16 * TALL), ACROSS = COLUMNS / (8 * WIDE), THREADS = 32 * DOWN * ACROSS;
     static constexpr int ROUNDS = TALL, EACH = 4 * WIDE, SLOTS = 16 * DOWN;
     float sums[4 * TALL * WIDE];
@@ -201,91 +205,134 @@ KINDS: Mapping[str, str] = {
 }
 
 WALK = r"""
-template <bool ALONG_, class Line, class At>
+template <bool ALONG_, int PACK_, class Line, class Place>
 struct Lines {
     Line line;
-    At at;
+    Place place;
     static constexpr bool ALONG = ALONG_;
+    static constexpr int PACK = PACK_;
     template <class P> __device__ P slab(const P& p, Index) const { return p; }
     __device__ Index spot(Index k, int d) const { return k + d; }
-    template <class P> __device__ auto in(const P& p, Index k) const { return at(p, k); }
+    template <class P> __device__ auto in(const P& p, Index k) const { return place(p, k); }
 };
 
-// The same where places along k are prepared, too, whatever the line: `at` takes what `find` gives.
-template <bool ALONG_, class Line, class Find, class At>
+// The same where places along k are prepared, too, whatever the line: `place` takes what `find` gives.
+template <bool ALONG_, int PACK_, class Line, class Find, class Place>
 struct Spotted {
     Line line;
     Find find;
-    At at;
+    Place place;
     static constexpr bool ALONG = ALONG_;
+    static constexpr int PACK = PACK_;
     template <class P> __device__ P slab(const P& p, Index) const { return p; }
     __device__ auto spot(Index k, int d) const { return find(k + d); }
-    template <class P, class S> __device__ auto in(const P& p, const S& s) const { return at(p, s); }
+    template <class P, class S> __device__ auto in(const P& p, const S& s) const { return place(p, s); }
 };
 
-// The same where slabs are prepared, too: `at` takes what `prepare` gives, and the place in the slab.
-template <bool ALONG_, class Line, class Prepare, class At>
+// The same where slabs are prepared, too: `place` takes what `prepare` gives, and the place in the slab.
+template <bool ALONG_, int PACK_, class Line, class Prepare, class Place>
 struct Slabbed {
     Line line;
     Prepare prepare;
-    At at;
+    Place place;
     static constexpr bool ALONG = ALONG_;
+    static constexpr int PACK = PACK_;
     template <class P> __device__ auto slab(const P& p, Index k) const { return prepare(p, k); }
     __device__ int spot(Index, int d) const { return d; }
-    template <class P> __device__ auto in(const P& p, int d) const { return at(p, d); }
+    template <class P> __device__ auto in(const P& p, int d) const { return place(p, d); }
 };
 
-template <bool ALONG, class Line, class At>
-__device__ Lines<ALONG, Line, At> lines(Line line, At at) { return {line, at}; }
+template <bool ALONG, int PACK, class Line, class Place>
+__device__ Lines<ALONG, PACK, Line, Place> lines(Line line, Place place) { return {line, place}; }
 
-template <bool ALONG, class Line, class Find, class At>
-__device__ Spotted<ALONG, Line, Find, At> spotted(Line line, Find find, At at) { return {line, find, at}; }
+template <bool ALONG, int PACK, class Line, class Find, class Place>
+__device__ Spotted<ALONG, PACK, Line, Find, Place> spotted(Line line, Find find, Place place) {
+    return {line, find, place};
+}
 
-template <bool ALONG, class Line, class Prepare, class At>
-__device__ Slabbed<ALONG, Line, Prepare, At> slabbed(Line line, Prepare prepare, At at) { return {line, prepare, at}; }
+template <bool ALONG, int PACK, class Line, class Prepare, class Place>
+__device__ Slabbed<ALONG, PACK, Line, Prepare, Place> slabbed(Line line, Prepare prepare, Place place) {
+    return {line, prepare, place};
+}
 
-// Which words of a slab of LINES x DEPTH a thread carries: COUNT, of OWN lines.
-template <class Tile, class Given, int LINES, int DEPTH>
+// What a thread carries of a slab of LINES x DEPTH words: COUNT units, of OWN lines. A unit is PACK neighbours: of HIGH
+// lines, or DEEP words along k. Those that lie in memory as in the slab are copied asynchronously where a GPU can, from
+// `begin` on; all others are in registers between `begin` and `end`.
+template <class Tile, class Memory, class Given, int LINES, int DEPTH>
 struct Share {
-    static constexpr int COUNT = LINES * DEPTH / Tile::THREADS, PAD = Tile::PAD;
-    static constexpr int PASS = Given::ALONG ? Tile::THREADS / DEPTH : Tile::THREADS;
-    static constexpr int OWN = Given::ALONG ? COUNT : LINES > Tile::THREADS ? LINES / Tile::THREADS : 1;
+    typedef typename Tile::Word Word;
+    typedef typename Tile::Element Element;
+    static constexpr int PACK = Given::PACK, PACKED = Tile::PACKED, STRIDE = LINES + Tile::PAD;
+    static constexpr bool IN_ONE = Given::ALONG && PACK > 1;
+    static constexpr int HIGH = Given::ALONG ? 1 : PACK, DEEP = IN_ONE ? PACK / PACKED : 1;
+    static constexpr int LOADS = IN_ONE ? 1 : PACKED, WORDS = HIGH * DEEP;
+    static constexpr int GROUPS = LINES / HIGH, STEPS = DEPTH / DEEP, UNITS = GROUPS * STEPS;
+    static constexpr int COUNT = UNITS > Tile::THREADS ? UNITS / Tile::THREADS : 1;
+    static constexpr int PASS = Given::ALONG ? Tile::THREADS / STEPS : Tile::THREADS;
+    static constexpr int OWN = Given::ALONG ? COUNT : GROUPS > Tile::THREADS ? GROUPS / Tile::THREADS : 1;
+    static constexpr bool ASYNC = ASYNCHRONOUS && Tile::RAW && sizeof(Memory) == sizeof(Word) && !IN_ONE;
     typedef decltype(((Given*)nullptr)->line(Index(0))) Line;
     const Given& given;
     Line own[OWN];
-    typename Tile::Word words[COUNT];
+    Word words[ASYNC ? 1 : COUNT * WORDS];
 
     static __device__ int line(int s) {
         const int t = threadIdx.x;
-        return Given::ALONG ? t / DEPTH + s * PASS : LINES > PASS ? t + s * PASS : t % LINES;
+        return (Given::ALONG ? t / STEPS + s * PASS : GROUPS > PASS ? t + s * PASS : t % GROUPS) * HIGH;
     }
     static __device__ int depth(int s) {
         const int t = threadIdx.x;
-        return Given::ALONG ? t % DEPTH : LINES > PASS ? s / OWN : t / LINES + s * (PASS / LINES);
+        return (Given::ALONG ? t % STEPS : GROUPS > PASS ? s / OWN : t / GROUPS + s * (PASS / GROUPS)) * DEEP;
     }
+    static __device__ Word* place(Word* slab, int s) { return slab + depth(s) * STRIDE + line(s % OWN); }
+    static __device__ bool idle() { return UNITS < Tile::THREADS && threadIdx.x >= UNITS; }
+
     __device__ Share(const Given& given, Index first) : given(given) {
 #pragma unroll
         for (int s = 0; s < OWN; s++) own[s] = given.line(first + line(s));
     }
-    __device__ void fetch(Index k) {
+    template <class Value>
+    __device__ void begin(Index k, Word* slab, const Value& value) {
+        if (idle()) return;
         decltype(given.slab(own[0], k)) slabs[OWN];
 #pragma unroll
         for (int s = 0; s < OWN; s++) slabs[s] = given.slab(own[s], k);
-        decltype(given.spot(k, 0)) spots[Tile::PACKED];
+        decltype(given.spot(k, 0)) spots[LOADS];
 #pragma unroll
         for (int s = 0; s < COUNT; s++) {
-            typename Tile::Element x[Tile::PACKED];
+            Element x[WORDS][PACKED];
 #pragma unroll
-            for (int e = 0; e < Tile::PACKED; e++) {
-                if (!Given::ALONG || s == 0) spots[e] = given.spot(k, depth(s) * Tile::PACKED + e);
-                x[e] = given.in(slabs[s % OWN], spots[e]);
+            for (int e = 0; e < LOADS; e++) {
+                if (!Given::ALONG || s == 0) spots[e] = given.spot(k, depth(s) * PACKED + e);
+                const Memory* const from = given.in(slabs[s % OWN], spots[e]);
+                if constexpr (ASYNC) {
+                    sent<PACK * sizeof(Word)>(place(slab, s), from);
+                } else {
+                    Pack<PACK, Memory> found = {};
+                    if (from != nullptr) found = fetched<PACK>(from);
+#pragma unroll
+                    for (int v = 0; v < PACK; v++)
+                        x[IN_ONE ? v / PACKED : v][IN_ONE ? v % PACKED : e] = value(found.item[v]);
+                }
             }
-            words[s] = Tile::word(x);
+            if constexpr (!ASYNC) {
+#pragma unroll
+                for (int w = 0; w < WORDS; w++) words[s * WORDS + w] = Tile::word(x[w]);
+            }
         }
     }
-    __device__ void stash(typename Tile::Word* to) const {
+    __device__ void end(Word* slab) const {
+        if (ASYNC || idle()) return;
 #pragma unroll
-        for (int s = 0; s < COUNT; s++) to[depth(s) * (LINES + PAD) + line(s % OWN)] = words[s];
+        for (int s = 0; s < COUNT; s++) {
+            Pack<HIGH, Word> high;
+#pragma unroll
+            for (int j = 0; j < DEEP; j++) {
+#pragma unroll
+                for (int v = 0; v < HIGH; v++) high.item[v] = words[ASYNC ? 0 : s * WORDS + j * HIGH + v];
+                put(place(slab, s) + j * STRIDE, high);
+            }
+        }
     }
 };
 
@@ -299,8 +346,9 @@ struct alignas(32) Slabs {
 };
 
 // out(i, j, sum) for the tile at (i0, j0), where sum is that of a(i, k) * b(k, j) over k from `first` to `last`.
-template <class Tile, int DEPTH, class A, class B, class Out>
-__device__ void product(const A& a, const B& b, Index i0, Index j0, Index first, Index last, const Out& out) {
+template <class Tile, int DEPTH, class Memory, class Value, class A, class B, class Out>
+__device__ void product(
+    const Value& value, const A& a, const B& b, Index i0, Index j0, Index first, Index last, const Out& out) {
     typedef typename Tile::Word Word;
     typedef typename Tile::Sum Sum;
     __shared__ Slabs<Tile, DEPTH> memory;
@@ -309,28 +357,31 @@ __device__ void product(const A& a, const B& b, Index i0, Index j0, Index first,
     Tile tile;
 #pragma unroll
     for (int s = 0; s < Tile::ROUNDS * Tile::EACH; s++) tile.sums[s] = 0;
-    Share<Tile, A, Tile::ROWS, DEPTH> rows(a, i0);
-    Share<Tile, B, Tile::COLUMNS, DEPTH> columns(b, j0);
+    Share<Tile, Memory, A, Tile::ROWS, DEPTH> rows(a, i0);
+    Share<Tile, Memory, B, Tile::COLUMNS, DEPTH> columns(b, j0);
     int half = 0;
-    rows.fetch(first);
-    columns.fetch(first);
-    rows.stash(panels);
-    columns.stash(panels + right);
-    __syncthreads();
+    rows.begin(first, panels, value);
+    columns.begin(first, panels + right, value);
+    rows.end(panels);
+    columns.end(panels + right);
     for (Index k = first; k < last; k += DEPTH * Tile::PACKED) {
-        const bool more = k + DEPTH * Tile::PACKED < last;
-        if (more) {
-            rows.fetch(k + DEPTH * Tile::PACKED);
-            columns.fetch(k + DEPTH * Tile::PACKED);
+        const Index following = k + DEPTH * Tile::PACKED;
+        Word* const next = panels + memory.WORDS - half;
+        arrived();
+        __syncthreads();  // this slab is there, and nobody needs the one before any more
+        if (following < last) {
+            rows.begin(following, next, value);
+            columns.begin(following, next + right, value);
         }
         tile.template multiply<DEPTH>(panels + half, panels + half + right);
-        half = memory.WORDS - half;
-        if (more) {
-            rows.stash(panels + half);
-            columns.stash(panels + half + right);
+        if (following < last) {
+            rows.end(next);
+            columns.end(next + right);
         }
-        __syncthreads();
+        half = memory.WORDS - half;
     }
+    arrived();
+    __syncthreads();
     Sum* const stage = (Sum*)memory.bytes;
     const int width = Tile::COLUMNS + 1;
 #pragma unroll

@@ -1,4 +1,4 @@
-// In the place of what a GPU has of its own: conversions of bits and of 16-bit floats.
+// In the place of what a GPU has of its own: conversions of bits and of 16-bit floats, and copies to shared memory.
 static inline float float_of(u32 bits) { float x; memcpy(&x, &bits, 4); return x; }
 static inline double double_of(u64 bits) { double x; memcpy(&x, &bits, 8); return x; }
 static inline u32 bits_of(float x) { u32 bits; memcpy(&bits, &x, 4); return bits; }
@@ -19,3 +19,19 @@ static inline u16 half_bits(double x) {
     return sign | (u16)((exponent + 14) * 1024 + (int)steps);
 }
 static inline u16 half_bits(float x) { return half_bits((double)x); }
+// Copies that a GPU makes by itself happen as late as they may: when the thread that asked for them waits.
+const bool ASYNCHRONOUS = true;
+struct Copying { void* to; const void* from; int bytes; };
+static Copying copying[1024][64];
+static int begun[1024];
+template <int BYTES> static inline void sent(void* to, const void* from) {
+    if ((size_t)to % BYTES || (size_t)from % BYTES) abort();
+    copying[threadIdx.x][begun[threadIdx.x]++] = Copying{to, from, BYTES};
+}
+static inline void arrived() {
+    int& count = begun[threadIdx.x];
+    while (count) {
+        const Copying& copy = copying[threadIdx.x][--count];
+        if (copy.from) memcpy(copy.to, copy.from, copy.bytes); else memset(copy.to, 0, copy.bytes);
+    }
+}

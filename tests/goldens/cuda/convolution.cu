@@ -12,6 +12,7 @@ extern "C" __global__ void __launch_bounds__(64) kernel0(const float* r1, const 
     const float* base_7 = r1 + 0;
     const float* base_8 = r0 + 0;
     struct Column { const float* start; Index at0; Index at1; };
+    const auto value = [](const float& x) -> float { return (float)x; };
     const auto a_line = [&](Index i) -> const float* {
         return i < 24 ? base_7 + i * 216 : nullptr;
     };
@@ -22,28 +23,28 @@ extern "C" __global__ void __launch_bounds__(64) kernel0(const float* r1, const 
         const Index rest_12 = rest_10 / 10;
         return Column{i < 200 ? base_8 + rest_12 * 9600 : nullptr, -1 + i_11 * 2, -1 + i_9 * 2};
     };
-    const auto b_at = [&](const auto& p, Index k) -> float {
-        if (p.start == nullptr || k >= 216) return 0;
+    const auto b_place = [&](const auto& p, Index k) -> const float* {
+        if (p.start == nullptr || k >= 216) return nullptr;
         const Index i_13 = k % 3;
         const Index rest_14 = k / 3;
         const Index i_15 = rest_14 % 3;
         const Index rest_16 = rest_14 / 3;
         const Index place_17 = p.at0 + i_15;
-        if (place_17 < 0 || place_17 >= 20) return 0;
+        if (place_17 < 0 || place_17 >= 20) return nullptr;
         const Index place_18 = p.at1 + i_13;
-        if (place_18 < 0 || place_18 >= 20) return 0;
-        return (float)p.start[rest_16 * 400 + place_17 * 20 + place_18];
+        if (place_18 < 0 || place_18 >= 20) return nullptr;
+        return p.start + rest_16 * 400 + place_17 * 20 + place_18;
     };
     struct PlainSpot { Index offset; bool inside; };
     const auto a_spot = [&](Index k) -> PlainSpot {
         const bool inside = k < 216;
         return PlainSpot{k, inside};
     };
-    const auto a_there = [&](const auto& p, const PlainSpot& s) -> float {
-        return (p != nullptr) & s.inside ? (float)p[s.offset] : 0;
+    const auto a_there = [&](const auto& p, const PlainSpot& s) -> const float* {
+        return (p != nullptr) & s.inside ? p + s.offset : nullptr;
     };
-    const auto a = spotted<true>(a_line, a_spot, a_there);
-    const auto b = lines<false>(b_line, b_at);
+    const auto a = spotted<true, 4>(a_line, a_spot, a_there);
+    const auto b = lines<false, 1>(b_line, b_place);
     const auto out = [&](Index i, Index j, float sum) {
         if (i >= 24 || j >= 200) return;
         const Index i_19 = j % 10;
@@ -55,5 +56,5 @@ extern "C" __global__ void __launch_bounds__(64) kernel0(const float* r1, const 
         const float v_25 = maximum(element_24, 0.0f);
         w0[rest_22 * 2400 + channel_23 * 100 + i_21 * 10 + i_19] = v_25;
     };
-    product<Plain<float, 16, 64, 4, 4>, 16>(a, b, i0_5, j0_6, 0, 216, out);
+    product<Plain<float, 16, 64, 4, 4>, 16, float>(value, a, b, i0_5, j0_6, 0, 216, out);
 }

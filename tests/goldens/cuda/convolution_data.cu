@@ -15,6 +15,7 @@ extern "C" __global__ void __launch_bounds__(64) kernel0(const float* r1, const 
     const float* base_7 = r1 + 0;
     const float* base_8 = r0 + 0;
     struct Column { const float* start; Index at0; Index at1; };
+    const auto value = [](const float& x) -> float { return (float)x; };
     const auto a_line = [&](Index i) -> const float* {
         return i < 24 ? base_7 + 4 + i * 9 : nullptr;
     };
@@ -25,22 +26,22 @@ extern "C" __global__ void __launch_bounds__(64) kernel0(const float* r1, const 
         const Index rest_12 = rest_10 / 10;
         return Column{i < 200 ? base_8 + rest_12 * 2400 : nullptr, i_11, i_9};
     };
-    const auto b_at = [&](const auto& p, Index k) -> float {
-        if (p.start == nullptr || k >= 24) return 0;
+    const auto b_place = [&](const auto& p, Index k) -> const float* {
+        if (p.start == nullptr || k >= 24) return nullptr;
         const Index place_13 = p.at0 + 0;
         const Index place_14 = p.at1 + 0;
-        return (float)p.start[k * 100 + place_13 * 10 + place_14];
+        return p.start + k * 100 + place_13 * 10 + place_14;
     };
     struct PlainSpot { Index offset; bool inside; };
     const auto a_spot = [&](Index k) -> PlainSpot {
         const bool inside = k < 24;
         return PlainSpot{k * 216, inside};
     };
-    const auto a_there = [&](const auto& p, const PlainSpot& s) -> float {
-        return (p != nullptr) & s.inside ? (float)p[s.offset] : 0;
+    const auto a_there = [&](const auto& p, const PlainSpot& s) -> const float* {
+        return (p != nullptr) & s.inside ? p + s.offset : nullptr;
     };
-    const auto a = spotted<false>(a_line, a_spot, a_there);
-    const auto b = lines<false>(b_line, b_at);
+    const auto a = spotted<false, 1>(a_line, a_spot, a_there);
+    const auto b = lines<false, 4>(b_line, b_place);
     const auto out = [&](Index i, Index j, float sum) {
         if (i >= 24 || j >= 200) return;
         const Index i_15 = j % 10;
@@ -51,7 +52,7 @@ extern "C" __global__ void __launch_bounds__(64) kernel0(const float* r1, const 
         const float element_20 = (float)(sum);
         w0[rest_18 * 9600 + channel_19 * 400 + (i_17 * 2) * 20 + (i_15 * 2)] = element_20;
     };
-    product<Plain<float, 16, 64, 4, 4>, 16>(a, b, i0_5, j0_6, 0, 24, out);
+    product<Plain<float, 16, 64, 4, 4>, 16, float>(value, a, b, i0_5, j0_6, 0, 24, out);
 }
 
 extern "C" __global__ void __launch_bounds__(64) kernel1(const float* r1, const float* r0, float* w0) {
@@ -64,6 +65,7 @@ extern "C" __global__ void __launch_bounds__(64) kernel1(const float* r1, const 
     const float* base_7 = r1 + 0;
     const float* base_8 = r0 + 0;
     struct Column { const float* start; Index at0; Index at1; };
+    const auto value = [](const float& x) -> float { return (float)x; };
     const auto a_line = [&](Index i) -> const float* {
         return i < 24 ? base_7 + 3 + i * 9 : nullptr;
     };
@@ -74,14 +76,14 @@ extern "C" __global__ void __launch_bounds__(64) kernel1(const float* r1, const 
         const Index rest_12 = rest_10 / 10;
         return Column{i < 200 ? base_8 + rest_12 * 2400 : nullptr, i_11, 1 + i_9};
     };
-    const auto b_at = [&](const auto& p, Index k) -> float {
-        if (p.start == nullptr || k >= 48) return 0;
+    const auto b_place = [&](const auto& p, Index k) -> const float* {
+        if (p.start == nullptr || k >= 48) return nullptr;
         const Index i_13 = k % 2;
         const Index rest_14 = k / 2;
         const Index place_15 = p.at0 + 0;
         const Index place_16 = p.at1 + i_13 * (-1);
-        if (place_16 < 0 || place_16 >= 10) return 0;
-        return (float)p.start[rest_14 * 100 + place_15 * 10 + place_16];
+        if (place_16 < 0 || place_16 >= 10) return nullptr;
+        return p.start + rest_14 * 100 + place_15 * 10 + place_16;
     };
     struct PlainSpot { Index offset; bool inside; };
     const auto a_spot = [&](Index k) -> PlainSpot {
@@ -90,11 +92,11 @@ extern "C" __global__ void __launch_bounds__(64) kernel1(const float* r1, const 
         const Index rest_18 = k / 2;
         return PlainSpot{rest_18 * 216 + i_17 * 2, inside};
     };
-    const auto a_there = [&](const auto& p, const PlainSpot& s) -> float {
-        return (p != nullptr) & s.inside ? (float)p[s.offset] : 0;
+    const auto a_there = [&](const auto& p, const PlainSpot& s) -> const float* {
+        return (p != nullptr) & s.inside ? p + s.offset : nullptr;
     };
-    const auto a = spotted<true>(a_line, a_spot, a_there);
-    const auto b = lines<false>(b_line, b_at);
+    const auto a = spotted<true, 1>(a_line, a_spot, a_there);
+    const auto b = lines<false, 1>(b_line, b_place);
     const auto out = [&](Index i, Index j, float sum) {
         if (i >= 24 || j >= 200) return;
         const Index i_19 = j % 10;
@@ -105,7 +107,7 @@ extern "C" __global__ void __launch_bounds__(64) kernel1(const float* r1, const 
         const float element_24 = (float)(sum);
         w0[rest_22 * 9600 + channel_23 * 400 + (i_21 * 2) * 20 + (1 + i_19 * 2)] = element_24;
     };
-    product<Plain<float, 16, 64, 4, 4>, 16>(a, b, i0_5, j0_6, 0, 48, out);
+    product<Plain<float, 16, 64, 4, 4>, 16, float>(value, a, b, i0_5, j0_6, 0, 48, out);
 }
 
 extern "C" __global__ void __launch_bounds__(64) kernel2(const float* r1, const float* r0, float* w0) {
@@ -118,6 +120,7 @@ extern "C" __global__ void __launch_bounds__(64) kernel2(const float* r1, const 
     const float* base_7 = r1 + 0;
     const float* base_8 = r0 + 0;
     struct Column { const float* start; Index at0; Index at1; };
+    const auto value = [](const float& x) -> float { return (float)x; };
     const auto a_line = [&](Index i) -> const float* {
         return i < 24 ? base_7 + 1 + i * 9 : nullptr;
     };
@@ -128,14 +131,14 @@ extern "C" __global__ void __launch_bounds__(64) kernel2(const float* r1, const 
         const Index rest_12 = rest_10 / 10;
         return Column{i < 200 ? base_8 + rest_12 * 2400 : nullptr, 1 + i_11, i_9};
     };
-    const auto b_at = [&](const auto& p, Index k) -> float {
-        if (p.start == nullptr || k >= 48) return 0;
+    const auto b_place = [&](const auto& p, Index k) -> const float* {
+        if (p.start == nullptr || k >= 48) return nullptr;
         const Index i_13 = k % 2;
         const Index rest_14 = k / 2;
         const Index place_15 = p.at0 + i_13 * (-1);
-        if (place_15 < 0 || place_15 >= 10) return 0;
+        if (place_15 < 0 || place_15 >= 10) return nullptr;
         const Index place_16 = p.at1 + 0;
-        return (float)p.start[rest_14 * 100 + place_15 * 10 + place_16];
+        return p.start + rest_14 * 100 + place_15 * 10 + place_16;
     };
     struct PlainSpot { Index offset; bool inside; };
     const auto a_spot = [&](Index k) -> PlainSpot {
@@ -144,11 +147,11 @@ extern "C" __global__ void __launch_bounds__(64) kernel2(const float* r1, const 
         const Index rest_18 = k / 2;
         return PlainSpot{rest_18 * 216 + i_17 * 6, inside};
     };
-    const auto a_there = [&](const auto& p, const PlainSpot& s) -> float {
-        return (p != nullptr) & s.inside ? (float)p[s.offset] : 0;
+    const auto a_there = [&](const auto& p, const PlainSpot& s) -> const float* {
+        return (p != nullptr) & s.inside ? p + s.offset : nullptr;
     };
-    const auto a = spotted<true>(a_line, a_spot, a_there);
-    const auto b = lines<false>(b_line, b_at);
+    const auto a = spotted<true, 1>(a_line, a_spot, a_there);
+    const auto b = lines<false, 1>(b_line, b_place);
     const auto out = [&](Index i, Index j, float sum) {
         if (i >= 24 || j >= 200) return;
         const Index i_19 = j % 10;
@@ -159,7 +162,7 @@ extern "C" __global__ void __launch_bounds__(64) kernel2(const float* r1, const 
         const float element_24 = (float)(sum);
         w0[rest_22 * 9600 + channel_23 * 400 + (1 + i_21 * 2) * 20 + (i_19 * 2)] = element_24;
     };
-    product<Plain<float, 16, 64, 4, 4>, 16>(a, b, i0_5, j0_6, 0, 48, out);
+    product<Plain<float, 16, 64, 4, 4>, 16, float>(value, a, b, i0_5, j0_6, 0, 48, out);
 }
 
 extern "C" __global__ void __launch_bounds__(64) kernel3(const float* r1, const float* r0, float* w0) {
@@ -172,6 +175,7 @@ extern "C" __global__ void __launch_bounds__(64) kernel3(const float* r1, const 
     const float* base_7 = r1 + 0;
     const float* base_8 = r0 + 0;
     struct Column { const float* start; Index at0; Index at1; };
+    const auto value = [](const float& x) -> float { return (float)x; };
     const auto a_line = [&](Index i) -> const float* {
         return i < 24 ? base_7 + i * 9 : nullptr;
     };
@@ -182,17 +186,17 @@ extern "C" __global__ void __launch_bounds__(64) kernel3(const float* r1, const 
         const Index rest_12 = rest_10 / 10;
         return Column{i < 200 ? base_8 + rest_12 * 2400 : nullptr, 1 + i_11, 1 + i_9};
     };
-    const auto b_at = [&](const auto& p, Index k) -> float {
-        if (p.start == nullptr || k >= 96) return 0;
+    const auto b_place = [&](const auto& p, Index k) -> const float* {
+        if (p.start == nullptr || k >= 96) return nullptr;
         const Index i_13 = k % 2;
         const Index rest_14 = k / 2;
         const Index i_15 = rest_14 % 2;
         const Index rest_16 = rest_14 / 2;
         const Index place_17 = p.at0 + i_15 * (-1);
-        if (place_17 < 0 || place_17 >= 10) return 0;
+        if (place_17 < 0 || place_17 >= 10) return nullptr;
         const Index place_18 = p.at1 + i_13 * (-1);
-        if (place_18 < 0 || place_18 >= 10) return 0;
-        return (float)p.start[rest_16 * 100 + place_17 * 10 + place_18];
+        if (place_18 < 0 || place_18 >= 10) return nullptr;
+        return p.start + rest_16 * 100 + place_17 * 10 + place_18;
     };
     struct PlainSpot { Index offset; bool inside; };
     const auto a_spot = [&](Index k) -> PlainSpot {
@@ -203,11 +207,11 @@ extern "C" __global__ void __launch_bounds__(64) kernel3(const float* r1, const 
         const Index rest_22 = rest_20 / 2;
         return PlainSpot{rest_22 * 216 + i_21 * 6 + i_19 * 2, inside};
     };
-    const auto a_there = [&](const auto& p, const PlainSpot& s) -> float {
-        return (p != nullptr) & s.inside ? (float)p[s.offset] : 0;
+    const auto a_there = [&](const auto& p, const PlainSpot& s) -> const float* {
+        return (p != nullptr) & s.inside ? p + s.offset : nullptr;
     };
-    const auto a = spotted<true>(a_line, a_spot, a_there);
-    const auto b = lines<false>(b_line, b_at);
+    const auto a = spotted<true, 1>(a_line, a_spot, a_there);
+    const auto b = lines<false, 1>(b_line, b_place);
     const auto out = [&](Index i, Index j, float sum) {
         if (i >= 24 || j >= 200) return;
         const Index i_23 = j % 10;
@@ -218,5 +222,5 @@ extern "C" __global__ void __launch_bounds__(64) kernel3(const float* r1, const 
         const float element_28 = (float)(sum);
         w0[rest_26 * 9600 + channel_27 * 400 + (1 + i_25 * 2) * 20 + (1 + i_23 * 2)] = element_28;
     };
-    product<Plain<float, 16, 64, 4, 4>, 16>(a, b, i0_5, j0_6, 0, 96, out);
+    product<Plain<float, 16, 64, 4, 4>, 16, float>(value, a, b, i0_5, j0_6, 0, 96, out);
 }

@@ -10,12 +10,17 @@ extern "C" __global__ void __launch_bounds__(256) kernel0(const float* r1, const
         const float* base_4 = r1 + rest_3 * 9;
         const float* base_5 = r0 + rest_3 * 400;
         struct Column { const float* start; Index at0; Index at1; };
+        const auto value = [](const float& x) -> float { return (float)x; };
         const auto a_line = [&](Index i) -> const float* {
             return i < 1 ? base_4 + i * 9 : nullptr;
         };
+        const auto a_place = [&](const auto& p, Index k) -> const float* {
+            if (p == nullptr || k >= 9) return nullptr;
+            return p + k;
+        };
         const auto a_at = [&](const auto& p, Index k) -> float {
-            if (p == nullptr || k >= 9) return 0;
-            return (float)p[k];
+            const float* const found = a_place(p, k);
+            return found != nullptr ? value(*found) : 0;
         };
         const auto b_line = [&](Index i) -> Column {
             const Index i_6 = i % 20;
@@ -24,15 +29,19 @@ extern "C" __global__ void __launch_bounds__(256) kernel0(const float* r1, const
             const Index rest_9 = rest_7 / 20;
             return Column{i < 800 ? base_5 + rest_9 * 9600 : nullptr, -1 + i_8, -1 + i_6};
         };
-        const auto b_at = [&](const auto& p, Index k) -> float {
-            if (p.start == nullptr || k >= 9) return 0;
+        const auto b_place = [&](const auto& p, Index k) -> const float* {
+            if (p.start == nullptr || k >= 9) return nullptr;
             const Index i_10 = k % 3;
             const Index rest_11 = k / 3;
             const Index place_12 = p.at0 + rest_11;
-            if (place_12 < 0 || place_12 >= 20) return 0;
+            if (place_12 < 0 || place_12 >= 20) return nullptr;
             const Index place_13 = p.at1 + i_10;
-            if (place_13 < 0 || place_13 >= 20) return 0;
-            return (float)p.start[place_12 * 20 + place_13];
+            if (place_13 < 0 || place_13 >= 20) return nullptr;
+            return p.start + place_12 * 20 + place_13;
+        };
+        const auto b_at = [&](const auto& p, Index k) -> float {
+            const float* const found = b_place(p, k);
+            return found != nullptr ? value(*found) : 0;
         };
         const auto column = b_line(i_2);
         float sums[1] = {};

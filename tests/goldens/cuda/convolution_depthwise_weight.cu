@@ -9,31 +9,40 @@ extern "C" __global__ void __launch_bounds__(256) kernel0(const float* r1, const
     const float* base_4 = r1 + rest_2 * 400;
     const float* base_5 = r0 + rest_2 * 400;
     struct Column { const float* start; Index at0; Index at1; };
+    const auto value = [](const float& x) -> float { return (float)x; };
     const auto a_line = [&](Index i) -> const float* {
         return i < 1 ? base_4 + i * 400 : nullptr;
     };
-    const auto a_at = [&](const auto& p, Index k) -> float {
-        if (p == nullptr || k >= 800) return 0;
+    const auto a_place = [&](const auto& p, Index k) -> const float* {
+        if (p == nullptr || k >= 800) return nullptr;
         const Index i_6 = k % 400;
         const Index rest_7 = k / 400;
-        return (float)p[rest_7 * 9600 + i_6];
+        return p + rest_7 * 9600 + i_6;
+    };
+    const auto a_at = [&](const auto& p, Index k) -> float {
+        const float* const found = a_place(p, k);
+        return found != nullptr ? value(*found) : 0;
     };
     const auto b_line = [&](Index i) -> Column {
         const Index i_8 = i % 3;
         const Index rest_9 = i / 3;
         return Column{i < 9 ? base_5 + 0 : nullptr, -1 + rest_9, -1 + i_8};
     };
-    const auto b_at = [&](const auto& p, Index k) -> float {
-        if (p.start == nullptr || k >= 800) return 0;
+    const auto b_place = [&](const auto& p, Index k) -> const float* {
+        if (p.start == nullptr || k >= 800) return nullptr;
         const Index i_10 = k % 20;
         const Index rest_11 = k / 20;
         const Index i_12 = rest_11 % 20;
         const Index rest_13 = rest_11 / 20;
         const Index place_14 = p.at0 + i_12;
-        if (place_14 < 0 || place_14 >= 20) return 0;
+        if (place_14 < 0 || place_14 >= 20) return nullptr;
         const Index place_15 = p.at1 + i_10;
-        if (place_15 < 0 || place_15 >= 20) return 0;
-        return (float)p.start[rest_13 * 9600 + place_14 * 20 + place_15];
+        if (place_15 < 0 || place_15 >= 20) return nullptr;
+        return p.start + rest_13 * 9600 + place_14 * 20 + place_15;
+    };
+    const auto b_at = [&](const auto& p, Index k) -> float {
+        const float* const found = b_place(p, k);
+        return found != nullptr ? value(*found) : 0;
     };
     const auto row = a_line(0);
     const auto column = b_line(j_3);

@@ -28,6 +28,7 @@ extern "C" __global__ void __launch_bounds__(128) kernel1(float* t0, const float
     const float* base_7 = &t0[0];
     const float* base_8 = r0 + 0;
     struct Column { const float* start; Index at0; Index at1; };
+    const auto value = [](const float& x) -> float { return (float)x; };
     const auto a_line = [&](Index i) -> const float* {
         return i < 24 ? base_7 + i : nullptr;
     };
@@ -39,8 +40,8 @@ extern "C" __global__ void __launch_bounds__(128) kernel1(float* t0, const float
         const Index rest_12 = rest_10 / 3;
         return p + rest_12 * 2304 + i_11 * 768 + i_9 * 24;
     };
-    const auto a_at = [&](const auto& p, Index k) -> float {
-        return p != nullptr ? (float)p[k * 24] : 0;
+    const auto a_place = [&](const auto& p, Index k) -> const float* {
+        return p != nullptr ? p + k * 24 : nullptr;
     };
     const auto b_line = [&](Index i) -> Column {
         const Index i_13 = i % 10;
@@ -61,11 +62,11 @@ extern "C" __global__ void __launch_bounds__(128) kernel1(float* t0, const float
         if (place_22 < 0 || place_22 >= 20) return nullptr;
         return p.start + i_17 * 400 + place_21 * 20 + place_22;
     };
-    const auto b_at = [&](const auto& p, Index k) -> float {
-        return p != nullptr ? (float)p[k * 400] : 0;
+    const auto b_place = [&](const auto& p, Index k) -> const float* {
+        return p != nullptr ? p + k * 400 : nullptr;
     };
-    const auto a = slabbed<false>(a_line, a_slab, a_at);
-    const auto b = slabbed<false>(b_line, b_slab, b_at);
+    const auto a = slabbed<false, 4>(a_line, a_slab, a_place);
+    const auto b = slabbed<false, 1>(b_line, b_slab, b_place);
     const auto out = [&](Index i, Index j, float sum) {
         if (i >= 24 || j >= 200) return;
         const Index i_23 = j % 10;
@@ -76,5 +77,5 @@ extern "C" __global__ void __launch_bounds__(128) kernel1(float* t0, const float
         const float element_28 = (float)(sum);
         w0[rest_26 * 2400 + channel_27 * 100 + i_25 * 10 + i_23] = element_28;
     };
-    product<Cores<Tf32, 16, 64, 1, 2>, 16>(a, b, i0_5, j0_6, 0, 288, out);
+    product<Cores<Tf32, 16, 64, 1, 2>, 16, float>(value, a, b, i0_5, j0_6, 0, 288, out);
 }

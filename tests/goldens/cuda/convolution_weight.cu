@@ -12,6 +12,7 @@ extern "C" __global__ void __launch_bounds__(64) kernel0(const float* r1, const 
     const float* base_7 = r1 + 0;
     const float* base_8 = r0 + 0;
     struct Column { const float* start; Index at0; Index at1; };
+    const auto value = [](const float& x) -> float { return (float)x; };
     const auto a_line = [&](Index i) -> const float* {
         return i < 24 ? base_7 + i * 100 : nullptr;
     };
@@ -29,10 +30,10 @@ extern "C" __global__ void __launch_bounds__(64) kernel0(const float* r1, const 
         const Index rest_14 = k / 100;
         return PlainSpot{rest_14 * 2400 + i_13, inside};
     };
-    const auto a_there = [&](const auto& p, const PlainSpot& s) -> float {
-        return (p != nullptr) & s.inside ? (float)p[s.offset] : 0;
+    const auto a_there = [&](const auto& p, const PlainSpot& s) -> const float* {
+        return (p != nullptr) & s.inside ? p + s.offset : nullptr;
     };
-    const auto a = spotted<true>(a_line, a_spot, a_there);
+    const auto a = spotted<true, 4>(a_line, a_spot, a_there);
     struct SourceSpot { Index offset; Index at0; Index at1; bool inside; };
     const auto b_spot = [&](Index k) -> SourceSpot {
         const Index i_15 = k % 10;
@@ -41,12 +42,12 @@ extern "C" __global__ void __launch_bounds__(64) kernel0(const float* r1, const 
         const Index rest_18 = rest_16 / 10;
         return SourceSpot{rest_18 * 9600, i_17 * 2, i_15 * 2, k < 200};
     };
-    const auto b_there = [&](const auto& p, const SourceSpot& s) -> float {
+    const auto b_there = [&](const auto& p, const SourceSpot& s) -> const float* {
         const Index place_19 = p.at0 + s.at0;
         const Index place_20 = p.at1 + s.at1;
-        return (p.start != nullptr) & s.inside & (place_19 >= 0) & (place_19 < 20) & (place_20 >= 0) & (place_20 < 20) ? (float)p.start[(s.offset) + place_19 * 20 + place_20] : 0;
+        return (p.start != nullptr) & s.inside & (place_19 >= 0) & (place_19 < 20) & (place_20 >= 0) & (place_20 < 20) ? p.start + (s.offset) + place_19 * 20 + place_20 : nullptr;
     };
-    const auto b = spotted<true>(b_line, b_spot, b_there);
+    const auto b = spotted<true, 1>(b_line, b_spot, b_there);
     const auto out = [&](Index i, Index j, float sum) {
         if (i >= 24 || j >= 216) return;
         const Index i_21 = j % 3;
@@ -57,5 +58,5 @@ extern "C" __global__ void __launch_bounds__(64) kernel0(const float* r1, const 
         const float element_26 = (float)(sum);
         w0[channel_25 * 216 + rest_24 * 9 + i_23 * 3 + i_21] = element_26;
     };
-    product<Plain<float, 16, 64, 4, 4>, 16>(a, b, i0_5, j0_6, 0, 200, out);
+    product<Plain<float, 16, 64, 4, 4>, 16, float>(value, a, b, i0_5, j0_6, 0, 200, out);
 }

@@ -7,17 +7,26 @@ extern "C" __global__ void __launch_bounds__(256) kernel0(const float* r1, const
     const Index j_1 = (Index)blockIdx.x * 8 + threadIdx.x / 32;
     const float* start_2 = &r1[0];
     const float* start_3 = &r0[0];
+    const auto value = [](const float& x) -> float { return (float)x; };
     const auto a_line = [&](Index i) -> const float* {
         return i < 1 ? start_2 + 0 : nullptr;
     };
+    const auto a_place = [&](const auto& p, Index k) -> const float* {
+        return p != nullptr && k < n0 ? p + k : nullptr;
+    };
     const auto a_at = [&](const auto& p, Index k) -> float {
-        return p != nullptr && k < n0 ? (float)p[k] : 0;
+        const float* const found = a_place(p, k);
+        return found != nullptr ? value(*found) : 0;
     };
     const auto b_line = [&](Index i) -> const float* {
         return i < 40 ? start_3 + i * n0 : nullptr;
     };
+    const auto b_place = [&](const auto& p, Index k) -> const float* {
+        return p != nullptr && k < n0 ? p + k : nullptr;
+    };
     const auto b_at = [&](const auto& p, Index k) -> float {
-        return p != nullptr && k < n0 ? (float)p[k] : 0;
+        const float* const found = b_place(p, k);
+        return found != nullptr ? value(*found) : 0;
     };
     const auto row = a_line(0);
     const auto column = b_line(j_1);

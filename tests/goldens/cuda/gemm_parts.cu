@@ -12,25 +12,26 @@ extern "C" __global__ void __launch_bounds__(64) kernel0(const i8* r0, const i8*
     const Index j0_6 = inside_4 / height_3 * 64;
     const i8* start_7 = &r0[0];
     const i8* start_8 = &r1[0];
+    const auto value = [](const i8& x) -> u32 { return (u32)x; };
     const auto a_line = [&](Index i) -> const i8* {
         return i < 9 ? start_7 + i * 5000 : nullptr;
     };
-    const auto a_at = [&](const auto& p, Index k) -> u32 {
-        return p != nullptr && k < 5000 ? (u32)p[k] : 0;
+    const auto a_place = [&](const auto& p, Index k) -> const i8* {
+        return p != nullptr && k < 5000 ? p + k : nullptr;
     };
     const auto b_line = [&](Index i) -> const i8* {
         return i < 20 ? start_8 + i : nullptr;
     };
-    const auto b_at = [&](const auto& p, Index k) -> u32 {
-        return p != nullptr && k < 5000 ? (u32)p[k * 20] : 0;
+    const auto b_place = [&](const auto& p, Index k) -> const i8* {
+        return p != nullptr && k < 5000 ? p + k * 20 : nullptr;
     };
-    const auto a = lines<true>(a_line, a_at);
-    const auto b = lines<false>(b_line, b_at);
+    const auto a = lines<true, 1>(a_line, a_place);
+    const auto b = lines<false, 1>(b_line, b_place);
     const auto out = [&](Index i, Index j, u32 sum) {
         if (i >= 9 || j >= 20) return;
         ((u32*)t2)[(((Index)blockIdx.x / (1 * 1)) * 9 + i) * 20 + j] = sum;
     };
-    product<Plain<u32, 16, 64, 4, 4>, 16>(a, b, i0_5, j0_6, (Index)blockIdx.x / (1 * 1) * 560, least<Index>((Index)blockIdx.x / (1 * 1) * 560 + 560, 5000), out);
+    product<Plain<u32, 16, 64, 4, 4>, 16, i8>(value, a, b, i0_5, j0_6, (Index)blockIdx.x / (1 * 1) * 560, least<Index>((Index)blockIdx.x / (1 * 1) * 560 + 560, 5000), out);
 }
 
 extern "C" __global__ void __launch_bounds__(256) kernel1(i32* t0, i8* w0) {

@@ -11,25 +11,26 @@ extern "C" __global__ void __launch_bounds__(256) kernel0(const float* r0, const
     const Index j0_6 = inside_4 / height_3 * 128;
     const float* start_7 = &r0[0];
     const float* start_8 = &r1[0];
+    const auto value = [](const float& x) -> float { return (float)x; };
     const auto a_line = [&](Index i) -> const float* {
         return i < 2000 ? start_7 + i * 70 : nullptr;
     };
-    const auto a_at = [&](const auto& p, Index k) -> float {
-        return p != nullptr && k < 70 ? (float)p[k] : 0;
+    const auto a_place = [&](const auto& p, Index k) -> const float* {
+        return p != nullptr && k < 70 ? p + k : nullptr;
     };
     const auto b_line = [&](Index i) -> const float* {
         return i < 2000 ? start_8 + i : nullptr;
     };
-    const auto b_at = [&](const auto& p, Index k) -> float {
-        return p != nullptr && k < 70 ? (float)p[k * 2000] : 0;
+    const auto b_place = [&](const auto& p, Index k) -> const float* {
+        return p != nullptr && k < 70 ? p + k * 2000 : nullptr;
     };
-    const auto a = lines<true>(a_line, a_at);
-    const auto b = lines<false>(b_line, b_at);
+    const auto a = lines<true, 1>(a_line, a_place);
+    const auto b = lines<false, 4>(b_line, b_place);
     const auto out = [&](Index i, Index j, float sum) {
         if (i >= 2000 || j >= 2000) return;
         const float element_9 = (float)(sum);
         const float v_10 = maximum(element_9, 0.0f);
         w0[i * 2000 + j] = v_10;
     };
-    product<Cores<Tf32, 128, 128, 4, 4>, 16>(a, b, i0_5, j0_6, 0, 70, out);
+    product<Cores<Tf32, 128, 128, 4, 4>, 16, float>(value, a, b, i0_5, j0_6, 0, 70, out);
 }

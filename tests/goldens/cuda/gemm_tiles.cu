@@ -13,20 +13,21 @@ extern "C" __global__ void __launch_bounds__(64) kernel0(const long long n0_, co
     const Index j0_6 = inside_4 / height_3 * 64;
     const float* start_7 = &r0[0];
     const float* start_8 = &r1[0];
+    const auto value = [](const float& x) -> float { return (float)x; };
     const auto a_line = [&](Index i) -> const float* {
         return i < n1 ? start_7 + i * 70 : nullptr;
     };
-    const auto a_at = [&](const auto& p, Index k) -> float {
-        return p != nullptr && k < 70 ? (float)p[k] : 0;
+    const auto a_place = [&](const auto& p, Index k) -> const float* {
+        return p != nullptr && k < 70 ? p + k : nullptr;
     };
     const auto b_line = [&](Index i) -> const float* {
         return i < 33 ? start_8 + i : nullptr;
     };
-    const auto b_at = [&](const auto& p, Index k) -> float {
-        return p != nullptr && k < 70 ? (float)p[k * 33] : 0;
+    const auto b_place = [&](const auto& p, Index k) -> const float* {
+        return p != nullptr && k < 70 ? p + k * 33 : nullptr;
     };
-    const auto a = lines<true>(a_line, a_at);
-    const auto b = lines<false>(b_line, b_at);
+    const auto a = lines<true, 1>(a_line, a_place);
+    const auto b = lines<false, 1>(b_line, b_place);
     const auto out = [&](Index i, Index j, float sum) {
         if (i >= n1 || j >= 33) return;
         const float element_9 = (float)(sum);
@@ -35,5 +36,5 @@ extern "C" __global__ void __launch_bounds__(64) kernel0(const long long n0_, co
         const float v_12 = maximum(v_11, 0.0f);
         w0[i * 33 + j] = v_12;
     };
-    product<Plain<float, 16, 64, 4, 4>, 16>(a, b, i0_5, j0_6, 0, 70, out);
+    product<Plain<float, 16, 64, 4, 4>, 16, float>(value, a, b, i0_5, j0_6, 0, 70, out);
 }
