@@ -75,6 +75,20 @@ def test_blocks_past_the_cap_are_forgotten_and_stay_with_who_has_them() -> None:
     assert pool.array((5000,), FLOAT32).shape == (5000,)
 
 
+def test_results_of_a_middle_size_have_shelves_as_long_as_these_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "MIDDLE", 100)
+    monkeypatch.setattr(blocks, "MAX_SHELVED", 2000)
+    pool = Blocks()
+    assert pool.shelf(99) is None and pool.shelf(LARGE) is None
+    shelf = pool.shelf(400)
+    assert shelf is not None and pool.shelf(390) is shelf
+    for block, (address, memory) in zip(shelf.blocks, shelf.words.tolist(), strict=True):
+        first = block.ctypes.data
+        assert address == id(block) and memory % 64 == 0 and first <= memory and memory + 400 <= first + block.size
+    assert pool.shelf(500) is None, "that would be more than 2000 bytes"
+    assert pool.shelf(100) is not None
+
+
 def test_results_of_a_session_are_recycled_and_never_shared() -> None:
     x = gc.placeholder("x", (1000,))
     w = variable(np.ones(1000))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc as collector
+import itertools
 import os
 import threading
 import weakref
@@ -280,6 +281,47 @@ def test_draws_go_on_from_a_file(sessions: tuple[Session, Session], tmp_path: Pa
     same([step() for _ in range(3)], later)
 
 
+@pytest.fixture
+def shelved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shelves for results of every size."""
+    monkeypatch.setattr(blocks, "MIDDLE", 1)
+
+
+@pytest.mark.usefixtures("shelved")
+def test_results_that_are_kept_stay_as_they_are(sessions: tuple[Session, Session], entered: SimpleNamespace) -> None:
+    x = gc.placeholder("x", (30, 7))
+    native, plain = sessions
+    step = native.compile([x * 2, x > 0, x.sum()], [x])
+    kept = [step(data(30, 7) - k) for k in range(3 * TIMES)]
+    for k, found in enumerate(kept):
+        same(found, plain.run([x * 2, x > 0, x.sum()], {x: data(30, 7) - k}))
+    arrays = [array for found in kept for array in found]
+    assert not any(np.shares_memory(a, b) for a, b in itertools.combinations(arrays, 2))
+    assert all(array.flags.carray for array in arrays)
+    assert entered.by_python == 2 + len(kept)
+
+
+@pytest.mark.usefixtures("shelved")
+def test_results_that_are_dropped_leave_their_memory_to_the_next_ones(sessions: tuple[Session, Session]) -> None:
+    x = gc.placeholder("x", (100,))
+    native, plain = sessions
+    step, double = native.compile(x + 1, [x]), native.compile(x * 2, [x])
+    for f in (step, double):
+        for _ in range(TIMES):
+            f(data(100))
+    places = set()
+    for _ in range(TIMES):
+        found = step(data(100))  # the one before is dropped only now
+        assert found.ctypes.data % 64 == 0
+        places.add(found.ctypes.data)
+    assert len(places) == 2
+    view, memory = found[3:].reshape(1, -1), memoryview(step(data(100)))
+    del found
+    for _ in range(TIMES):
+        same(double(step(step(data(100)))), plain.run((x + 2) * 2, {x: data(100)}))
+    assert view.tolist() == [(data(100) + 1)[3:].tolist()] and memory.tolist() == (data(100) + 1).tolist()
+
+
 def test_whatever_moves_is_noticed(sessions: tuple[Session, Session], tmp_path: Path) -> None:
     x = gc.placeholder("x", ("n",))
     w = variable([1.0, 2.0, 3.0])
@@ -386,7 +428,7 @@ def test_what_does_not_fit_is_told_as_ever(sessions: tuple[Session, Session]) ->
 def test_an_interpreter_that_entries_do_not_know_needs_none(
     monkeypatch: pytest.MonkeyPatch, entered: SimpleNamespace
 ) -> None:
-    monkeypatch.setattr(entry, "_layout", lambda: False)
+    monkeypatch.setattr(entry, "is_known", lambda: False)
     x = gc.placeholder("x", (3,))
     y = x + 1
     with gc.Session(device="cpu") as session:

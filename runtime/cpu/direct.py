@@ -168,7 +168,8 @@ class Direct:
         unused = found.slots  # where the addresses of feeds go that nobody reads
         slots = {leaf: 1 + symbolic.given[leaf] if leaf in symbolic.given else unused for leaf in fed}
         feeds = [Argument(np_dtype(leaf.tensor_type.dtype), values[leaf].shape, slots[leaf]) for _, leaf in served.fed]
-        results = [Argument(np_dtype(buffers[k].type.dtype), run.arrays[k].shape, 1 + k) for k in symbolic.outputs]
+        outputs, shelf = [(k, run.arrays[k]) for k in symbolic.outputs], target.blocks.shelf
+        results = [Argument(np_dtype(buffers[k].type.dtype), y.shape, 1 + k, shelf(y.nbytes)) for k, y in outputs]
         if not servable([*feeds, *results]):
             return None
         kept = [array for k, array in run.arrays.items() if buffers[k].role != "result" and buffers[k].node not in fed]

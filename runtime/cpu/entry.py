@@ -5,36 +5,43 @@ their addresses into the table of the plan, makes arrays for the results, runs t
 their form. Whatever isn't as it should be, it leaves to a function of Python, which is called with the same arguments.
 
 One function serves all entries: what differs is in words of memory that belong to the entry. It reads the structures of
-CPython and NumPy in memory; `_layout` makes sure that they are as it thinks, else there are no entries.
+CPython and NumPy in memory; where they aren't as `objects` thinks, there are no entries.
 """
 
 from __future__ import annotations
 
 import ctypes
 import math
-import sys
 from collections.abc import Callable, Sequence
 from functools import cache
-from importlib import import_module
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from graphc.op import Array
+from graphc.runtime.cpu.blocks import SHELVED, Shelf
 from graphc.runtime.cpu.builder import Module
 from graphc.runtime.cpu.driver import CommandList, Scratch, driver
-from graphc.runtime.cpu.fields import I32, Fields, both, call, do, is_zero
+from graphc.runtime.cpu.fields import I32, Fields, both, call, do, is_zero, unless
+from graphc.runtime.cpu.objects import (
+    DATA,
+    DESCR,
+    DIMS,
+    FLAGS,
+    IN_ORDER,
+    NDIM,
+    NEW_FROM_DESCR,
+    REFERENCES,
+    SET_BASE_OBJECT,
+    TYPE,
+    WRITEABLE,
+    is_known,
+    numpy_table,
+)
 from graphc.runtime.cpu.parts import Part
 from graphc.runtime.cpu.values import I64, PTR, Value, constant
 
 MAX_NDIM = 8  # of what an entry takes and gives
-
-# Of objects, in bytes: PyObject.ob_type, and the fields of PyArrayObject. See `_layout`.
-TYPE, DATA, NDIM, DIMS, DESCR, FLAGS = 8, 16, 24, 32, 56, 64
-IN_ORDER = 0x0001 | 0x0100  # C_CONTIGUOUS and ALIGNED
-
-# The table of NumPy's C interface: numbers that never change.
-ARRAY_TYPE, NEW_FROM_DESCR = 2, 94
 
 # The words of an entry, in bytes.
 SLOW, FORM, LOCKED = 8, 16, 24  # the function of Python; what it returns; whether it keeps the interpreter's lock
@@ -45,7 +52,7 @@ API = 112  # address of the table of `INTERFACE`
 DRAWN = 120  # address of the number of streams that the plan draws from, which the addresses of their counters follow
 RECORDS = 128
 # After them a record for each feed and for each result, and then the number of a result, or -1, for each item.
-RECORD_DESCR, RECORD_NDIM, RECORD_SLOT, RECORD_OBJECT, RECORD_GIVEN, RECORD_DIMS = range(0, 48, 8)
+RECORD_DESCR, RECORD_NDIM, RECORD_SLOT, RECORD_OBJECT, RECORD_GIVEN, RECORD_SHELF, RECORD_DIMS = range(0, 56, 8)
 RECORD_BYTES = RECORD_DIMS + 8 * MAX_NDIM
 
 Form = Literal["one", "list", "tuple"]
@@ -53,8 +60,8 @@ FORMS = get_args(Form)
 
 # Functions and objects that the code uses, in a table of addresses.
 INTERFACE = (
-    "array_type", "none", "run", "new_from_descr", "Py_IncRef", "Py_DecRef", "PyErr_Clear", "PyList_New",
-    "PyList_SetItem", "PyTuple_New", "PyTuple_SetItem", "PyObject_Vectorcall", "PyEval_SaveThread",
+    "array_type", "none", "run", "new_from_descr", "set_base_object", "Py_IncRef", "Py_DecRef", "PyErr_Clear",
+    "PyList_New", "PyList_SetItem", "PyTuple_New", "PyTuple_SetItem", "PyObject_Vectorcall", "PyEval_SaveThread",
     "PyEval_RestoreThread",
 )  # fmt: skip
 
@@ -64,11 +71,13 @@ class Argument(NamedTuple):
 
     Attributes:
         slot: the place of its address in the table.
+        shelf: blocks of which it gets one, if nobody has it, rather than fresh memory.
     """
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     slot: int
+    shelf: Shelf | None = None
 
     @property
     def nbytes(self) -> int:
@@ -123,7 +132,7 @@ def make_entry(slow: Callable[..., Any], feeds: int, results: int, items: int) -
         slow: what is called in its place where the arguments don't fit, or the entry isn't bound.
         feeds, results, items: how many there will be.
     """
-    if not _layout():
+    if not is_known():
         return None
     size = RECORDS + (feeds + results) * RECORD_BYTES + 8 * items
     words = np.zeros(size // 8, np.int64).view(_Words)
@@ -171,6 +180,7 @@ def bind(entry: Callable[..., Any], bound: Bound) -> None:
         row[RECORD_NDIM // 8] = len(argument.shape)
         row[RECORD_SLOT // 8] = bound.table.ctypes.data + 8 * argument.slot
         row[RECORD_GIVEN // 8] = 0
+        row[RECORD_SHELF // 8] = 0 if argument.shelf is None else argument.shelf.words.ctypes.data
         row[RECORD_DIMS // 8 : RECORD_DIMS // 8 + len(argument.shape)] = argument.shape
     words[end:] = [-1 if item is None else item for item in bound.items]
     words[VERSION // 8] = bound.version.ctypes.data
@@ -206,7 +216,8 @@ def _interface() -> Array:
         "array_type": id(np.ndarray),
         "none": id(None),
         "run": driver().code.address("run"),
-        "new_from_descr": _numpy_table()[NEW_FROM_DESCR],
+        "new_from_descr": numpy_table()[NEW_FROM_DESCR],
+        "set_base_object": numpy_table()[SET_BASE_OBJECT],
     }
     names = INTERFACE[len(own) :]
     of_python = {name: ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value for name in names}
@@ -320,13 +331,38 @@ def _make(module: Module) -> None:
     f = frame.f
     feeds, count = frame.words.load(I64, FEEDS), frame.words.load(I64, RESULTS)
 
-    def new(record: Value) -> list[Value]:
+    def new(record: Value, data: Value = NULL) -> list[Value]:
         descr = frame.field(PTR, record, RECORD_DESCR)
         do(f, frame.interface("Py_IncRef"), descr)  # which the array takes
         ndim = f.convert("trunc", frame.field(I64, record, RECORD_NDIM), I32)
-        sizes = f.address(record, RECORD_DIMS, "i8")
-        arguments = [frame.interface("array_type"), descr, ndim, sizes, NULL, NULL, constant(I32, 0), NULL]
+        sizes, flags = f.address(record, RECORD_DIMS, "i8"), constant(I32, 0 if data is NULL else WRITEABLE)
+        arguments = [frame.interface("array_type"), descr, ndim, sizes, NULL, data, flags, NULL]
         return [call(f, frame.interface("new_from_descr"), *arguments, result=PTR)]
+
+    def lent(record: Value, block: Value) -> list[Value]:
+        """An array in the memory of a block, which it refers to."""
+        (array,) = new(record, f.load(PTR, f.address(block, 8, "i8"), 8))
+
+        def refer() -> None:
+            base = f.load(PTR, block, 8)
+            do(f, frame.interface("Py_IncRef"), base)  # which the array takes
+            call(f, frame.interface("set_base_object"), array, base, result=I32)
+
+        unless(f, frame.same(array, NULL), refer)
+        return [array]
+
+    def shelved(record: Value, shelf: Value) -> list[Value]:
+        """An array in the first block that nobody has, or one of its own."""
+        blocks = [f.address(shelf, 16 * k, "i8") for k in range(SHELVED)]
+        counts = [frame.field(I32, f.load(PTR, block, 8), REFERENCES) for block in blocks]
+        found = NULL
+        for block, count in reversed([*zip(blocks, counts, strict=True)]):
+            found = f.select(frame.same(count, constant(I32, 1)), block, found)
+        return f.if_(frame.same(found, NULL), lambda: new(record), lambda: lent(record, found))
+
+    def made_here(record: Value) -> list[Value]:
+        shelf = frame.field(PTR, record, RECORD_SHELF)
+        return f.if_(frame.same(shelf, NULL), lambda: new(record), lambda: shelved(record, shelf))
 
     def given(record: Value, array: Value) -> list[Value]:
         f.store(NULL, f.address(record, RECORD_GIVEN, "i8"), 8)
@@ -337,7 +373,7 @@ def _make(module: Module) -> None:
         k, _ = values
         record = frame.record(f.i64(f.add(feeds, k)))
         there = frame.field(PTR, record, RECORD_GIVEN)
-        (array,) = f.if_(frame.same(there, NULL), lambda: new(record), lambda: given(record, there))
+        (array,) = f.if_(frame.same(there, NULL), lambda: made_here(record), lambda: given(record, there))
         f.store(array, f.address(record, RECORD_OBJECT, "i8"), 8)
         made = f.compare("icmp ne", array, NULL)
 
@@ -522,46 +558,6 @@ def _entry(module: Module) -> None:
 
     (found,) = f.if_(f.compare("icmp eq", found, NULL), slow, lambda: [found])
     f.ret(found)
-
-
-# ------------------------------------------------------------------------------------------- what it relies on
-
-
-def _numpy_table() -> Any:
-    """NumPy's C interface, as a table of addresses."""
-    capsule = import_module("numpy._core._multiarray_umath")._ARRAY_API
-    pointer = ctypes.pythonapi.PyCapsule_GetPointer
-    pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-    return (ctypes.c_size_t * (NEW_FROM_DESCR + 1)).from_address(pointer(capsule, None))
-
-
-@cache
-def _layout() -> bool:
-    """Whether objects lie in memory as the code reads them: CPython of 64 bits with its lock, and NumPy as known."""
-    if sys.implementation.name != "cpython" or sys.maxsize != 2**63 - 1:
-        return False
-    if not getattr(sys, "_is_gil_enabled", lambda: True)():
-        return False
-    try:
-        table = _numpy_table()
-    except (ImportError, AttributeError, ValueError):
-        return False
-    samples: list[Array] = [np.zeros((3, 5), np.float32), np.zeros((7, 2, 4), np.int64)[:, ::2], np.zeros((), bool)]
-    return table[ARRAY_TYPE] == id(np.ndarray) and all(_is_known(array) for array in samples)
-
-
-def _is_known(array: Array) -> bool:
-    def word(type: Any, offset: int) -> int:
-        return int(type.from_address(id(array) + offset).value or 0)
-
-    return (
-        word(ctypes.c_void_p, TYPE) == id(np.ndarray)
-        and word(ctypes.c_void_p, DATA) == array.ctypes.data
-        and word(ctypes.c_int, NDIM) == array.ndim
-        and (ctypes.c_ssize_t * array.ndim).from_address(word(ctypes.c_void_p, DIMS))[:] == list(array.shape)
-        and word(ctypes.c_void_p, DESCR) == id(array.dtype)
-        and word(ctypes.c_int, FLAGS) & IN_ORDER == IN_ORDER * array.flags.c_contiguous | 0x0100
-    )
 
 
 MODULE = Part("entry", ("entry",), assembly)
