@@ -120,4 +120,5 @@ docs: $(DEV)
 
 clean:
 	rm -rf .venv .venv-oldest .venv-torch .venv-peers .venv-gpu-peers .types build dist graphc.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .test-cache
+	rm -f digits.onnx digits.safetensors digits.svg
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
