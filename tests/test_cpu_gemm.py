@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -47,12 +48,14 @@ def operand(name: str, shape: tuple[int, ...], layout: str, dtype: str) -> tuple
     return views[layout], x, given
 
 
-def product(m: int, k: int, n: int, layout: str, dtype: str, width: int = 64, parts: int = 1) -> tuple[Any, Any]:
+def product(
+    m: int, k: int, n: int, layout: str, dtype: str, width: int = 64, parts: int = 1, cores: int = 1
+) -> tuple[Any, Any]:
     """A product as native code, and by NumPy in double precision where that is exacter."""
     rng = np.random.default_rng(m + k + n)
     (a, x, x_shape), (b, y, y_shape) = operand("x", (m, k), layout[0], dtype), operand("y", (k, n), layout[1], dtype)
     feeds = {x: numbers(rng, x_shape, dtype), y: numbers(rng, y_shape, dtype)}
-    (found,) = run([a @ b], feeds, host=narrowed(this_host(), width), parts=parts)
+    (found,) = run([a @ b], feeds, host=replace(narrowed(this_host(), width), cores=cores), parts=parts)
     views = {"n": lambda v: v, "t": lambda v: v.T, "s": lambda v: v[::2, ::3], "f": lambda v: v[::-1, ::-1]}
     left, right = views[layout[0]](feeds[x]), views[layout[1]](feeds[y])
     if dtype in ("float32", *HALVES):
@@ -112,6 +115,7 @@ def test_all_remainders_of_tiles(width):
         ((18, 16, 1000), "nn", ["masked.2.1", "masked.7.1", "tile.9.2"]),  # two panels of 9 rows, 31 whole strips
         ((31, 16, 24), "nn", ["masked.2.2", "masked.4.2", "masked.7.2"]),  # panels of 11, 11 and 9 rows
         ((31, 16, 64), "nn", ["tile.11.2", "tile.9.2"]),
+        ((460, 40, 1024), "nn", ["tile.11.2", "tile.13.2"]),  # units of 115 rows, in panels of 13 and one of 11
         ((16, 512, 64), "nt", ["inner.1.8", "inner.3.8"]),
         ((2, 512, 67), "nt", ["inner.2.1", "inner.2.8"]),
         ((1, 16, 64), "nn", []),
@@ -177,6 +181,24 @@ def test_units_have_all_columns_of_b_where_that_stays_in_the_cache(layout):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+def test_units_have_all_columns_where_a_has_many_rows(layout):
+    """B is read as it lies or packed before, by the number of rows; the columns of the last shape are too many."""
+    for shape in ((460, 300, 530), (690, 40, 700), (470, 20, 2100)):
+        check(*shape, layout, "float32", parts=2)
+    for width in WIDTHS[1:]:
+        check(460, 70, 530, layout, "float32", width)
+    check(460, 20, 530, layout, "float64")
+    check(460, 20, 530, layout, "float16", parts=3)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_results_do_not_depend_on_the_cores_for_which_units_are_made(layout):
+    for shape in ((690, 300, 530), (300, 300, 300)):
+        once, _ = product(*shape, layout, "float32")
+        assert all(once.tobytes() == product(*shape, layout, "float32", cores=c)[0].tobytes() for c in (6, 64))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_few_long_rows_of_a_that_stay_in_the_cache(layout):
     """As they lie, and 4096 bytes apart; blocks of k are whole squares but for the last."""
     for shape in ((64, 790, 260), (64, 1024, 260), (20, 1500, 270)):
@@ -239,7 +261,9 @@ def test_batches_and_what_is_broadcast_over_them():
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize(
-    "shape", [(3, 20, 50), (130, 20, 50), (130, 20, 600), (130, 20, 1), (1, 20, 50), (40, 0, 3)], ids=str
+    "shape",
+    [(3, 20, 50), (130, 20, 50), (130, 20, 600), (460, 20, 600), (130, 20, 1), (1, 20, 50), (40, 0, 3)],
+    ids=str,
 )
 def test_what_follows_runs_on_each_block(shape, dtype):
     m, k, n = shape
@@ -289,7 +313,7 @@ def test_a_result_in_the_bytes_of_an_operand_is_not_where_the_sums_lie():
     np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-2)
 
 
-@pytest.mark.parametrize("shape", [(3, 20, 50), (40, 20, 33), (40, 20, 1), (1, 20, 50)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 20, 50), (40, 20, 33), (460, 20, 600), (40, 20, 1), (1, 20, 50)], ids=str)
 def test_results_are_stored_where_views_put_them(shape):
     m, k, n = shape
     rng = np.random.default_rng(0)

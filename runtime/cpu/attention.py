@@ -135,7 +135,7 @@ class _Block:
         numbers = [f.i64(x) for x in (row, column, f.mul(row, height), b[1], self.width, c[1], m, n, k, height, adds)]
         function = f"gemm.{lines}.{self.problem.dtype}"
         operands = at, *numbers[:3], b[0], *numbers[3:5], c[0], *numbers[5:], NULL
-        f.call(function, "void", *operands, table(f, self.frame.host, function, m, None, n))
+        f.call(function, "void", *operands, table(f, self.frame.host, function, None, n))
 
     def met(self, name: str, panel: Strided, to: Strided) -> None:
         """The products of lines of an operand with those of a panel."""

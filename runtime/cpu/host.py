@@ -18,6 +18,7 @@ class Host:
         triple, cpu, features: as LLVM names them.
         vector_bytes: of the vectors that the code uses: 64 with AVX-512, 32 with AVX2, 16 elsewhere.
         registers: vector registers.
+        cores: that work may be shared by, at most.
     """
 
     triple: str
@@ -25,6 +26,7 @@ class Host:
     features: str
     vector_bytes: int
     registers: int
+    cores: int = 1
 
     def lanes(self, itemsize: int) -> int:
         """Elements of this many bytes in one vector."""
@@ -68,7 +70,8 @@ def this_host() -> Host:
     wide = all(found.get(name) for name in ("avx512f", "avx512bw", "avx512dq", "avx512vl"))
     width = 64 if wide else 32 if found.get("avx2") and found.get("fma") else 16
     features = llvm.get_host_cpu_features().flatten()
-    return Host(triple, llvm.get_host_cpu_name(), features, width, 32 if wide or "aarch64" in triple else 16)
+    registers = 32 if wide or "aarch64" in triple else 16
+    return Host(triple, llvm.get_host_cpu_name(), features, width, registers, available_threads())
 
 
 def narrowed(host: Host, vector_bytes: int) -> Host:

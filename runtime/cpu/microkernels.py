@@ -26,6 +26,8 @@ from graphc.runtime.cpu.values import MEMORY_TYPE, Int, Value, constant, lanes_o
 from graphc.types import np_dtype
 
 FLOATS = ("float32", "float64")
+PACE = {"columns": 16, "rows": 64}  # steps of k between asking for what is needed next; many, where rows take registers
+LINE = 64  # bytes of a line of the cache, about
 
 # The parameters of all these functions, which compute a block of C, or add to it. Distances are in elements.
 BLOCK = (
@@ -153,17 +155,16 @@ def tiles(host: Host, symbol: str, rows: Collection[int] | None, n: Int) -> list
     return names
 
 
-def table(f: Function, host: Host, symbol: str, m: Int, part: int | None, n: Int) -> Value:
-    """The table of the tiles that a function which covers C needs, if any; of what isn't known, anything may be.
-
-    Args:
-        m, n: rows and columns of C.
-        part: rows of panels of A, but for the last; or, for `dot`, of what one call covers.
-    """
-    rows = {min(m, part), m % part} if isinstance(m, int) and part else None
+def table(f: Function, host: Host, symbol: str, rows: Collection[int] | None, n: Int) -> Value:
+    """The table of the tiles that a function which covers C needs, if any; see `tiles`."""
     parameters = [type.split()[0] for type, _ in BLOCK]
     names = tiles(host, symbol, rows, n)
     return f.module.addresses(names, parameters) if names else Value("null", "ptr")
+
+
+def remainders(size: int, part: int) -> set[int]:
+    """The sizes of parts of something of which all but the last have a certain size."""
+    return {min(size, part), size % part} if part else {0}
 
 
 def library(host: Host, symbol: str) -> str:
@@ -227,9 +228,11 @@ def _call_tile(f: Function, here: _Operands, first: int, rows: Int) -> None:
 
 
 def _tile(masked: bool, maker: _Maker, symbol: str, layout: str, height: str, vectors_of_row: str) -> None:
-    """A function that computes one tile of C: its `m` is known, and `n` is looked at only if it is `masked`.
+    """A function that computes one tile of C: its rows are known, and `n` is looked at only if it is `masked`.
 
-    Its `panel` is the next panel of B, to be asked for ahead, and `b_panel` the distance of rows there.
+    With each `PACE` of k it asks for a little of what is needed next, as more at once would be in the way of what is
+    needed now: for `m` of its rows of C, and for `height` rows of the next panel of B, which are `b_panel` apart from
+    `panel` on.
     """
     f, x = maker.begin(symbol)
     shape = Tile(int(height), int(vectors_of_row), maker.lanes)
@@ -238,37 +241,42 @@ def _tile(masked: bool, maker: _Maker, symbol: str, layout: str, height: str, ve
     type = vector(element, lanes)
     masks = [f.mask(f.sub(x.n, j * lanes), lanes) if masked else None for j in range(vectors)]
     a_k: Int = 1 if layout == "rows" else x.a_k
+    steps = PACE[layout]
     offsets = [f.mul(r, _row(layout, x)) for r in range(rows)]
 
     def step(_: Value, carried: list[Value]) -> Sequence[Value]:
-        a, b, ahead, *sums = carried
+        a, b, *sums = carried
         row = [f.load(type, f.address(b, j * lanes, element), align, masks[j]) for j in range(vectors)]
-        for j in range(0 if masked else vectors):
-            prefetch(f, f.address(ahead, j * lanes, element), level=2)
-        if layout == "columns" and not masked:
-            prefetch(f, f.address(a, x.a_panel, element), level=2)
         for r in range(rows):
             factor = f.splat(f.load(element, f.address(a, offsets[r], element), align), lanes)
             for j in range(vectors):
                 sums[r * vectors + j] = maker.multiply_add(f, factor, row[j], sums[r * vectors + j])
-        following = [(a, a_k), (b, x.b_k), (ahead, x.b_panel)]
-        return [*[f.address(at, distance, element) for at, distance in following], *sums]
+        return [f.address(a, a_k, element), f.address(b, x.b_k, element), *sums]
 
-    _expect(maker, f, x, shape)
+    def ask(at: Value, count: Value, distance: Value, *, write: bool = False) -> Value:
+        """For some rows that are as wide as the tile; the address of the next.
+
+        Rows may begin amid a line. Their last lines are asked for: the first is the last of the tile before.
+        """
+
+        def row(_: Value, carried: list[Value]) -> Sequence[Value]:
+            for end in range(shape.width * align, 0, -LINE):
+                prefetch(f, f.address(carried[0], end - 1, "i8"), write=write, level=1 if write else 2)
+            return [f.address(carried[0], distance, element)]
+
+        (following,) = f.loop(0, count, 1, row, [at])
+        return following
+
+    def pace(k: Value, carried: list[Value]) -> Sequence[Value]:
+        c, ahead, *rest = carried
+        c = ask(c, x.m, x.c_row, write=True)
+        ahead = ahead if masked else ask(ahead, x.height, x.b_panel)
+        return [c, ahead, *f.loop(0, f.min(steps, f.sub(x.k, k)), 1, step, rest)]
+
     zeros = [constant(type, 0)] * (rows * vectors)
-    _, _, _, *sums = f.loop(0, x.k, 1, step, [x.a, x.b, x.panel, *zeros])
+    _, _, _, _, *sums = f.loop(0, x.k, steps, pace, [x.c, x.panel, x.a, x.b, *zeros])
     _put(maker, f, x, [sums[r * vectors : (r + 1) * vectors] for r in range(rows)], masks)
     f.ret()
-
-
-def _expect(maker: _Maker, f: Function, x: _Operands, shape: Tile) -> None:
-    """Ask for the lines of C, so that they are in the cache when the sums are done."""
-    lines = max(1, shape.width * maker.align // 64)
-    c = x.c
-    for _ in range(shape.rows):
-        for line in range(lines):
-            prefetch(f, f.address(c, 64 * line, "i8"), write=True)
-        c = f.address(c, x.c_row, maker.element)
 
 
 def _put(
@@ -347,27 +355,34 @@ def _copied(maker: _Maker, f: Function, x: _Operands, width: int, masks: Sequenc
 
 
 def _gemm(maker: _Maker, symbol: str, layout: str) -> None:
-    """Panels of rows, in each strip of columns."""
+    """Panels of rows, in each strip of columns; each panel asks for a part of the next panel of B."""
     f, x = maker.begin(symbol)
+    steps = PACE[layout]
+    panels = f.div(f.add(x.m, f.sub(x.height, 1)), x.height)
+    paces = f.div(f.add(x.k, steps - 1), steps)
+    share = f.i64(f.div(f.add(panels, steps - 1), panels))  # rows of B of each pace
 
     def column(strip: _Operands, first: int, kind: _Strip) -> None:
         most = kind.shape.rows
+        expected = f.i64(f.div(f.add(paces, most - 1), f.max(paces, 1)))  # rows of C of each pace
+        ahead = f.mul(f.mul(share, paces), strip.b_panel)
 
         def panel(number: Value, carried: list[Value]) -> Sequence[Value]:
             start = f.mul(number, x.height)
             end = f.min(x.m, f.add(start, x.height))
             a = f.sub(0, f.mul(start, _row(layout, x)))
+            following = f.address(strip.panel, f.mul(number, ahead), maker.element)
+            here = strip._replace(m=expected, height=share, panel=following)
 
             def tiles(i: Value, _: list[Value]) -> None:
                 at = f.add(a, f.mul(i, _row(layout, x)))
                 c = f.address(strip.c, f.mul(i, x.c_row), maker.element)
-                here = strip._replace(a=f.address(carried[0], at, maker.element), c=c)
-                _call_tile(f, here, first, f.min(most, f.sub(end, i)))
+                tile = here._replace(a=f.address(carried[0], at, maker.element), c=c)
+                _call_tile(f, tile, first, f.min(most, f.sub(end, i)))
 
             f.loop(start, end, most, tiles)
             return [f.address(carried[0], x.a_panel, maker.element)]
 
-        panels = f.div(f.add(x.m, f.sub(x.height, 1)), x.height)
         f.loop(0, panels, 1, panel, [x.a])
 
     _columns(maker, f, x, column)
