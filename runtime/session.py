@@ -158,7 +158,7 @@ class Session:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise SessionError("this session is closed", hint="use it before it is closed, or make a new one: gc.Session()")
+            raise SessionError("this session is closed", hint="use it before that, or make a new one: gc.Session()")
 
     @property
     def seed(self) -> int:
