@@ -36,8 +36,7 @@ from graphc.runtime.cpu.host import Host, available_threads, target_machine, thi
 
 DEFINED = re.compile(r"^define (?!internal |private )[^@\n]*@([\w.]+)\(", re.MULTILINE)
 LOCAL = re.compile(r"^(?:define (?:internal|private) [^@\n]*)?@([\w.]+)(?=\(| =)", re.MULTILINE)
-SHARED = re.compile(r"^(?:declare|attributes|!).*\n", re.MULTILINE)  # lines that modules have in common
-PUBLIC = re.compile(r"^define (?!internal |private )", re.MULTILINE)
+SHARED = "declare ", "attributes ", "!"  # what lines begin with that modules have in common
 OF_LIBRARY = re.compile(r"^declare [^@\n]*@((?!llvm\.)\w+\.[\w.]+)\(", re.MULTILINE)
 
 TOGETHER = 24 << 10  # characters of assembly that are compiled as one module, about
@@ -127,7 +126,7 @@ NO_OBJECTS = Objects({}, {})
 
 def unit_of(assembly: str, symbols: Iterable[str]) -> Unit:
     """The unit of a module."""
-    return Unit(_key(assembly), tuple(symbols), tuple(dict.fromkeys(OF_LIBRARY.findall(assembly))))
+    return Unit(_key(assembly), tuple(symbols), tuple(dict.fromkeys(OF_LIBRARY.findall(_lines(assembly, "declare ")))))
 
 
 class Loading:
@@ -272,9 +271,14 @@ def _prefix(key: str) -> str:
     return f"k{key[:24]}_"
 
 
+def _lines(assembly: str, word: str) -> str:
+    """The lines of a module that begin so: patterns find what they look for there many times faster than in all."""
+    return "\n".join([word + rest.partition("\n")[0] for rest in f"\n{assembly}".split(f"\n{word}")[1:]])
+
+
 def _renamed(assembly: str, prefix: str) -> str:
     """A module whose functions that others may call begin with `prefix`."""
-    names = DEFINED.findall(assembly)
+    names = DEFINED.findall(_lines(assembly, "define "))
     return re.sub(rf"@({'|'.join(map(re.escape, names))})(?![\w.])", rf"@{prefix}\1", assembly) if names else assembly
 
 
@@ -285,12 +289,17 @@ def _joined(assemblies: Sequence[str]) -> str:
     shared: dict[str, None] = {}
     texts = []
     for number, assembly in enumerate(assemblies):
-        names = LOCAL.findall(assembly)
+        text = f"\n{assembly}".replace("\ndefine ", "\ndefine weak ")
+        for linkage in ("internal ", "private "):
+            text = text.replace(f"\ndefine weak {linkage}", f"\ndefine {linkage}")
+        names = LOCAL.findall("\n".join([_lines(text, "define "), _lines(text, "@")]))
         if names:
-            assembly = re.sub(rf"@({'|'.join(map(re.escape, names))})(?![\w.])", rf"@m{number}.\1", assembly)
-        shared.update(dict.fromkeys(SHARED.findall(assembly)))
-        texts.append(PUBLIC.sub("define weak ", SHARED.sub("", assembly)))
-    return "".join([*shared, *texts])
+            text = re.sub(rf"@({'|'.join(map(re.escape, names))})(?![\w.])", rf"@m{number}.\1", text)
+        for line in "\n".join([_lines(text, word) for word in SHARED]).split("\n"):
+            shared[line] = None
+            text = text.replace(f"\n{line}\n", "\n")
+        texts.append(text)
+    return "\n".join([*shared, *texts])
 
 
 # ------------------------------------------------------------------------------------------- compiling
@@ -371,7 +380,7 @@ class Compiler:
             alike = [key for key in longest[1:] if self._waiting[key].company is company is not None]
             share = sum([len(self._waiting[key].assembly) for key in longest]) // available_threads()
             left = min(self._together, share)
-            taken = {}
+            taken: dict[str, str] = {}
             for key in [longest[0], *alike]:
                 left -= len(self._waiting[key].assembly)
                 if taken and left < 0:
