@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
-
 from graphc.runtime.cpu.builder import Module
 from graphc.runtime.cpu.driver import Command
 from graphc.runtime.cpu.parts import Part
@@ -30,8 +28,7 @@ class Copy(NamedTuple):
 
 def command(copy: Copy) -> Command:
     """What the driver runs to copy."""
-    args = np.array(copy, np.int64)
-    return Command(MODULE.code.address("copy"), args, -(-copy.nbytes // UNIT), int(copy.nbytes * NS_PER_BYTE), "copy")
+    return Command(MODULE.code.address("copy"), copy, -(-copy.nbytes // UNIT), int(copy.nbytes * NS_PER_BYTE), "copy")
 
 
 def assembly() -> str:

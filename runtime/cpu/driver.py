@@ -209,6 +209,7 @@ def _first_ticket(f: Function, tickets: Int, part: Int) -> Int:
     return f.div(f.add(f.mul(tickets, part), PARTS - 1), PARTS)
 
 
+@cache
 def _counts(tickets: int) -> int:
     """How many tickets each part has, a byte for each."""
     first = [-(-tickets * part // PARTS) for part in range(PARTS + 1)]
@@ -441,14 +442,14 @@ class Command(NamedTuple):
 
     Attributes:
         address: of the function; see `phases` for what it takes.
-        args: 1-d int64.
+        args: 64-bit words.
         units: of work, which may be divided.
         cost_ns: what all of them take one core, roughly, in nanoseconds.
         name: for messages.
     """
 
     address: int
-    args: Array
+    args: Sequence[int]
     units: int
     cost_ns: int
     name: str
@@ -501,16 +502,16 @@ class CommandList:
         self.short = sum([command.cost_ns for command in commands]) < SHORT_NS
         cuts = [tickets_of(c.units, c.cost_ns) for c in commands]
         self.parallel = any(tickets for _, tickets in cuts)
-        args = [np.asarray(command.args, np.int64) for command in commands]
-        starts = np.cumsum([0, *(array.size for array in args)])
+        args = [word for command in commands for word in command.args]
+        starts = np.cumsum([0, *[len(command.args) for command in commands]])
         head = COMMANDS + COMMAND_BYTES * len(commands)
-        self._memory = aligned_memory(head + 8 * int(starts[-1]))
+        self._memory = aligned_memory(head + 8 * len(args))
         self.address: int = self._memory.ctypes.data
         words = self._memory.view(np.int64)
         divided = sum([command.cost_ns for command, (_, tickets) in zip(commands, cuts, strict=True) if tickets])
         words[COUNT // 8], words[PARALLEL // 8], words[WORTH // 8] = len(commands), divided > 0, divided >= WAKE_NS
         words[STATE // 8], words[CHANGES // 8] = 0 if state is None else state.address, changes
-        words[head // 8 :] = np.concatenate([*args, np.empty(0, np.int64)])
+        words[head // 8 :] = args
         rows = words[COMMANDS // 8 : head // 8].reshape(-1, COMMAND_BYTES // 8)
         rows[:, ADDRESS // 8] = np.array([command.address for command in commands], np.uint64).view(np.int64)
         rows[:, ARGS // 8] = self.address + head + 8 * starts[:-1]

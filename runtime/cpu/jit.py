@@ -28,7 +28,7 @@ from copy import copy
 from functools import cache, partial
 from threading import Lock, Thread
 from typing import Any, NamedTuple
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 from graphc.errors import GraphcError, InternalError
 from graphc.runtime.cache import object_cache
@@ -53,9 +53,17 @@ class Code:
     Args:
         symbols: of the functions whose addresses are asked for.
         imports: addresses of functions that the objects call, apart from those of the process.
+        later: whether they are linked while the interpreter does other things; who asks for an address then waits.
     """
 
-    def __init__(self, objects: Iterable[bytes], symbols: Iterable[str], imports: Mapping[str, int] = {}) -> None:
+    def __init__(
+        self,
+        objects: Iterable[bytes],
+        symbols: Iterable[str],
+        imports: Mapping[str, int] = {},
+        *,
+        later: bool = False,
+    ) -> None:
         import llvmlite.binding as llvm
 
         builder = llvm.JITLibraryBuilder().add_current_process()
@@ -65,7 +73,8 @@ class Code:
             builder = builder.export_symbol(symbol)
         for symbol, address in imports.items():
             builder = builder.import_symbol(symbol, address)
-        self._library = builder.link(_engine(), f"code{next(_numbers)}")
+        link = partial(builder.link, _engine(), f"code{next(_numbers)}")
+        self._library: Mapping[str, int] | _Linking = _Linking(link) if later else link()
         self._prefix = ""
         self._needed: Sequence[Code] = ()
 
@@ -79,6 +88,45 @@ class Code:
         """Where a function is."""
         found: int = self._library[self._prefix + symbol]
         return found
+
+
+class _Linking:
+    """A library that is being linked by a thread of its own, which needs the interpreter only when it is done."""
+
+    def __init__(self, link: Callable[[], Mapping[str, int]]) -> None:
+        self._link = link
+        self._linked: Future[Mapping[str, int]] = Future()
+        _linking.add(self)
+        try:
+            Thread(target=self._work, name="graphc-link").start()
+        except RuntimeError:  # the system grants no more threads
+            self._work()
+
+    def _work(self) -> None:
+        try:
+            self._linked.set_result(self._link())
+        except BaseException as error:
+            self._linked.set_exception(error)
+
+    def __getitem__(self, symbol: str) -> int:
+        return self._linked.result()[symbol]
+
+    def wait(self) -> None:
+        """Return when nothing is linked any more."""
+        self._linked.exception()
+
+
+_linking: WeakSet[_Linking] = WeakSet()
+
+
+def _wait_for_linking() -> None:
+    """A child has only the thread that forks: what others have begun would never be done there."""
+    for library in list(_linking):
+        library.wait()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_wait_for_linking)
 
 
 @cache
@@ -203,14 +251,14 @@ class Loading:
             return None
         return Objects({**found, **inner.images}, {**self._called, **inner.library})
 
-    def codes(self) -> list[Code]:
-        """The code of each module that was added.
+    def codes(self, *, later: bool = False) -> list[Code]:
+        """The code of each module that was added; see `Code` for `later`.
 
         Raises:
             GraphcError: the system allows no generated code. InternalError: LLVM refuses a module.
         """
         try:
-            new = self._linked()
+            new = self._linked(later)
         except BaseException:
             self._compiler.stop()
             raise
@@ -218,7 +266,7 @@ class Loading:
         _loaded.update(new)
         return [self._found[key] for key in self._keys]
 
-    def _linked(self) -> dict[str, Code]:
+    def _linked(self, later: bool) -> dict[str, Code]:
         """The new modules by key, in one library: linking them one by one takes more than twice as long."""
         if not self._units:
             return {}
@@ -231,7 +279,7 @@ class Loading:
                 first = made.setdefault(image, key)
                 object_cache().put(key, image if first == key else ELSEWHERE + first.encode())
         exported = [_prefix(key) + name for key, unit in self._units.items() for name in unit.symbols]
-        library = Code(dict.fromkeys(self._images.values()), exported, addresses)
+        library = Code(dict.fromkeys(self._images.values()), exported, addresses, later=later)
         library._needed = tuple(functions)
         return {key: library.part(_prefix(key)) for key in self._units}
 

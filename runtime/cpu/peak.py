@@ -85,7 +85,7 @@ def measured_peak(threads: int) -> Peak:
 
     def fastest(symbol: str, units: int, table: Array, repeats: int) -> int:
         """Nanoseconds, if divided among the threads."""
-        commands = CommandList([Command(code.address(symbol), np.zeros(1, np.int64), units, 10**9, symbol)])
+        commands = CommandList([Command(code.address(symbol), (0,), units, 10**9, symbol)])
         times = []
         for _ in range(repeats):
             start = time.perf_counter_ns()

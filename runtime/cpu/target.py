@@ -249,7 +249,7 @@ class CpuExecutable:
         if self._folder is not None:
             written = {variant: target.written(variant) for variant in self.natives}
             dump_kernels(self._folder, self.symbolic, written, target.host, library)
-        codes = loading.codes()
+        codes = loading.codes(later=whole is not None)
         self._shared = codes[: len(shared)]
         self.code = dict(zip(self.natives, codes[len(shared) :], strict=True))
         if key is not None and pack is packs.EMPTY:
@@ -463,7 +463,7 @@ class Bound:
             slots.append(self.draws[step.kernel.core])
         if native.kept is not None:
             slots.append(self._kept_slots.get(step, 0))
-        args = np.array([*slots, *called.dims], np.int64)
+        args = (*slots, *called.dims)
         for address, units, cost in called.prepares if prepares else called.phases:
             yield Command(address, args, units, cost, called.kind)
 

@@ -1,0 +1,54 @@
+"""Code that is linked while the interpreter does other things."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Mapping
+
+import pytest
+
+from graphc.runtime.cpu import jit
+from graphc.runtime.cpu.host import this_host
+
+CALLS = "declare i64 @missing()\ndefine i64 @f() {\n%x = call i64 @missing()\nret i64 %x\n}\n"
+
+
+def test_what_is_linked_later_is_there_when_it_is_asked_for() -> None:
+    image = jit.compiled("define i64 @f() {\nret i64 42\n}\n", this_host())
+    code = jit.Code([image], ["f"], later=True)
+    assert ctypes.CFUNCTYPE(ctypes.c_int64)(code.part("").address("f"))() == 42
+
+
+def test_what_cant_be_linked_is_told_to_all_who_ask() -> None:
+    code = jit.Code([jit.compiled(CALLS, this_host())], ["f"], later=True)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="materialize symbols"):
+            code.address("f")
+
+
+def test_without_a_thread_it_is_linked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    assert jit._Linking(lambda: {"f": 7})["f"] == 7
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_waits_for_what_is_being_linked() -> None:
+    begun, may_end = threading.Event(), threading.Event()
+
+    def link() -> Mapping[str, int]:
+        begun.set()
+        may_end.wait()
+        return {"f": 7}
+
+    library = jit._Linking(link)
+    begun.wait()
+    threading.Timer(0.05, may_end.set).start()
+    child = os.fork()
+    if not child:
+        os._exit(library["f"] if library._linked.done() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
