@@ -138,7 +138,7 @@ class Problem:
         m, n, k, batch = (d if isinstance(d, int) else UNKNOWN for d in (self.m, self.n, self.k, product(self.batch)))
         widest = CACHE_BYTES // 2 // (self.rows * width * itemsize(self.compute)) if self.place is None else n
         if self.spans:
-            tiles = -(-n // width)
+            tiles = max(1, -(-n // width))
             return width * -(-tiles // -(-tiles // max(1, min(widest, SPANNED[1] // width))))
         rows = min(self.rows, m)
         column = max(2 * rows * k / FLOPS, k * itemsize(self.dtype) / BYTES, 1.0)
