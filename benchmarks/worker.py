@@ -87,7 +87,7 @@ def values(prepared: Prepared) -> Answer:
 def timed(prepared: Prepared, steps: int, turn: float) -> Answer:
     """Seconds of a step, from the time of `steps`; of as many as last `turn` seconds if that is 0."""
     steps = steps or chosen_steps(prepared.step, turn)
-    return {"steps": steps, "seconds": seconds_of(prepared.step, steps) / steps}
+    return {"steps": steps, "seconds": seconds_of(prepared.step, steps) / steps, "aside": prepared.aside()}
 
 
 def peak(prepared: Prepared, steps: int) -> Answer:

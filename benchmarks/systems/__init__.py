@@ -21,11 +21,13 @@ class Prepared(NamedTuple):
         step: one training step or inference; returns when its result is there.
         read: the result of a step as an array: the loss before the step, or what was inferred.
         materialise: make the values of the weights, where that would wait for the first step.
+        aside: seconds of the steps so far that imports and initial values took, of whole first steps.
     """
 
     step: Callable[[], Any]
     read: Callable[[Any], Any] = np.asarray
     materialise: Callable[[], Any] = list
+    aside: Callable[[], float] = float
 
 
 Prepare = Callable[[dict[str, Array], tuple[Array, ...]], Prepared]

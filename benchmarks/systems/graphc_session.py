@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from operator import itemgetter
@@ -104,8 +106,23 @@ class Ways:
         self, make: Callable[[models.Library], Any], optimizer: gc.optim.Optimizer
     ) -> Callable[[Arrays, Data], Prepared]:
         """Everything from the model's declaration to the first loss."""
-        prepare = self.training(make, optimizer)
-        return lambda weights, data: Prepared(lambda: prepare(weights, data).step(), itemgetter(0))
+
+        def prepare(weights: Arrays, data: Data) -> Prepared:
+            aside: list[float] = []
+
+            def step() -> Any:
+                aside.append(seconds_of(partial(importlib.import_module, "llvmlite.binding")))
+                with gc.Graph():
+                    model = make(LIBRARY)
+                    aside.append(seconds_of(partial(model.load_state_dict, weights)))
+                    fetches, feeds = training_step(model, optimizer, data)
+                    prepared = self.prepared(fetches, feeds, data, list(model.state_dict().values()))
+                aside.append(seconds_of(prepared.materialise))
+                return prepared.step()
+
+            return Prepared(step, itemgetter(0), aside=lambda: sum(aside))
+
+        return prepare
 
     def linreg(self, weights: Arrays, data: Data) -> Prepared:
         """w*t_u + b to t_c."""
@@ -129,6 +146,13 @@ class Ways:
                 return self.prepared(gradient, [x], (x_value,)).step()
 
         return Prepared(step, itemgetter(0))
+
+
+def seconds_of(work: Callable[[], Any]) -> float:
+    """How long it takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def waited(found: list[Any]) -> list[Any]:
