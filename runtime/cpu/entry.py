@@ -322,16 +322,11 @@ def _fits(module: Module) -> None:
     f.ret(f.convert("zext", good, I64))
 
 
-def _make(module: Module) -> None:
-    """`i64 make(ptr words)`: arrays for the results, those that are given and new ones.
-
-    It returns how many there are now: fewer than wanted if memory is short.
-    """
-    frame = _Frame(module, "make", [], I64)
+def _new_result(frame: _Frame, record: Value) -> list[Value]:
+    """An array for a result, in a block that nobody has or in memory of its own; null if memory is short."""
     f = frame.f
-    feeds, count = frame.words.load(I64, FEEDS), frame.words.load(I64, RESULTS)
 
-    def new(record: Value, data: Value = NULL) -> list[Value]:
+    def new(data: Value = NULL) -> list[Value]:
         descr = frame.field(PTR, record, RECORD_DESCR)
         do(f, frame.interface("Py_IncRef"), descr)  # which the array takes
         ndim = f.convert("trunc", frame.field(I64, record, RECORD_NDIM), I32)
@@ -339,9 +334,9 @@ def _make(module: Module) -> None:
         arguments = [frame.interface("array_type"), descr, ndim, sizes, NULL, data, flags, NULL]
         return [call(f, frame.interface("new_from_descr"), *arguments, result=PTR)]
 
-    def lent(record: Value, block: Value) -> list[Value]:
+    def lent(block: Value) -> list[Value]:
         """An array in the memory of a block, which it refers to."""
-        (array,) = new(record, f.load(PTR, f.address(block, 8, "i8"), 8))
+        (array,) = new(f.load(PTR, f.address(block, 8, "i8"), 8))
 
         def refer() -> None:
             base = f.load(PTR, block, 8)
@@ -351,18 +346,27 @@ def _make(module: Module) -> None:
         unless(f, frame.same(array, NULL), refer)
         return [array]
 
-    def shelved(record: Value, shelf: Value) -> list[Value]:
+    def shelved(shelf: Value) -> list[Value]:
         """An array in the first block that nobody has, or one of its own."""
         blocks = [f.address(shelf, 16 * k, "i8") for k in range(SHELVED)]
         counts = [frame.field(I32, f.load(PTR, block, 8), REFERENCES) for block in blocks]
         found = NULL
         for block, count in reversed([*zip(blocks, counts, strict=True)]):
             found = f.select(frame.same(count, constant(I32, 1)), block, found)
-        return f.if_(frame.same(found, NULL), lambda: new(record), lambda: lent(record, found))
+        return f.if_(frame.same(found, NULL), new, lambda: lent(found))
 
-    def made_here(record: Value) -> list[Value]:
-        shelf = frame.field(PTR, record, RECORD_SHELF)
-        return f.if_(frame.same(shelf, NULL), lambda: new(record), lambda: shelved(record, shelf))
+    shelf = frame.field(PTR, record, RECORD_SHELF)
+    return f.if_(frame.same(shelf, NULL), new, lambda: shelved(shelf))
+
+
+def _make(module: Module) -> None:
+    """`i64 make(ptr words)`: arrays for the results, those that are given and new ones.
+
+    It returns how many there are now: fewer than wanted if memory is short.
+    """
+    frame = _Frame(module, "make", [], I64)
+    f = frame.f
+    feeds, count = frame.words.load(I64, FEEDS), frame.words.load(I64, RESULTS)
 
     def given(record: Value, array: Value) -> list[Value]:
         f.store(NULL, f.address(record, RECORD_GIVEN, "i8"), 8)
@@ -373,7 +377,7 @@ def _make(module: Module) -> None:
         k, _ = values
         record = frame.record(f.i64(f.add(feeds, k)))
         there = frame.field(PTR, record, RECORD_GIVEN)
-        (array,) = f.if_(frame.same(there, NULL), lambda: made_here(record), lambda: given(record, there))
+        (array,) = f.if_(frame.same(there, NULL), lambda: _new_result(frame, record), lambda: given(record, there))
         f.store(array, f.address(record, RECORD_OBJECT, "i8"), 8)
         made = f.compare("icmp ne", array, NULL)
 
