@@ -24,6 +24,7 @@ from graphc.runtime.cpu.conv_tiles import (
     BYTES,
     FLOAT,
     LATENCY,
+    LINE,
     PRODUCTS_PER_NS,
     VECTORS,
     Run,
@@ -47,8 +48,8 @@ CACHED = 1 << 18  # elements of the transformed tiles of a block, if units are p
 MANY = 28  # tiles of such a block: one pass over each panel, so that no thread needs the tiles that others transform
 FEW = 16  # tiles of a block, if it is a unit
 UNITS = 8  # that there should be
-HUGE = 3 << 20  # elements of weights that other layers push out of the last cache, too
-FAR, FARTHER = 8, 4  # bytes that arrive in a cycle from where weights are large, or huge
+SPEEDS = ((1 << 20, 8), (3 << 20, 6))  # bytes that arrive in a cycle of so many elements of large weights, at most
+SLOWEST = 4  # of more, which other layers push out of the last cache, too
 USED = 0.93  # part of all cycles that the direct way makes use of
 TRANSFORM = 80  # cycles for each vector of results or of tiles' elements: transformed, moved, turned
 BEGINNING = 100_000  # cycles that phases take to begin, and threads to read what others have written
@@ -109,7 +110,7 @@ def _shape(transform: Transform, convolution: Convolution, host: Host) -> Shape:
     batch = convolution.batch if isinstance(convolution.batch, int) else BATCH
     grid = whole.divided(FEW)
     size = transform.places * rows * channels
-    is_large, speed = size > LARGE, FAR if size <= HUGE else FARTHER
+    is_large, speed = size > LARGE, next((speed for most, speed in SPEEDS if size <= most), SLOWEST)
     by_panels = is_large or batch * grid.line_blocks < UNITS * grid.images
     if by_panels:
         grid = whole.divided(max(FEW, min(MANY, CACHED // (transform.places * channels))))
@@ -118,7 +119,8 @@ def _shape(transform: Transform, convolution: Convolution, host: Host) -> Shape:
 
     def cycles(tile: Tile) -> float:
         passes = -(-grid.most // tile.rows)
-        each = max(tile.rows * tile.vectors, tile.rows + tile.vectors, LATENCY) / 2
+        reads = tile.rows + 2 * tile.vectors + -(-tile.rows * BYTES // LINE)  # all lines are asked for ahead, too
+        each = max(tile.rows * tile.vectors, reads, LATENCY) / 2
         first = max(each, tile.vectors * host.vector_bytes / speed) if is_large else each
         return transform.places * channels * blocks * -(-vectors // tile.vectors) * (first + (passes - 1) * each)
 
