@@ -10,25 +10,31 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
 
 from graphc.runtime.conv_geometry import Convolution, two_dimensional
-from graphc.runtime.cpu import lanes
+from graphc.runtime.cpu import lanes, shared
 from graphc.runtime.cpu.builder import Function
 from graphc.runtime.cpu.conv_points import LEAST, MET, POINTS, Pair, pairs
 from graphc.runtime.cpu.conv_tiles import (
     BYTES,
     FLOAT,
     PRODUCTS_PER_NS,
+    STRIDED,
     Tile,
     choose_tile,
     counters,
     even_part,
     nested,
     outer_product,
+    put_tile,
     rows_of_tiles,
 )
 from graphc.runtime.cpu.elements import Element, transposed
+from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.phases import Frame, KernelCode, Place
+from graphc.runtime.cpu.shared import Shared
 from graphc.runtime.cpu.values import I64, Int, Value, constant, vector
 from graphc.runtime.strided import Strided, aligned
 
@@ -130,7 +136,8 @@ class _Weights:
             o, c = f.mul(block, self.rows), f.mul(column_block, self.columns)
             o_count, c_count = f.min(self.rows, f.sub(self.outputs, o)), f.min(self.columns, f.sub(self.inputs, c))
             self.sums(frame, f.address(frame.memory(place), c, FLOAT), o, o_count)
-            f.call(self.put(), "void", sums, put, f.i64(o_count), f.i64(c_count))
+            how = Put(o_count, c_count, self.columns, self.rows * self.columns, self.put_row)
+            put_in_order(f, sums, put, self.taps, how)
             bounds = [(o, f.add(o, o_count)), (c, f.add(c, c_count)), *[(0, size) for size in self.kernel]]
 
             def element(index: Sequence[Int]) -> Value:
@@ -161,7 +168,8 @@ class _Weights:
         ]
         table = self.code.module.table("spans", I64, spans)
         places = [place for pair in self.pairs for place in self.places(pair)]
-        self.offsets = self.code.module.table("pairs", I64, places)
+        offsets = self.code.module.table("pairs", I64, places)
+        n_step, o_step, *_ = (int(step) for step in self.g.strides)
 
         def tap(t: Value, _: list[Value]) -> None:
             low, high = (f.load(I64, f.address(table, f.add(f.mul(t, 2), k), I64), 8) for k in (0, 1))
@@ -171,8 +179,9 @@ class _Weights:
                 def tile(r: Int, rows: int) -> None:
                     left = f.address(frame.at(self.g), f.mul(f.add(first, r), a_row), FLOAT)
                     to = f.address(into, f.add(f.mul(r, self.columns), c), FLOAT)
-                    args = (left, f.address(source, c, FLOAT), to, low, high)
-                    f.call(self.tap(rows), "void", *args)
+                    how = Tapped(low, high, o_step, self.batch, n_step, self.row, self.columns)
+                    at = (left, f.address(source, c, FLOAT), to, offsets)
+                    sum_pairs(f, Tile(rows, self.tile.vectors), at, how)
 
                 rows_of_tiles(f, count, self.tile.rows, self.outputs % self.tile.rows, tile)
 
@@ -180,67 +189,110 @@ class _Weights:
 
         f.loop(0, self.taps, 1, tap)
 
-    def tap(self, rows: int) -> str:
-        """The function of one tap of a tile: where gradient, source and sums begin, and the first and last pair."""
-        name, module = f"tap{rows}", self.code.module
-        if module.has(name):
-            return name
-        numbers = [(I64, "low"), (I64, "high")]
-        f = module.function(name, [*[("ptr noalias", each) for each in "abc"], *numbers], internal=True)
-        a, b, c, low, high = (f.parameter(k) for k in range(5))
-        tile, (n_step, o_step, *_) = Tile(rows, self.tile.vectors), (int(step) for step in self.g.strides)
-        a_rows = [k * o_step for k in range(rows)]
-
-        def pair(k: Value, sums: list[Value]) -> list[Value]:
-            left, right = (f.load(I64, f.address(self.offsets, f.add(f.mul(k, 2), side), I64), 8) for side in (0, 1))
-
-            def image(at: Sequence[Value], carried: list[Value]) -> list[Value]:
-                return outer_product(f, self.host, tile, at[0], a_rows, at[1], self.host.vector_bytes, carried)
-
-            places = (f.address(a, left, FLOAT), f.address(b, right, FLOAT))
-            return nested(f, [(self.batch, (n_step, self.row))], places, sums, image)
-
-        zeros = [constant(self.type, 0)] * (rows * tile.vectors)
-        for k, value in enumerate(f.loop(low, high, 1, pair, zeros)):
-            row, v = divmod(k, tile.vectors)
-            f.store(value, f.address(c, row * self.columns + v * self.wide, FLOAT), self.host.vector_bytes)
-        f.ret()
-        return name
-
     def places(self, pair: Pair) -> tuple[int, int]:
         """Where a pair's window is in the gradient of an image, and its element in the turned source."""
         window = divmod(pair.result, self.windows[1])
         steps = [int(step) for step in self.g.strides[2:]]
         return sum(i * step for i, step in zip(window, steps, strict=True)), pair.source * self.batch * self.row
 
-    def put(self) -> str:
-        """The function that puts sums, tap by tap, into the order of weights: from where, to where, rows and channels.
 
-        A vector of taps of one channel is stored whole: what lies behind its taps is overwritten by the next channel's.
-        """
-        name, module = "put", self.code.module
-        if module.has(name):
-            return name
-        parameters = [("ptr noalias", "sums"), ("ptr noalias", "put"), (I64, "rows"), (I64, "channels")]
-        f = module.function(name, parameters, internal=True)
-        sums, put, rows, channels = (f.parameter(k) for k in range(4))
-        apart = self.rows * self.columns
+class Tapped(NamedTuple):
+    """The pairs of a tap, and how what they meet lies; distances are in elements.
 
-        def square(r: Value, c: Value) -> None:
-            source = f.address(sums, f.add(f.mul(r, self.columns), c), FLOAT)
-            target = f.address(put, f.add(f.mul(r, self.put_row), f.mul(c, self.taps)), FLOAT)
-            blocks = [self.turned(f, source, apart, first) for first in range(0, self.taps, self.wide)]
-            for k in range(self.wide):
-                for number, block in enumerate(blocks):
-                    f.store(block[k], f.address(target, k * self.taps + number * self.wide, FLOAT), BYTES)
+    Attributes:
+        low, high: the first pair and the last (exclusive).
+        rows: distance of the tile's rows in the gradient.
+        images: how many.
+        left, right: distances of images in the gradient and in the source.
+        columns: distance of the tile's rows in the sums.
+    """
 
-        f.loop(0, rows, 1, lambda r, _: f.loop(0, channels, self.wide, lambda c, _: square(r, c)))
-        f.ret()
-        return name
+    low: Int
+    high: Int
+    rows: Int
+    images: Int
+    left: Int
+    right: Int
+    columns: Int
 
-    def turned(self, f: Function, source: Value, apart: int, first: int) -> list[Value]:
+
+def sum_pairs(f: Function, tile: Tile, places: Sequence[Value], how: Tapped) -> None:
+    """Sum the products of one tap for a tile.
+
+    Args:
+        places: where gradient, source and sums begin, and a table of where each pair is in both.
+    """
+    known = (how.rows,) if tile.rows > STRIDED else ()
+    shared.call(f, ".".join(map(str, ("points.pairs", *tile, *known))), places, how)
+
+
+def _pairs(f: Function, host: Host, given: Sequence[Value], variant: Sequence[str]) -> None:
+    a, b, c, offsets, *numbers = given
+    how, wide = Tapped(*numbers), host.lanes(BYTES)
+    rows, vectors, *known = map(int, variant)
+    tile, align = Tile(rows, vectors), host.vector_bytes
+    apart: Int = known[0] if known else how.rows
+    a_rows = [f.mul(k, apart) for k in range(rows)]  # before the loops
+
+    def pair(k: Value, sums: list[Value]) -> list[Value]:
+        left, right = (f.load(I64, f.address(offsets, f.add(f.mul(k, 2), side), I64), 8) for side in (0, 1))
+
+        def image(at: Sequence[Value], carried: list[Value]) -> list[Value]:
+            return outer_product(f, host, tile, at[0], a_rows, at[1], align, carried)
+
+        places = (f.address(a, left, FLOAT), f.address(b, right, FLOAT))
+        return nested(f, [(how.images, (how.left, how.right))], places, sums, image)
+
+    zeros = [constant(vector(FLOAT, wide), 0)] * (rows * vectors)
+    put_tile(f, host, tile, c, how.columns, f.loop(how.low, how.high, 1, pair, zeros), adds=False)
+
+
+class Put(NamedTuple):
+    """How sums, tap by tap, are put into the order of weights; distances are in elements.
+
+    Attributes:
+        rows, channels: how many.
+        columns, apart: distances of rows and of taps in the sums.
+        row: distance of rows of weights.
+    """
+
+    rows: Int
+    channels: Int
+    columns: Int
+    apart: Int
+    row: Int
+
+
+def put_in_order(f: Function, sums: Value, target: Value, taps: int, how: Put) -> None:
+    """Put sums into the order of weights.
+
+    A vector of taps of one channel is stored whole: what lies behind its taps is overwritten by the next channel's.
+    """
+    shared.call(f, f"points.put.{taps}", (sums, target), how)
+
+
+def _put(f: Function, host: Host, given: Sequence[Value], variant: Sequence[str]) -> None:
+    sums, put, *numbers = given
+    how, taps, wide = Put(*numbers), int(variant[0]), host.lanes(BYTES)
+    type, align = vector(FLOAT, wide), host.vector_bytes
+    zero = constant(type, 0)
+
+    def turned(source: Value, first: int) -> list[Value]:
         """The sums of some taps of a vector of channels, channel by channel."""
-        zero = constant(self.type, 0)
-        taps = range(first, min(first + self.wide, self.taps))
-        loaded = [f.load(self.type, f.address(source, tap * apart, FLOAT), self.host.vector_bytes) for tap in taps]
-        return transposed(f, [*loaded, *[zero] * (self.wide - len(loaded))])
+        some = range(first, min(first + wide, taps))
+        loaded = [f.load(type, f.address(source, f.mul(tap, how.apart), FLOAT), align) for tap in some]
+        return transposed(f, [*loaded, *[zero] * (wide - len(loaded))])
+
+    def square(r: Value, c: Value) -> None:
+        source = f.address(sums, f.add(f.mul(r, how.columns), c), FLOAT)
+        target = f.address(put, f.add(f.mul(r, how.row), f.mul(c, taps)), FLOAT)
+        blocks = [turned(source, first) for first in range(0, taps, wide)]
+        for k in range(wide):
+            for number, block in enumerate(blocks):
+                f.store(block[k], f.address(target, k * taps + number * wide, FLOAT), BYTES)
+
+    f.loop(0, how.rows, 1, lambda r, _: f.loop(0, how.channels, wide, lambda c, _: square(r, c)) and None)
+
+
+_KINDS = {"pairs": Shared(4, len(Tapped._fields), _pairs), "put": Shared(2, len(Put._fields), _put)}
+library = partial(shared.library, _KINDS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -51,28 +51,52 @@ def copy_taps(f: Function, source: Value, target: Value, stride: int, how: Copie
 
 def _copy(f: Function, host: Host, given: Sequence[Value], variant: Sequence[str]) -> None:
     source, target, *numbers = given
-    how, stride, wide = Copied(*numbers), int(variant[0]), host.lanes(BYTES)
-    whole = f.mul(f.div(how.width, wide), wide)
-    rest = f.sub(how.width, whole)
-    is_rest = f.is_less(0, rest)
-    reach = f.mask(f.sub(f.mul(rest, 2), 1), 2 * wide) if stride == 2 else f.mask(rest, wide)
-
-    def row(places: Sequence[Value], carried: list[Value]) -> list[Value]:
-        def line(places: Sequence[Value], _: list[Value]) -> Sequence[Value]:
-            def piece(i: Int, mask: Value | None) -> None:
-                value = strided_load(f, f.address(places[0], f.mul(i, stride), FLOAT), wide, wide, stride, mask)
-                f.store(value, f.address(places[1], i, FLOAT), BYTES)
-
-            f.loop(0, whole, wide, lambda i, _: piece(i, None))
-            f.if_(is_rest, lambda: piece(whole, reach))
-            return ()
-
-        loops = [(how.images, (how.image, how.plane)), (how.points, (how.line, how.width))]
-        nested(f, loops, [places[0], carried[0]], [], line)
-        return [f.address(carried[0], how.row, FLOAT)]
-
+    how, stride = Copied(*numbers), int(variant[0])
+    loops = [(how.images, (how.image, how.plane)), (how.points, (how.line, how.width))]
     counts, steps = (how.channels, how.down, how.across), (how.channel, how.tap_down, how.tap_across)
-    nested(f, [(count, (step,)) for count, step in zip(counts, steps, strict=True)], [source], [target], row)
+
+    def rows(over: Pieces) -> None:
+        def row(places: Sequence[Value], carried: list[Value]) -> list[Value]:
+            def line(places: Sequence[Value], _: list[Value]) -> Sequence[Value]:
+                def piece(i: Int, lanes: int, mask: Value | None) -> None:
+                    at = f.address(places[0], f.mul(i, stride), FLOAT)
+                    f.store(strided_load(f, at, lanes, lanes, stride, mask), f.address(places[1], i, FLOAT), BYTES)
+
+                over(piece)
+                return ()
+
+            nested(f, loops, [places[0], carried[0]], [], line)
+            return [f.address(carried[0], how.row, FLOAT)]
+
+        nested(f, [(count, (step,)) for count, step in zip(counts, steps, strict=True)], [source], [target], row)
+
+    _by_length(f, host, f.i64(how.width), rows, 2 if stride == 2 else 1)
+
+
+Piece = Callable[[Int, int, Value | None], None]  # takes where it begins, its lanes, and a mask of those that are there
+Pieces = Callable[[Piece], None]  # covers some elements
+
+
+def _by_length(f: Function, host: Host, count: Value, body: Callable[[Pieces], None], spread: int = 1) -> None:
+    """Emit code for runs of at most half a vector, which are one piece, and for longer ones.
+
+    Args:
+        body: what does something with the pieces of many runs.
+        spread: distance of the elements in vectors that are masked.
+    """
+    wide = host.lanes(BYTES)
+    half, whole = wide // 2, f.mul(f.div(count, wide), wide)
+    rest = f.sub(count, whole)
+    is_rest, is_long = f.is_less(0, rest), f.is_less(half, count)
+    short_mask, rest_mask = (
+        f.mask(f.sub(f.mul(left, spread), spread - 1), spread * lanes) for left, lanes in ((count, half), (rest, wide))
+    )
+
+    def long(piece: Piece) -> None:
+        f.loop(0, whole, wide, lambda i, _: piece(i, wide, None))
+        f.if_(is_rest, lambda: piece(whole, wide, rest_mask))
+
+    f.if_(is_long, lambda: body(long), lambda: body(lambda piece: piece(0, half, short_mask)))
 
 
 class Joined(NamedTuple):
@@ -104,26 +128,25 @@ def join_rows(f: Function, source: Value, target: Value, how: Joined) -> None:
 
 def _join(f: Function, host: Host, given: Sequence[Value], _: Sequence[str]) -> None:
     source, target, *numbers = given
-    how, wide = Joined(*numbers), host.lanes(BYTES)
-    type = vector(FLOAT, wide)
-    steps = f.binary("mul", f.counter(wide), f.splat(f.i64(how.target_point), wide))
-    whole = f.mul(f.div(how.points, wide), wide)
-    rest = f.sub(how.points, whole)
-    is_rest, mask = f.is_less(0, rest), f.mask(rest, wide)
-
-    def line(places: Sequence[Value], _: list[Value]) -> Sequence[Value]:
-        def piece(i: Int, mask: Value | None) -> None:
-            value = f.load(type, f.address(places[0], i, FLOAT), BYTES, mask)
-            start = f.address(places[1], f.mul(i, how.target_point), FLOAT)
-            f.scatter(value, f.addresses(start, steps, FLOAT), BYTES, mask)
-
-        f.loop(0, whole, wide, lambda i, _: piece(i, None))
-        f.if_(is_rest, lambda: piece(whole, mask))
-        return ()
-
+    how = Joined(*numbers)
     counts = (how.rows, how.images, how.lines)
     far = zip((how.row, how.image, how.line), (how.target_row, how.target_image, how.target_line), strict=True)
-    nested(f, list(zip(counts, far, strict=True)), [source, target], [], line)
+    loops = list(zip(counts, far, strict=True))
+
+    def rows(over: Pieces) -> None:
+        def line(places: Sequence[Value], _: list[Value]) -> Sequence[Value]:
+            def piece(i: Int, lanes: int, mask: Value | None) -> None:
+                steps = f.binary("mul", f.counter(lanes), f.splat(f.i64(how.target_point), lanes))
+                value = f.load(vector(FLOAT, lanes), f.address(places[0], i, FLOAT), BYTES, mask)
+                start = f.address(places[1], f.mul(i, how.target_point), FLOAT)
+                f.scatter(value, f.addresses(start, steps, FLOAT), BYTES, mask)
+
+            over(piece)
+            return ()
+
+        nested(f, loops, [source, target], [], line)
+
+    _by_length(f, host, f.i64(how.points), rows)
 
 
 class Packed(NamedTuple):

@@ -11,6 +11,7 @@ from graphc.op import Op
 from graphc.runtime.cpu import (
     attention,
     conv,
+    conv_points_weight,
     conv_product,
     conv_rows,
     conv_source,
@@ -44,6 +45,7 @@ EXACT_CORES: Mapping[Op, Core] = {**CORES, **conv.EXACT_CORES}  # none of an alg
 
 LIBRARIES: Mapping[str, Callable[[Host, str], str]] = {  # by how names begin; else gemm's
     "outer": conv_tiles.library,
+    "points": conv_points_weight.library,
     "product": conv_product.library,
     "rows": conv_rows.library,
     "source": conv_source.library,

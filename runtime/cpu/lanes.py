@@ -121,7 +121,7 @@ class _Work:
         scratch = kept_bytes(self.region, layout.lanes, by_row=by_row) * kept
         frame = self.code.phase(units, cost, scratch, prepares=self.prepares)
         address = element and Element(lambda index: frame.at(element, index), element.dtype, self.along)
-        return Nest(frame, self.region, address, self.into)
+        return Nest(frame, self.region, address, self.into, whole=True)
 
     def place(self, nest: Nest, unit: Int) -> tuple[dict[int, Int], dict[int | None, tuple[Int, Int]]]:
         """Where a unit is: the index of the loops of which it has one step, and the bounds of the others."""
@@ -268,7 +268,7 @@ def block(frame: Frame, k: int, bounds: Sequence[tuple[Int, Int]], element: Elem
         if joined is None:
             break
         region, bounds, element = joined, _joined(frame, bounds), _of_joined(element)
-    nest = Nest(frame, region, element)
+    nest = Nest(frame, region, element, whole=False)
 
     axis, across = nest.axis, nest.layout.across
     walked: dict[int | None, tuple[Int, Int]] = {k: at for k, at in enumerate(bounds) if k in (axis, across)}

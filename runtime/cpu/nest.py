@@ -65,12 +65,13 @@ class Nest:
         element: gives the address of the core's element, for a region that has one; it is contiguous along the last
             loop, which is then the vector loop.
         into: where the one output of a region without stores goes.
+        whole: whether parts of the vector loop begin at multiples of what is computed side by side, as units do.
     """
 
     def __init__(
-        self, frame: Frame, region: Region, element: Element | None = None, into: Strided | None = None
+        self, frame: Frame, region: Region, element: Element | None, into: Strided | None = None, *, whole: bool
     ) -> None:
-        self.frame, self.f, self.region, self.element = frame, frame.f, region, element
+        self.frame, self.f, self.region, self.element, self.whole = frame, frame.f, region, element, whole
         has_core = len(region.body.inputs) > len(region.loads)
         formals = region.body.inputs[has_core:]
         self.core = region.body.inputs[0] if has_core else None
@@ -83,7 +84,7 @@ class Nest:
             self.layout = self.layout._replace(across=range(len(region.loops))[element.across])
         self.axis, self.lanes = self.layout.axis, self.layout.lanes
         extent = 1 if self.axis is None else region.loops[self.axis].extent
-        self.fills = self.lanes == 1 or (element is None and isinstance(extent, int) and extent % self.lanes == 0)
+        self.fills = self.lanes == 1 or (whole and isinstance(extent, int) and extent % self.lanes == 0)
         self.extents = [frame.size(loop.extent) for loop in region.loops]
         self.strides = [frame.sizes(port.array.strides) for port in self.ports]
         self.reduced = [k for k, loop in enumerate(region.loops) if loop.reduce]
@@ -227,8 +228,8 @@ class Nest:
         f, step = self.f, self.lanes * flight
         assert self.axis is not None
         extent, count = self.region.loops[self.axis].extent, f.sub(high, low)
-        if isinstance(count, Value) and self.element is None and isinstance(extent, int):
-            count = extent  # units and parts begin at multiples of it
+        if isinstance(count, Value) and self.whole and isinstance(extent, int):
+            count = extent
         if isinstance(count, int) and count % step == 0:
             return high
         if isinstance(extent, int) and extent <= SHORT * step:

@@ -252,14 +252,16 @@ def _sources(f: Function, host: Host, given: Sequence[Value], variant: Sequence[
     images, first, count, most, across, top, left, height, width, image_step, line_step, row_size, place = numbers
     transform = next(each for each in (TWO, FOUR) if each.results == int(variant[0]))
     wide, results, side = host.lanes(BYTES), transform.results, transform.side
-    type, numbered = vector(FLOAT, wide), f.counter(wide, "i32")
+    type = vector(FLOAT, wide)
     stage_row = f.add(f.mul(row_size, results), wide)
     copy_size, elements = f.mul(side, stage_row), f.mul(results, across)
 
-    def line(n: Value, t: Value) -> None:
-        tile_line = f.add(f.mul(n, most), t)
+    def copy(lanes: int) -> None:
+        """Copy all lines, so many elements at a time."""
+        widths = f.splat(f.convert("trunc", width, "i32"), lanes)
 
-        def row(r: Value, _: list[Value]) -> None:
+        def row(n: Value, t: Value, r: Value) -> None:
+            tile_line = f.add(f.mul(n, most), t)
             h = f.i64(f.add(f.add(f.mul(f.add(first, t), results), r), top))
             here = f.address(source, f.add(f.mul(n, image_step), f.mul(h, line_step)), FLOAT)
             begin = f.select(f.compare("icmp ult", h, height), here, zeros)
@@ -268,14 +270,17 @@ def _sources(f: Function, host: Host, given: Sequence[Value], variant: Sequence[
             def piece(x: Value, _: list[Value]) -> None:
                 for k in (0, 1):
                     start = f.i64(f.add(f.add(left, k * results), x))
-                    at = f.binary("add", numbered, f.splat(f.convert("trunc", start, "i32"), wide))
-                    exists = f.compare("icmp ult", at, f.splat(f.convert("trunc", width, "i32"), wide))
-                    value = f.load(type, f.address(begin, start, FLOAT), BYTES, exists)
+                    at = f.splat(f.convert("trunc", start, "i32"), lanes)
+                    exists = f.compare("icmp ult", f.binary("add", f.counter(lanes, "i32"), at), widths)
+                    value = f.load(vector(FLOAT, lanes), f.address(begin, start, FLOAT), BYTES, exists)
                     f.store(value, f.address(f.address(into, f.mul(k, copy_size), FLOAT), x, FLOAT), BYTES)
 
-            f.loop(0, elements, wide, piece)
+            f.loop(0, elements, lanes, piece)
 
-        f.loop(0, side, 1, row)
+        def line(n: Value, t: Value) -> None:
+            f.loop(0, side, 1, lambda r, _: row(n, t, r))
+
+        f.loop(0, images, 1, lambda n, _: f.loop(0, count, 1, lambda t, _: line(n, t)) and None)
 
     def some(v: Value, _: list[Value]) -> None:
         into = f.address(target, f.mul(v, wide), FLOAT)
@@ -293,7 +298,7 @@ def _sources(f: Function, host: Host, given: Sequence[Value], variant: Sequence[
 
         two_passes(f, type, transform.lines(f).source, (side, side), load, store)
 
-    f.loop(0, images, 1, lambda n, _: f.loop(0, count, 1, lambda t, _: line(n, t)) and None)
+    f.if_(f.is_less(1, across), lambda: copy(wide), lambda: copy(min(results, wide)))
     f.loop(0, f.div(row_size, wide), 1, some)
 
 
