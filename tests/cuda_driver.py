@@ -281,6 +281,10 @@ class HostDriver:
 
     def take(self, imported: Imported, address: int) -> None:
         self._asked("take")
+        if imported.address is not None:
+            place, nbytes = imported.address, int(np.prod(imported.shape)) * np_dtype(imported.dtype).itemsize
+            self._enqueue(lambda: self._move(address, place, nbytes))
+            return
 
         def work() -> None:
             data = np.ascontiguousarray(imported.array)

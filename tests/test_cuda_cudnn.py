@@ -106,7 +106,11 @@ def test_each_direction_is_asked_for(direction: str, operation: str, operands: s
 
 
 def test_only_what_is_deterministic_and_as_exact_as_wanted_is_taken() -> None:
-    for compute, notes in (("float32", ["NONDETERMINISTIC", "TENSOR_CORE"]), ("tf32", ["NONDETERMINISTIC"])):
+    for compute, notes in (
+        ("float32", ["NONDETERMINISTIC", "TENSOR_CORE"]),
+        ("tf32", ["NONDETERMINISTIC"]),
+        ("bfloat16", ["NONDETERMINISTIC"]),
+    ):
         frontend = Frontend()
         assert callable(Cudnn(frontend, 0, 0).convolution(problem("forward", compute)))
         assert frontend.told("deselect_numeric_notes") == (notes,)
@@ -124,7 +128,6 @@ def test_what_it_can_not_do_is_passed_over(step: str) -> None:
 
 def test_what_it_does_not_know_is_not_asked() -> None:
     frontend = Frontend()
-    assert Cudnn(frontend, 0, 0).convolution(problem("forward", "bfloat16")) == "doesn't round operands to bfloat16"
     empty = problem("forward", x=X._replace(shape=(0, 6, 9, 8)))
     assert Cudnn(frontend, 0, 0).convolution(empty) == "doesn't take what has no elements"
     assert not any(name == "pygraph" for name, _, _ in frontend.calls)
@@ -149,10 +152,15 @@ def test_a_kernel_has_both_ways() -> None:
         assert isinstance(command, Convolution)
         assert len(command.then) == following and len(command.instead) == len(without.commands) == 1
         assert all(isinstance(each, Launch) for each in without.commands)
+    double = [gc.conv2d(gc.placeholder("d", x.shape, "float64"), gc.placeholder("e", w.shape, "float64"))]
+    (step,) = plan_kernels(prepared(double, info=INFO), INFO).steps
+    kernel = cuda_kernel(step.kernel, libraries=["cudnn"])
+    assert kernel is not None and kernel.notes[-1] == "not by cudnn, which takes no float64"
     one_axis = gc.conv1d(gc.placeholder("s", (2, 6, 9)), gc.placeholder("v", (4, 6, 3)))
     (step,) = plan_kernels(prepared([one_axis], info=INFO), INFO).steps
     kernel = cuda_kernel(step.kernel, libraries=["cudnn"])
     assert kernel is not None and not any(isinstance(command, Convolution) for command in kernel.commands)
+    assert kernel.notes[-1] == "not by cudnn, which takes two or three axes"
 
 
 @needs_compiler
@@ -239,8 +247,9 @@ def test_reports_say_which_of_both_ways_was_taken_and_why(used: bool, monkeypatc
         assert [way.startswith(later if used else own) for way in ways()] == [True, True]
         session.run(outputs, feeds)
         forward, weight = ways()
-        assert forward == ("cudnn" if used else own)
-        assert weight == (f"{own}, as cudnn has no plan for it" if used else own)
+        alone = f"{own}, not by cudnn, which isn't there"
+        assert forward == ("cudnn" if used else alone)
+        assert weight == (f"{own}, as cudnn has no plan for it" if used else alone)
         assert session.profile(outputs, feeds, runs=1).kernels
 
 

@@ -172,6 +172,23 @@ def test_cublas_takes_what_is_large_and_in_order() -> None:
     assert isinstance(first, Gemm) and isinstance(then, Launch)
 
 
+@pytest.mark.parametrize(
+    ("shapes", "dtype", "how"),
+    [
+        (((300, 400), (400, 500)), "float32", "cublas"),
+        (((300, 400), (400, 500)), "int32", "not by cublas, which takes no int32"),
+        (((1, 400), (400, 500)), "float32", "not by cublas, since one row is only read"),
+        (((30, 40), (40, 50)), "float32", "not by cublas, whose launch takes longer"),
+        (((3000, 40), (40, 500)), "float32", "not by cublas, since what follows would read the product back"),
+    ],
+)
+def test_a_kernel_says_why_cublas_does_not_compute_it(shapes: Any, dtype: str, how: str) -> None:
+    x, y = (gc.placeholder(name, shape, dtype) for name, shape in zip("xy", shapes, strict=True))
+    follows = shapes[1] == (40, 500)
+    (kernel,) = kernels_of(gc.relu(x @ y) if follows else x @ y, info=INFO)
+    assert kernel.notes[-1] == how
+
+
 def heads(x: Any, count: int) -> Any:
     """[batch, time, count * width] as [batch, count, time, width], as attention has it."""
     return gc.transpose(gc.reshape(x, (*x.shape[:2], count, x.shape[2] // count)), (0, 2, 1, 3))

@@ -380,6 +380,25 @@ def test_large_arrays_on_the_device_are_read_and_written_in_place(apart):
     assert (ones.numpy() == 1).all() and (more.numpy() == 3).all()
 
 
+def test_results_are_fed_again_without_waiting_for_the_device(apart, monkeypatch):
+    x = gc.placeholder("x", shape=("n",))
+    y = x + 1
+    found = apart.run(y, {x: np.zeros(3, "float32")})
+    monkeypatch.setattr(HostDriver, "imported", None)  # which is for arrays of others
+    for _ in range(3):
+        found = apart.run(y, {x: found})
+    assert found.numpy().tolist() == [4, 4, 4]
+    assert asked(apart, lambda: apart.run(y, {x: found}))["take"] == 1
+
+
+def test_a_session_of_a_lost_device_can_be_closed(apart):
+    x = gc.placeholder("x", shape=(2,))
+    apart.run(x * 2, {x: [1, 2]})
+    apart.driver.broken = True
+    apart.close()
+    apart.driver.broken = False
+
+
 def test_sharing_an_array_of_a_lost_device_says_so(apart):
     x = gc.placeholder("x", shape=(2,))
     found = apart.run(x * 2, {x: [1, 2]})

@@ -145,6 +145,13 @@ def test_copies_of_another_thread_are_no_part_of_a_graph():
     assert found[0].works == [] and (target == 1).all()
 
 
+@pytest.mark.parametrize(
+    ("where", "here"), [((2, 0), True), ((13, 0), True), ((2, 1), False), ((3, 0), False), ((1, 0), False)]
+)
+def test_arrays_are_taken_that_lie_on_the_device_in_memory_of_any_kind(where, here):
+    assert CupyDriver(FakeCupy()).is_here(SimpleNamespace(__dlpack_device__=lambda: where)) == here
+
+
 def test_the_first_device_is_opened_once_it_is_seen_to_work(cupy, monkeypatch):
     monkeypatch.setattr(cupy_driver, "_cupy", lambda: cupy)
     opened = cupy_driver.opened()

@@ -13,7 +13,7 @@ from graphc.errors import DeviceError, ResourceError
 from graphc.op import Array
 from graphc.plan_text import with_unit
 from graphc.runtime.cuda.carrier import Carrier
-from graphc.runtime.cuda.driver import DeviceMemoryError, Driver, Memory
+from graphc.runtime.cuda.driver import DeviceMemoryError, Driver, Imported, Memory
 from graphc.runtime.strided import ALIGN
 from graphc.types import np_dtype
 
@@ -94,6 +94,9 @@ class DeviceArray:
         found: dict[str, Any] = self._shared().__cuda_array_interface__
         return found
 
+    def _itself(self) -> Imported:
+        return Imported(self, self.shape, self._name, self.address)
+
     def _shared(self) -> Any:
         with told(self._driver, f"{self!r} can't be shared"):
             return self._driver.shared(self._memory, self.address, self.shape, self._name)
@@ -116,7 +119,8 @@ class DeviceFeed:
         self._carrier = carrier
         self._driver = carrier.driver
         with told(self._driver, "what is fed can't be read"):
-            self._imported = self._driver.imported(value)
+            own = isinstance(value, DeviceArray) and value._driver is self._driver  # in the order of our own stream
+            self._imported = value._itself() if own else self._driver.imported(value)
         self.shape, self.dtype = self._imported.shape, self._imported.dtype
 
     def in_order(self) -> tuple[int, Memory | None]:

@@ -108,12 +108,25 @@ def convolve(code: CudaCode) -> bool:
     for some in itertools.product(*[found for found in by_axis if found is not None]):
         problem = _Problem(core.dtype, convolution, arrays, some, arranged).products()
         _algorithm(problem)(code, problem)
-    if "cudnn" in code.libraries and core.dtype in CUDNN_DTYPES and len(convolution.axes) in CUDNN_AXES:
+    if why_not := _why_not_library(code, convolution):
+        code.note(f"not by cudnn, {why_not}")
+    else:
         arrays[role] = lanes.result(code, 0)
         then = code.position
         lanes.finish(code, 0)
         code.convolution(_by_library(code, convolution, arrays), since, then)
     return True
+
+
+def _why_not_library(code: CudaCode, convolution: Convolution) -> str:
+    """Why cuDNN isn't asked, in a few words; "" if it is."""
+    core = code.kernel.core
+    assert core is not None
+    if "cudnn" not in code.libraries:
+        return "which isn't there"
+    if core.dtype not in CUDNN_DTYPES:
+        return f"which takes no {core.dtype}"
+    return "" if len(convolution.axes) in CUDNN_AXES else "which takes two or three axes"
 
 
 def _by_library(code: CudaCode, convolution: Convolution, arrays: Mapping[str, Strided]) -> Library:

@@ -28,7 +28,7 @@ from graphc.runtime.cuda.prelude import prelude
 from graphc.types import np_dtype
 
 FIRST = 0  # the number of the device that is used; CUDA_VISIBLE_DEVICES says which that is
-DLPACK_GPU = 2  # kDLCUDA
+DLPACK_GPU = (2, 13)  # kDLCUDA, kDLCUDAManaged
 STATIC_SHARED = 48 << 10  # bytes of dynamic shared memory from which a function has to ask for them
 WORKSPACES: Mapping[Task, int] = {"products": cublas.WORKSPACE_BYTES, "convolutions": cudnn.WORKSPACE_BYTES}
 
@@ -366,7 +366,8 @@ class CupyDriver:
         """See `Driver`."""
         if isinstance(value, np.ndarray) or not hasattr(value, "__dlpack_device__"):
             return False
-        return tuple(value.__dlpack_device__()) == (DLPACK_GPU, FIRST)
+        kind, number = value.__dlpack_device__()
+        return kind in DLPACK_GPU and number == FIRST
 
     def imported(self, value: Any) -> Imported:
         """See `Driver`. What its owner has asked for before is done first."""

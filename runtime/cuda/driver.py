@@ -75,7 +75,7 @@ class Imported(NamedTuple):
     """An array of someone's on the device.
 
     Attributes:
-        array: of the driver's own library, over the memory that it lies in.
+        array: what keeps the memory that it lies in: one of the driver's own library, or a `DeviceArray`.
         dtype: its name.
         address: of its elements, if they lie together in row-major order; else None.
     """

@@ -38,12 +38,12 @@ def contract(code: CudaCode) -> bool:
     """Emit a product of matrices."""
     problem = contraction(code.kernel, lanes.operand(code, 0), lanes.operand(code, 1))
     since = code.position
-    if problem.m == 1:
-        by_teams(code, _products(problem))
-    elif _is_for_library(problem):
-        _library(code, problem)
+    why_not = _why_not_library(problem)
+    if why_not:
+        (by_teams if problem.m == 1 else by_tiles)(code, _products(problem))
+        code.note(f"not by cublas, {why_not}")
     else:
-        by_tiles(code, _products(problem))
+        _library(code, problem)
     fused = _fused(code, problem) if "cublaslt" in code.libraries else None
     if fused is not None:
         code.fused(fused, since)
@@ -63,12 +63,17 @@ def _out(problem: Contraction, frame: Frame, index: Sequence[str], sum: str) -> 
 # --------------------------------------------------------------------------------------------- cuBLAS
 
 
-def _is_for_library(problem: Contraction) -> bool:
-    """Whether cuBLAS computes it faster than a kernel of our own."""
-    if problem.dtype not in FLOATS or problem.k == 0:
-        return False
-    work = guess(problem.m * problem.n * problem.k * product(problem.batch))
-    return work > SMALL and (problem.c is not None or guess(problem.k) >= LONG)
+def _why_not_library(problem: Contraction) -> str:
+    """Why a kernel of our own computes it faster than cuBLAS, in a few words; "" if it doesn't."""
+    if problem.dtype not in FLOATS:
+        return f"which takes no {problem.dtype}"
+    if problem.m == 1:
+        return "since one row is only read"
+    if problem.k == 0 or guess(problem.m * problem.n * problem.k * product(problem.batch)) <= SMALL:
+        return "whose launch takes longer"
+    if problem.c is None and guess(problem.k) < LONG:
+        return "since what follows would read the product back"
+    return ""
 
 
 def _library(code: CudaCode, problem: Contraction) -> None:

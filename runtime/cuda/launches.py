@@ -125,7 +125,8 @@ class Convolution(NamedTuple):
     @property
     def name(self) -> str:
         """For reports."""
-        return "cudnn"
+        rounds = self.x.dtype == "float32" and self.compute != "float32"
+        return "cudnn, operands rounded to tf32" if rounds else "cudnn"
 
 
 class Fused(NamedTuple):

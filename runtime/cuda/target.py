@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -81,13 +82,17 @@ class CudaTarget:
         self.results = results
         self.room = Room(driver)
         self.carrier = Carrier(driver)
-        self.libraries = frozenset(driver.libraries) - frozenset(disable)
         self.homes: dict[Node, Home] = {}
         self.blocks = Blocks()
         self.failure: DeviceError | None = None
         self.pending = False  # whether the device may still be busy with the last run, such as one that was interrupted
         self._kernels: dict[Kernel, CudaKernel | None] = {}
         self._modules: dict[Code, Any] = {}
+
+    @cached_property
+    def libraries(self) -> frozenset[str]:
+        """Those that kernels may ask; looked for when the first kernel is made, as loading them takes a while."""
+        return frozenset(self.driver.libraries) - frozenset(self.disable)
 
     def kernel(self, kernel: Kernel) -> CudaKernel | None:
         """The code of a kernel, made once; None where NumPy runs it."""
@@ -112,11 +117,12 @@ class CudaTarget:
         return CudaExecutable(self, plan_kernels(program, self.info, disable=self.disable))
 
     def close(self) -> None:
-        """Free all memory on the device but that of results."""
+        """Free all memory on the device but that of results; of one that was lost, nothing can be."""
         self.room, self.carrier, self.blocks = Room(self.driver), Carrier(self.driver), Blocks()
         self.homes.clear()
         self._modules.clear()
-        self.driver.close()
+        with suppress(*self.driver.failures):
+            self.driver.close()
 
 
 class CudaExecutable:

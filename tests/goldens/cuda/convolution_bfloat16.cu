@@ -1,4 +1,5 @@
 // tiles of 16x64x32 on tensor cores (Pair_bf16)
+// not by cudnn, which isn't there
 // kernel0<<<26, 128>>>(read 1, read 0, write 0)
 // workspace 0
 

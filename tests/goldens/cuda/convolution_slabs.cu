@@ -1,5 +1,6 @@
 // weight arranged
 // tiles of 16x64x16 on tensor cores (Tf32)
+// not by cudnn, which isn't there
 // kernel0<<<27, 256>>>(workspace 0, read 1)
 // kernel1<<<8, 128>>>(workspace 0, read 0, write 0)
 // workspace 27648

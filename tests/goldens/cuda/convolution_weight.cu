@@ -1,4 +1,5 @@
 // tiles of 16x64x16
+// not by cudnn, which isn't there
 // kernel0<<<8, 64>>>(read 1, read 0, write 0)
 // workspace 0
 

@@ -1,4 +1,5 @@
 // teams of 32 threads for a result
+// not by cublas, since one row is only read
 // kernel0<<<5, 256>>>(read 1, read 0, k, write 0)
 // workspace 0
 

@@ -1,4 +1,5 @@
 // tiles of 16x64x32 on tensor cores (Pair_f16)
+// not by cublas, whose launch takes longer
 // kernel0<<<2, 128>>>(read 0, read 1, write 0)
 // workspace 0
 

@@ -1,4 +1,5 @@
 // tiles of 16x64x16, k in parts of 560
+// not by cublas, which takes no int8
 // kernel0<<<9, 64>>>(read 0, read 1, workspace 0)
 // kernel1<<<1, 256>>>(workspace 0, write 0)
 // workspace 6528

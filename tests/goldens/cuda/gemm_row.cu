@@ -1,4 +1,5 @@
 // teams of 8 threads for a result
+// not by cublas, since one row is only read
 // kernel0<<<2, 256>>>(read 0, read 1, write 0)
 // workspace 0
 

@@ -1,4 +1,5 @@
 // tiles of 128x128x16 on tensor cores (Tf32)
+// not by cublas, since what follows would read the product back
 // kernel0<<<256, 256>>>(read 0, read 1, write 0)
 // workspace 0
 

@@ -1,4 +1,5 @@
 // tiles of 16x64x16
+// not by cublas, whose launch takes longer
 // kernel0<<<(m + 15)//16, 64>>>((m + 15)//16, read 0, read 1, m, read 2, write 0)
 // workspace 0
 
