@@ -29,9 +29,7 @@ def training_step(loss_of: Callable[..., Any], optimizer: ge.Optimizer, data: Da
     return Prepared(step)
 
 
-def training(
-    make: Callable[[models.Library], Any], rules: gc.optim.Optimizer
-) -> Callable[[Arrays, Data], Prepared]:
+def training(make: Callable[[models.Library], Any], rules: gc.optim.Optimizer) -> Callable[[Arrays, Data], Prepared]:
     """A classifier's training step."""
 
     def prepare(weights: Arrays, data: Data) -> Prepared:
