@@ -31,6 +31,7 @@ import hashlib
 import math
 import operator
 import os
+import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -53,9 +54,9 @@ _MASK32 = 0xFFFFFFFF
 _LOW, _HALF = np.uint64(_MASK32), np.uint64(32)
 _MASK64 = 0xFFFFFFFFFFFFFFFF
 GOLDEN64 = 0x9E3779B97F4A7C15
-_PART = 1 << 16  # elements of a large draw that are made at once
+_PART = 1 << 17  # elements of a large draw that are made at once
 _THREADED = 4  # parts from which threads are worth starting
-_CHUNK = 1 << 14  # blocks made at once: the working set of the rounds stays in the cache
+_CHUNK = 1 << 15  # blocks made at once: the working set of the rounds stays in the cache
 
 _NARROW = tuple(map(np.dtype, (np.float16, ml_dtypes.bfloat16, np.float32)))
 _FLOATS = (*_NARROW, np.dtype(np.float64))
@@ -84,13 +85,33 @@ def _finalise(z: int) -> int:
     return z ^ (z >> 31)
 
 
-def philox4x32(counter: tuple[Words, Words, Words, Words], key: int) -> tuple[Words, Words, Words, Words]:
+class _Scratch(threading.local):
+    """Each thread's memory for the rounds. Taken anew for each part of a draw, its pages would cost more than they."""
+
+    words: Words = np.empty((3, 2, 0), np.uint64)
+
+    def of(self, blocks: int) -> Words:
+        """Memory for so many blocks; it lasts until it is asked for again."""
+        if self.words.shape[-1] < blocks:
+            self.words = np.empty((3, 2, blocks), np.uint64)
+        return self.words[..., :blocks]
+
+
+_scratch = _Scratch()
+
+
+def philox4x32(
+    counter: tuple[Words, Words, Words, Words], key: int, scratch: Words | None = None
+) -> tuple[Words, Words, Words, Words]:
     """Philox4x32-10 of blocks: four counter words that broadcast against each other, and four words out.
 
     All words are below 2^32; the low half of the 64-bit `key` is the first key word.
+
+    Args:
+        scratch: memory [3, 2, *shape of the blocks] to work in; what is returned lies there.
     """
     shape = np.broadcast_shapes(*[words.shape for words in counter])
-    mixed, carried, product = (np.empty((2, *shape), np.uint64) for _ in range(3))
+    mixed, carried, product = np.empty((3, 2, *shape), np.uint64) if scratch is None else scratch
     mixed[0], carried[0], mixed[1], carried[1] = counter
     tall = (2, *[1] * len(shape))
     factors, steps = (np.array(pair, np.uint64).reshape(tall) for pair in (MULTIPLIERS, KEY_STEPS))
@@ -117,7 +138,8 @@ def bits32(seed: int, stream: int, counter: int, count: int, *, start: int = 0) 
     out = np.empty((last - first, 4), np.uint32)
     for at in range(first, last, _CHUNK):
         blocks = np.uint64(at) + np.arange(min(_CHUNK, last - at), dtype=np.uint64)
-        for column, words in enumerate(philox4x32((_low(blocks), _high(blocks), draw[0], draw[1]), key)):
+        numbers = _low(blocks), _high(blocks), draw[0], draw[1]
+        for column, words in enumerate(philox4x32(numbers, key, _scratch.of(len(blocks)))):
             out[at - first : at - first + len(blocks), column] = words
     return out.reshape(-1)[start - 4 * first :][:count]
 

@@ -1,6 +1,7 @@
 """The random generator: published vectors, fixed values, ranges, and the laws that draws follow."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -246,3 +247,12 @@ def test_permutations_hold_every_number_once():
 def test_wrong_arguments_are_told(call, error, told):
     with pytest.raises(error, match=told):
         call()
+
+
+def test_large_draws_of_threads_at_once_are_their_parts_put_together():
+    count = 5 * philox._PART + 3
+    with ThreadPoolExecutor(3) as threads:
+        wholes = list(threads.map(lambda seed: philox.uniform(seed, STREAM, 0, (count,)), range(3)))
+    for seed, whole in enumerate(wholes):
+        parts = [philox.uniform(seed, STREAM, 0, (min(49_999, count - at),), start=at) for at in range(0, count, 49_999)]
+        assert np.array_equal(whole, np.concatenate(parts))
