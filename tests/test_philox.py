@@ -254,5 +254,6 @@ def test_large_draws_of_threads_at_once_are_their_parts_put_together():
     with ThreadPoolExecutor(3) as threads:
         wholes = list(threads.map(lambda seed: philox.uniform(seed, STREAM, 0, (count,)), range(3)))
     for seed, whole in enumerate(wholes):
-        parts = [philox.uniform(seed, STREAM, 0, (min(49_999, count - at),), start=at) for at in range(0, count, 49_999)]
+        starts = range(0, count, 49_999)
+        parts = [philox.uniform(seed, STREAM, 0, (min(49_999, count - at),), start=at) for at in starts]
         assert np.array_equal(whole, np.concatenate(parts))
