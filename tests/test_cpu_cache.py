@@ -307,6 +307,22 @@ def test_an_object_file_that_is_gone_is_made_again(objects: ObjectCache, monkeyp
     assert [result(code, 5) for code in codes] == [5, 6, 7, 8]
 
 
+@pytest.mark.parametrize("replaced", [b"in the object file of another", b"alone"])
+def test_an_object_file_without_the_module_counts_as_missing(
+    objects: ObjectCache, monkeypatch: pytest.MonkeyPatch, replaced: bytes
+) -> None:
+    monkeypatch.setattr(jit, "available_threads", lambda: 1)
+    texts, symbols = [module(k) for k in range(4)], [["phase0"]] * 4
+    jit.load(texts, symbols)
+    largest = max(folder_of(objects).iterdir(), key=lambda file: file.stat().st_size).stem
+    if replaced == b"alone":
+        (first,) = [text for text in texts if jit.unit_of(text, ["phase0"]).key == largest]
+        replaced = jit.compiled(jit._renamed(first, jit._prefix(largest)), this_host())
+    objects.put(largest, replaced)  # as another process does that compiled it at the same time in other company
+    codes = jit.load(texts, symbols)
+    assert [result(code, 5) for code in codes] == [5, 6, 7, 8]
+
+
 def test_modules_in_company_keep_to_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jit, "available_threads", lambda: 1)
     text = (

@@ -219,7 +219,7 @@ class Loading:
             self._complete = self._complete and not unit.calls
             return
         self._units[key] = unit
-        image = self._recalled.images.get(key) or _image_of(object_cache().get(key))
+        image = self._recalled.images.get(key) or _image_of(key, object_cache().get(key))
         if image is None:
             self._compiler.begin(key, _renamed(assembly(), _prefix(key)), None if unit.calls else self)
         else:
@@ -244,7 +244,7 @@ class Loading:
     def objects(self) -> Objects | None:
         """All object files, once there is code, and the functions that are called; None if something is missing."""
         inner = NO_OBJECTS if self._functions is None else self._functions.objects()
-        images = {key: self._images.get(key) or _image_of(object_cache().find(key)) for key in self._keys}
+        images = {key: self._images.get(key) or _image_of(key, object_cache().find(key)) for key in self._keys}
         one: dict[bytes, bytes] = {}  # of equal ones
         found = {key: one.setdefault(image, image) for key, image in images.items() if image is not None}
         if inner is None or len(found) < len(images) or not self._complete:
@@ -292,11 +292,15 @@ def load(assemblies: Sequence[str], symbols: Sequence[Sequence[str]], library: L
     return loading.codes()
 
 
-def _image_of(kept: bytes | None) -> bytes | None:
-    """The object file of a module, given what is kept of it."""
-    if kept is None or not kept.startswith(ELSEWHERE):
-        return kept
-    return object_cache().find(kept.removeprefix(ELSEWHERE).decode())
+def _image_of(key: str, kept: bytes | None) -> bytes | None:
+    """The object file of a module, given what is kept of it; None if that isn't there.
+
+    The other's object file may have been replaced since by one without this module: by another process that compiled
+    them at the same time, in other company, or after that file had been deleted.
+    """
+    if kept is not None and kept.startswith(ELSEWHERE):
+        kept = object_cache().find(kept.removeprefix(ELSEWHERE).decode())
+    return kept if kept is not None and _prefix(key).encode() in kept else None
 
 
 def _key(assembly: str) -> str:
