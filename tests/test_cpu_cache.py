@@ -269,6 +269,16 @@ def test_compiling_in_parallel_makes_the_same_code(monkeypatch: pytest.MonkeyPat
     assert compiled_together(texts) == wanted, "as where llvmlite's lock isn't as we know it"
 
 
+def test_without_threads_who_asks_for_modules_compiles_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    host, texts = this_host(), {str(k): module(k) for k in range(3)}
+    monkeypatch.setattr(jit, "available_threads", lambda: 4)
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    assert compiled_together(texts) == {key: jit.compiled(text, host) for key, text in texts.items()}
+
+
 def test_small_modules_have_one_object_file_that_is_kept_once(
     objects: ObjectCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -401,7 +401,11 @@ class Compiler:
             if self._running >= available_threads() - 1:
                 return
             self._running += 1
-        Thread(target=self._work, name="graphc-compile").start()
+        try:
+            Thread(target=self._work, name="graphc-compile").start()
+        except RuntimeError:  # the system grants no more threads: who asks for the modules compiles them
+            with self._lock:
+                self._running -= 1
 
     def take(self, key: str) -> bytes:
         """The object file of a module that was begun, when it is ready.
