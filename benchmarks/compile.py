@@ -44,7 +44,7 @@ def from_nothing(options: Options, workload: str) -> float:
 
 
 def first_step(options: Options, caches: str, workload: str = "first_step") -> float:
-    """Seconds that it takes in a new process, imports and initial values aside."""
+    """Seconds that it takes in a new process, without what a workload puts aside."""
     with Worker("graphc", options, caches) as worker:
         worker.answer()
         worker.ask("prepare", workload=workload)

@@ -103,6 +103,15 @@ def test_the_first_step_from_scratch_gives_the_loss_of_a_step():
     assert results(table, "mlp", steps=1) == results(STEP, "mlp", steps=1)
 
 
+def test_no_more_is_put_aside_than_a_first_step_takes():
+    workload = WORKLOADS["mlp"]
+    prepare = graphc_session.Ways("step", 1).first_step(graphc_session.models.mlp, gc.optim.Adam())
+    prepared = prepare(workload.weights(), workload.data(TINY))
+    assert prepared.aside() == 0
+    taken = worker.timed(prepared, 1, 0.0)
+    assert 0 < taken["aside"] == prepared.aside() < taken["seconds"]
+
+
 def test_the_chain_gives_the_gradient_of_its_weights():
     x, w = WORKLOADS["chain"].data(TINY)
     (gradient,) = results({"chain": lambda weights, data: STEP["chain"](weights, data, nodes=4)}, "chain", steps=1)

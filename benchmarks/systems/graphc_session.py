@@ -56,14 +56,17 @@ class Ways:
             on_device = {"matmul_precision": self.precision, "results": "device"}
             self.options = {"device": "cuda", "disable": disable, **on_device}
 
-    def prepared(self, fetches: Any, feeds: list[gc.Placeholder], data: Data, weights: Sequence[Any] = ()) -> Prepared:
-        """A step that fetches a list, whose first value is the one that counts."""
-        session = gc.Session(**self.options)
-
-        def materialise() -> None:
-            for variable in weights:
-                session[variable] = session[variable]  # in the session's own storage: the first values are arrays
-
+    def prepared(
+        self,
+        fetches: Any,
+        feeds: list[gc.Placeholder],
+        data: Data,
+        weights: Sequence[Any] = (),
+        session: gc.Session | None = None,
+    ) -> Prepared:
+        """A step that fetches a list, whose first value is the one that counts; in a new session if none is given."""
+        session = session or gc.Session(**self.options)
+        materialise = partial(store, session, weights)
         if self.by_run:
             given = dict(zip(feeds, data, strict=True))
             return Prepared(lambda: session.run(fetches, given), itemgetter(0), materialise)
@@ -116,9 +119,10 @@ class Ways:
                     model = make(LIBRARY)
                     aside.append(seconds_of(partial(model.load_state_dict, weights)))
                     fetches, feeds = training_step(model, optimizer, data)
-                    prepared = self.prepared(fetches, feeds, data, list(model.state_dict().values()))
-                aside.append(seconds_of(prepared.materialise))
-                return prepared.step()
+                    session = gc.Session(**self.options)
+                    # Before anything is compiled: threads that go on meanwhile would have their time taken off, too.
+                    aside.append(seconds_of(partial(store, session, list(model.state_dict().values()))))
+                    return self.prepared(fetches, feeds, data, session=session).step()
 
             return Prepared(step, itemgetter(0), aside=lambda: sum(aside))
 
@@ -146,6 +150,12 @@ class Ways:
                 return self.prepared(gradient, [x], (x_value,)).step()
 
         return Prepared(step, itemgetter(0))
+
+
+def store(session: gc.Session, weights: Sequence[Any]) -> None:
+    """Have a session keep the values of weights in storage of its own: the first values are arrays."""
+    for variable in weights:
+        session[variable] = session[variable]
 
 
 def seconds_of(work: Callable[[], Any]) -> float:
