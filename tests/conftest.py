@@ -9,9 +9,11 @@ from pathlib import Path
 import hypothesis
 import pytest
 from cuda_driver import DEVICES, on_host, without_gpu
+from fake_cupy import FakeCublas, FakeCupy
 
 import graphc as gc
 from graphc import eager as ge
+from graphc.runtime.cuda import cupy_driver, target
 
 os.environ.setdefault("GRAPHC_VERIFY", "1")
 os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parents[1] / ".test-cache")
@@ -35,6 +37,20 @@ def session(device):
     """A session on each device, in a graph of its own."""
     with gc.Graph(), gc.Session(device=device) as session:
         yield session
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    """A stand-in for CuPy, which all sessions on "cuda" use; `cublas` is that for cuBLAS.
+
+    Its pool gives a block that is free to whoever asks next, and overwrites it.
+    """
+    fake = FakeCupy()
+    fake.cublas = FakeCublas(fake._do)
+    monkeypatch.setattr(cupy_driver, "_library", lambda runtime: fake.cublas)
+    monkeypatch.setattr(cupy_driver, "compile", lambda text, arch: text.encode())
+    monkeypatch.setattr(target, "opened", lambda: cupy_driver.CupyDriver(fake))
+    return fake
 
 
 @pytest.fixture

@@ -9,24 +9,13 @@ import numpy as np
 import pytest
 from cuda_driver import on_host
 from cuda_host import needs_compiler
-from fake_cupy import FakeCublas, FakeCupy
+from fake_cupy import FakeCupy
 from state_testing import variable
 
 import graphc as gc
-from graphc.runtime.cuda import cupy_driver, target
 from graphc.runtime.cuda.cupy_driver import CupyDriver
 
 COUNT = 50
-
-
-@pytest.fixture
-def cupy(monkeypatch):
-    """A stand-in for CuPy, whose pool gives a block that is free to whoever asks next, and overwrites it."""
-    fake = FakeCupy()
-    monkeypatch.setattr(cupy_driver, "_library", lambda runtime: FakeCublas(fake._do))
-    monkeypatch.setattr(cupy_driver, "compile", lambda text, arch: text.encode())
-    monkeypatch.setattr(target, "opened", lambda: CupyDriver(fake))
-    return fake
 
 
 @pytest.fixture(params=[pytest.param("cupy", marks=needs_compiler), "played"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from cuda_driver import Foreign, on_host
 from cuda_host import needs_compiler
-from fake_cupy import CUDARuntimeError, FakeCublas, FakeCupy
+from fake_cupy import CUDARuntimeError
 from state_testing import user_op, variable
 
 import graphc as gc
@@ -14,17 +14,6 @@ from graphc.runtime.cuda import cublas, cudnn, cupy_driver, target
 from graphc.runtime.cuda.cupy_driver import CupyDriver
 
 MB = 1 << 20
-
-
-@pytest.fixture
-def cupy(monkeypatch):
-    """A stand-in for CuPy, which all sessions on "cuda" use."""
-    fake = FakeCupy()
-    fake.cublas = FakeCublas(fake._do)
-    monkeypatch.setattr(cupy_driver, "_library", lambda runtime: fake.cublas)
-    monkeypatch.setattr(cupy_driver, "compile", lambda text, arch: text.encode())
-    monkeypatch.setattr(target, "opened", lambda: CupyDriver(fake))
-    return fake
 
 
 @needs_compiler

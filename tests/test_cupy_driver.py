@@ -15,23 +15,12 @@ from fake_cupy import CUDARuntimeError, FakeCublas, FakeCupy
 from test_cuda_sessions import attentive, fed, mlp
 
 import graphc as gc
-from graphc.runtime.cuda import cupy_driver, gemm, target
+from graphc.runtime.cuda import cupy_driver, gemm
 from graphc.runtime.cuda.cublas import NO, TRANSPOSED, Cublas, by_columns
 from graphc.runtime.cuda.cupy_driver import CupyDriver
 from graphc.runtime.cuda.driver import Matrices, Product
 
 DIMS = (1, 2, 5)
-
-
-@pytest.fixture
-def cupy(monkeypatch):
-    """A stand-in for CuPy, which all sessions on "cuda" use; `cublas` is that for cuBLAS."""
-    fake = FakeCupy()
-    fake.cublas = FakeCublas(fake._do)
-    monkeypatch.setattr(cupy_driver, "_library", lambda runtime: fake.cublas)
-    monkeypatch.setattr(cupy_driver, "compile", lambda text, arch: text.encode())
-    monkeypatch.setattr(target, "opened", lambda: CupyDriver(fake))
-    return fake
 
 
 @needs_compiler
