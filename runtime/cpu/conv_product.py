@@ -10,7 +10,7 @@ from graphc.runtime.cpu import shared
 from graphc.runtime.cpu.builder import Function
 from graphc.runtime.cpu.conv_tiles import BYTES, FLOAT, LOOPS, Run, Tile, every_run, nested, tile_function
 from graphc.runtime.cpu.host import Host
-from graphc.runtime.cpu.values import I64, PTR, Int, Value, arguments
+from graphc.runtime.cpu.values import I64, PTR, Int, Value
 
 WHOLE = 1 << 62  # more than any sum has
 
@@ -75,7 +75,7 @@ def _tiles(f: Function, _: Host, given: Sequence[Value], __: Sequence[str]) -> N
         def some(k: Value, places: list[Value]) -> Sequence[Value]:
             depth = f.i64(f.min(part, f.sub(times, f.mul(k, part))))
             numbers = [*outer, depth, a_inner, b_inner, step, c_row]
-            f.do(f"call void {function.text}({arguments([*places, at[2], *numbers])})")
+            f.call_at(function, *places, at[2], *numbers)
             steps = [f.mul(part, apart) for apart in (a_inner, b_inner)]
             return [f.address(place, step, FLOAT) for place, step in zip(places, steps, strict=True)]
 

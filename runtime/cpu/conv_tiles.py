@@ -13,7 +13,7 @@ from graphc.dims import Dim
 from graphc.runtime.cpu.builder import Function, Module
 from graphc.runtime.cpu.elements import transposed
 from graphc.runtime.cpu.host import Host
-from graphc.runtime.cpu.packing import prefetch
+from graphc.runtime.cpu.packing import LINE, prefetch
 from graphc.runtime.cpu.values import I64, Int, Value, constant, vector
 
 FLOAT = "float"
@@ -25,7 +25,6 @@ STRIDED = 8  # rows up to which their distance may be a parameter: each takes a 
 LATENCY = 8  # products that must be in flight to hide how long each takes
 AHEAD = 8192  # bytes: B is fetched so far ahead where it lies beyond the caches; hardware stops at the end of a page
 NEAR = 8  # outer products that A is ahead where it comes from the second cache: a row would keep all its reads waiting
-LINE = 64  # bytes of a line of the cache
 
 
 class Tile(NamedTuple):

@@ -24,7 +24,6 @@ from graphc.runtime.cpu.conv_tiles import (
     BYTES,
     FLOAT,
     LATENCY,
-    LINE,
     PRODUCTS_PER_NS,
     VECTORS,
     Run,
@@ -38,6 +37,7 @@ from graphc.runtime.cpu.conv_winograd import BATCH, DEPTH, LEAST
 from graphc.runtime.cpu.conv_winograd_tiles import ChannelTiles, Grid, Tiles
 from graphc.runtime.cpu.elements import Element
 from graphc.runtime.cpu.host import Host
+from graphc.runtime.cpu.packing import LINE
 from graphc.runtime.cpu.phases import Frame, KernelCode, Place
 from graphc.runtime.cpu.values import I64, Int, Value, constant, vector
 from graphc.runtime.cpu.winograd import FOUR, TAPS, TWO, Transform, store_column, two_passes

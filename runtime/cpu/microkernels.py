@@ -21,13 +21,12 @@ from typing import NamedTuple
 
 from graphc.runtime.cpu.builder import Function, Module
 from graphc.runtime.cpu.host import Host
-from graphc.runtime.cpu.packing import prefetch
+from graphc.runtime.cpu.packing import LINE, prefetch
 from graphc.runtime.cpu.values import MEMORY_TYPE, Int, Value, constant, lanes_of, vector
 from graphc.types import np_dtype
 
 FLOATS = ("float32", "float64")
 PACE = {"columns": 16, "rows": 64}  # steps of k between asking for what is needed next; many, where rows take registers
-LINE = 64  # bytes of a line of the cache, about
 
 # The parameters of all these functions, which compute a block of C, or add to it. Distances are in elements.
 BLOCK = (

@@ -22,7 +22,7 @@ from graphc.kernel import Region
 from graphc.runtime.cpu import pointwise
 from graphc.runtime.cpu.elements import Element, from_memory, is_signed, put_aside, taken_back, to_memory, transposed
 from graphc.runtime.cpu.nest_layout import layout_of, side_by_side
-from graphc.runtime.cpu.packing import prefetch
+from graphc.runtime.cpu.packing import LINE, prefetch
 from graphc.runtime.cpu.phases import Frame
 from graphc.runtime.cpu.pointwise import REGISTER_TYPE
 from graphc.runtime.cpu.reductions import REDUCTIONS, Accumulator, across, horizontal, starting
@@ -34,7 +34,6 @@ from graphc.runtime.strided import Strided, itemsize
 TURNED = 8  # values of a body that is written out for each vector of a square
 READ_AHEAD, WRITTEN_AHEAD = 1 << 18, 1 << 13  # bytes of rows up to which the next one is asked for
 AHEAD = 1 << 10  # bytes from what is computed to what is asked for where there are no rows
-LINE = 64  # bytes of a line of the cache
 SHORT = 2  # times what is computed side by side: loops that are no longer have masks at every step
 
 
@@ -262,7 +261,7 @@ class Nest:
             inside = [self.branched(point) for point in self.shifted(points, at)]
             return self.step(inside, _grouped(values, starts), number)
 
-        return _grouped(self.over(self.reduced, self.origin(points), _flat(starts), body), starts)
+        return _grouped(self.over(self.reduced, self.origin(), _flat(starts), body), starts)
 
     def settle(self, points: Sequence[_Point], accumulators: Sequence[Accumulator], number: int) -> None:
         """Make known at several points what follows from the reductions of a pass."""
@@ -273,7 +272,7 @@ class Nest:
             self.fill(point, self.passes[number].after, number + 1)
             self.fill(point, [node for node in self.inverted if node.inputs[0] in point.known], number + 1)
 
-    def origin(self, points: Sequence[_Point]) -> _Point:
+    def origin(self) -> _Point:
         """A point that only counts how far the reduce loops have come."""
         return _Point([0] * len(self.ports), [0] * len(self.extents), None, 0)
 

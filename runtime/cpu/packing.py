@@ -13,6 +13,8 @@ from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.values import MEMORY_TYPE, Int, Value, vector
 from graphc.types import np_dtype
 
+LINE = 64  # bytes of a line of the cache, about
+
 # Parameters of `pack.*.<dtype>`, which packs an array of this dtype.
 PACK = (
     ("ptr noalias", "source"),
