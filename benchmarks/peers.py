@@ -127,10 +127,10 @@ def figures(results: Results) -> dict[str, Any]:
     return {"systems": {name: {**found._asdict(), "quartiles": found.quartiles} for name, found in results.items()}}
 
 
-def show(workload: Workload, results: Results, failures: Failures, agreement: float = AGREEMENT) -> bool:
+def show(workload: Workload, results: Results, failures: Failures) -> bool:
     """Print the rows of a workload; whether graphc reached its goal and every system computed the same."""
     rows(workload, results, failures)
-    return agree(results, agreement) and all(line_of_goal(workload, results))
+    return agree(results) and all(line_of_goal(workload, results))
 
 
 def rows(workload: Workload, results: Results, failures: Failures) -> None:

@@ -54,7 +54,7 @@ class Workload(NamedTuple):
 
     Attributes:
         title: what is computed, with its sizes.
-        goal: how many times as fast as the best peer graphc should be.
+        goal: how many times as fast as the best peer graphc should be; 0 where it isn't judged by that.
         data: what a step is fed, in order, for a scale.
         shapes: of the weights, by torch's names.
         fresh: a sample is a whole first step, in a process of its own.
