@@ -53,7 +53,6 @@ from graphc.types import TensorType, TupleType, is_float
 MAX_MESSAGE = 200  # characters of a message that shows a value
 SHOWN = 5  # names that a report lists before it says "..."
 RULE = "gradient"  # the rule by which backward nodes are derived; drawings colour by it
-Cotangent = Node | tuple[Node | None, ...]
 
 
 # --------------------------------------------------------------------------------------------- what users call

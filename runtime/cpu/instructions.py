@@ -343,9 +343,9 @@ class Instructions:
         type = with_element(offsets.type, PTR)
         return self.pure(type, f"getelementptr inbounds {element}, ptr {base.text}, {offsets.type} {offsets.text}")
 
-    def stack(self, type: str, count: int = 1, align: int = 64) -> Value:
-        """Memory of the function's frame."""
-        return self.in_entry(lambda: self.emit(PTR, f"alloca {type}, i64 {count}, align {align}"))
+    def stack(self, type: str, count: int = 1) -> Value:
+        """Memory of the function's frame, aligned for any vector."""
+        return self.in_entry(lambda: self.emit(PTR, f"alloca {type}, i64 {count}, align 64"))
 
     # ------------------------------------------------------------------------------------ vectors
 

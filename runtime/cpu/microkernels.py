@@ -28,7 +28,8 @@ from graphc.types import np_dtype
 FLOATS = ("float32", "float64")
 PACE = {"columns": 16, "rows": 64}  # steps of k between asking for what is needed next; many, where rows take registers
 
-# The parameters of all these functions, which compute a block of C, or add to it. Distances are in elements.
+# The parameters of all these functions, which compute a block of C, or add to it. Distances are in elements. To
+# tiles of outer products, `m`, `height`, `panel` and `b_panel` say what is needed next: see `_tile`.
 BLOCK = (
     ("ptr noalias", "a"),
     ("i64", "a_row"),  # distance of rows; 1 in `columns`
