@@ -67,7 +67,10 @@ IN_ORDER: tuple[Technique, ...] = (
     Technique("simplification", "algebra, and equal values computed once", SIMPLIFY),
     Technique("stabilisation", "log(softmax) and its like in one", ("stabilise",)),
     Technique("fusion", "several ops in one kernel", ("fuse",)),
-    Technique("epilogues", "products and convolutions go on computing", ("epilogues", "prologues")),
+    # On a GPU its libraries' products and convolutions belong here; there is no line that says nothing about a CPU.
+    Technique(
+        "epilogues", "products and convolutions go on computing", ("epilogues", "prologues", "cudnn", "cublaslt")
+    ),
     Technique("rows", "kernels that pass several times over a row", ("rows",)),
     Technique("rematerialisation", "light ops computed again where they are read", ("rematerialise",)),
     Technique("schedule", "an order that needs little memory", ("schedule",)),
@@ -75,7 +78,6 @@ IN_ORDER: tuple[Technique, ...] = (
     Technique("arena", "temporaries that share bytes", ("arena",)),
     # The layout serves those convolutions only whose weights are kept like that.
     Technique("packed copies", "what is derived from weights, kept while they stay the same", ("prepared", "layout")),
-    Technique("libraries of the GPU", "cuDNN's convolutions, cublasLt's epilogues", ("cudnn", "cublaslt")),
     Technique("command list", "one call of native code for all kernels", ("commands",)),
     Technique("entry", "runs that come again without Python, or as a graph of the GPU", ("entry", "capture")),
 )
