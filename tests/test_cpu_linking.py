@@ -5,11 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 
 import pytest
 
-from graphc.runtime.cpu import jit
+from graphc.runtime.cpu import forks, jit
 from graphc.runtime.cpu.host import this_host
 
 CALLS = "declare i64 @missing()\ndefine i64 @f() {\n%x = call i64 @missing()\nret i64 %x\n}\n"
@@ -52,3 +53,46 @@ def test_a_fork_waits_for_what_is_being_linked() -> None:
     if not child:
         os._exit(library["f"] if library._linked.done() else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("way", [lambda: forks.PAST_THE_LOCK, forks._lock], ids=["past the lock", "under the lock"])
+def test_a_fork_waits_until_no_other_thread_is_within_llvm(way: Callable[[], AbstractContextManager[object]]) -> None:
+    import llvmlite.binding  # noqa: F401 - whose lock it is
+
+    inside, may_leave, left = threading.Event(), threading.Event(), threading.Event()
+
+    def call() -> None:
+        with way():
+            inside.set()
+            may_leave.wait()
+            left.set()
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    inside.wait()
+    threading.Timer(0.05, may_leave.set).start()
+    child = os.fork()
+    if not child:
+        with forks.PAST_THE_LOCK, forks._lock():  # both can be entered again
+            os._exit(7 if left.is_set() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    caller.join()
+    with forks.PAST_THE_LOCK, forks._lock():
+        assert jit.compiled("define i64 @f() {\nret i64 42\n}\n", this_host())
+
+
+def test_a_gate_that_is_closed_lets_nobody_in_until_it_is_open() -> None:
+    gate, entered = forks.Gate(), threading.Event()
+
+    def enter() -> None:
+        with gate:
+            entered.set()
+
+    gate.close()
+    caller = threading.Thread(target=enter)
+    caller.start()
+    assert not entered.wait(0.05)
+    gate.open()
+    caller.join()
+    assert entered.is_set()

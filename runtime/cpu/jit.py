@@ -32,6 +32,7 @@ from weakref import WeakSet, WeakValueDictionary
 
 from graphc.errors import GraphcError, InternalError
 from graphc.runtime.cache import object_cache
+from graphc.runtime.cpu.forks import PAST_THE_LOCK
 from graphc.runtime.cpu.host import Host, available_threads, target_machine, this_host
 
 DEFINED = re.compile(r"^define (?!internal |private )[^@\n]*@([\w.]+)\(", re.MULTILINE)
@@ -125,7 +126,7 @@ def _wait_for_linking() -> None:
         library.wait()
 
 
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # the last to be registered comes first: what is linked needs LLVM; see `forks`
     os.register_at_fork(before=_wait_for_linking)
 
 
@@ -473,7 +474,8 @@ def _emitted(assembly: str, machine: Any) -> bytes:
 
     context = llvm.create_context()
     with ffi.OutputString() as error:
-        pointer = _unlocked(ffi.lib.LLVMPY_ParseAssembly)(context, ctypes.c_char_p(assembly.encode()), error)
+        with PAST_THE_LOCK:
+            pointer = _unlocked(ffi.lib.LLVMPY_ParseAssembly)(context, ctypes.c_char_p(assembly.encode()), error)
         if error:
             raise InternalError(f"LLVM can't read generated code: {error}")
     with llvm.module.ModuleRef(pointer, context) as module:
@@ -483,7 +485,8 @@ def _emitted(assembly: str, machine: Any) -> bytes:
             except RuntimeError as wrong:
                 raise InternalError(f"LLVM refuses generated code: {wrong}") from wrong
         with ffi.OutputString() as error:
-            buffer = _unlocked(ffi.lib.LLVMPY_TargetMachineEmitToMemory)(machine, module, 1, error)
+            with PAST_THE_LOCK:
+                buffer = _unlocked(ffi.lib.LLVMPY_TargetMachineEmitToMemory)(machine, module, 1, error)
             if not buffer:
                 raise InternalError(f"LLVM can't compile generated code: {error}")
         try:
