@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 from graphc.dims import Dim
 from graphc.kernel import Kernel, Region
 from graphc.runtime.strided import Strided
 
 
-class Contraction(NamedTuple):
+@dataclass(frozen=True)
+class Contraction:
     """A product C[..., m, n] of A[..., m, k] and B[..., k, n].
 
     Attributes:
@@ -56,7 +57,7 @@ def stored(problem: Contraction, region: Region) -> Contraction:
         a, c = _joined(m, a), _joined(m, c)
         b = b._replace(strides=(*b.strides[:-3], *b.strides[-2:]))
         m = m * batch.pop()
-    return problem._replace(batch=tuple(batch), m=m, a=a, b=b, c=c)
+    return replace(problem, batch=tuple(batch), m=m, a=a, b=b, c=c)
 
 
 def is_transposed(region: Region) -> bool:

@@ -13,7 +13,7 @@ from functools import cached_property
 
 from graphc.dims import Dim, product
 from graphc.kernel import Region
-from graphc.runtime.contraction import contraction, layout, transposed
+from graphc.runtime.contraction import Contraction, contraction, layout, transposed
 from graphc.runtime.cpu import lanes
 from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.microkernels import FLOATS, remainders, tile
@@ -42,29 +42,15 @@ UNKNOWN = 256  # what a size is taken for that isn't known yet
 
 
 @dataclass(frozen=True)
-class Problem:
-    """A product C[..., m, n] of A[..., m, k] and B[..., k, n].
+class Problem(Contraction):
+    """A product on a machine.
 
     Attributes:
-        batch: leading sizes.
-        a, b: where the operands lie; the strides of the last two axes are those of (m, k) and (k, n).
-        c: where the product goes; None if something else is computed from it. The matrices of a batch that are
-            multiplied by the same B, and lie like one matrix in `a` and `c`, are one.
-        swapped: whether A and B are the second operand and the first, transposed, and so is the result.
         place: where the sums may lie until they are done: `c`, or what is computed from them.
         steady: whether A is the same run after run, and its size known, so that its panels are made once; and B.
     """
 
     host: Host
-    dtype: str
-    batch: tuple[Dim, ...]
-    m: Dim
-    n: Dim
-    k: Dim
-    a: Strided
-    b: Strided
-    c: Strided | None
-    swapped: bool
     place: Strided | None
     steady: tuple[bool, bool]
 
@@ -284,7 +270,7 @@ def problem_of(code: KernelCode) -> Problem:
     found = contraction(code.kernel, lanes.operand(code, 0), lanes.operand(code, 1))
     place = found.c or _lent(code.kernel.results[0], found.dtype, found.swapped)
     a, b = (_is_kept(code, k) for k in ((1, 0) if found.swapped else (0, 1)))
-    return Problem(code.host, *found, place, (a, b))
+    return Problem(**vars(found), host=code.host, place=place, steady=(a, b))
 
 
 def _is_kept(code: KernelCode, k: int) -> bool:
