@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc as collector
+import itertools
 import signal
 import sys
 import weakref
@@ -511,7 +512,7 @@ def test_arrays_and_plans_are_freed_with_the_session(device, closed):
     assert [ref() for ref in refs] == [None, None]
 
 
-@pytest.mark.parametrize(("device", "runs"), [("cpu", 10_000), ("plan", 300), ("played", 300)], indirect=["device"])
+@pytest.mark.parametrize(("device", "runs"), [("cpu", 5_000), ("plan", 300), ("played", 300)], indirect=["device"])
 def test_memory_stays_the_same_from_run_to_run(device, runs):
     with gc.Graph(), gc.Session(device=device) as session:
         x = gc.placeholder("x", shape=("n",))
@@ -525,5 +526,6 @@ def test_memory_stays_the_same_from_run_to_run(device, runs):
             collector.collect()
             return sys.getallocatedblocks()
 
-        before = blocks_after(100)
-        assert blocks_after(runs) < before + runs / 2  # not even one object a run
+        counts = [blocks_after(100), *(blocks_after(runs) for _ in range(4))]
+        # Not even one object a run: what leaks does in every round, while caches fill and other threads end in some.
+        assert min(later - earlier for earlier, later in itertools.pairwise(counts)) < runs / 10
