@@ -48,7 +48,7 @@ def _arrays(wanted: Sequence[tuple[np.dtype[Any], tuple[int, ...]]]) -> list[Arr
     if sum(sizes) < LEAST:
         return [np.zeros(shape, dtype) for dtype, shape in wanted]
     pages = _pages(sum(sizes))
-    at = -pages.ctypes.data % HUGE
+    at = 0
     found: list[Array] = []
     for (dtype, shape), size in zip(wanted, sizes, strict=True):
         found.append(np.ndarray(shape, dtype, buffer=pages, offset=at))
@@ -57,9 +57,10 @@ def _arrays(wanted: Sequence[tuple[np.dtype[Any], tuple[int, ...]]]) -> list[Arr
 
 
 def _pages(nbytes: int) -> Pages:
-    """New memory, that has so many bytes from its first large page on."""
+    """New memory that begins with a large page."""
     private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
     memory = mmap.mmap(-1, nbytes + HUGE, **private)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
-    return Pages(len(memory), np.uint8, buffer=memory)  # of an array's view, arrays would refer to the array
+    start = np.frombuffer(memory, np.uint8).ctypes.data
+    return Pages(nbytes, np.uint8, buffer=memory, offset=-start % HUGE)  # of a view, arrays would refer to its array

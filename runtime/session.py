@@ -27,7 +27,7 @@ from graphc.plan import Made, Plan
 from graphc.restore import LoadReport, compare, require_all
 from graphc.runtime import checkpoint
 from graphc.runtime.cpu.direct import MISS, Direct, Served, Shortcuts, form_of, request_of
-from graphc.runtime.cpu.target import CpuExecutable
+from graphc.runtime.cpu.target import CpuExecutable, CpuTarget
 from graphc.runtime.devices import BEST, ConvPrecision, MatmulPrecision, Place, checked, chosen
 from graphc.runtime.feeds import Intake, convert_feeds, feeds_given, missing_feeds, resolve_feeds, with_misfits
 from graphc.runtime.making import making
@@ -41,7 +41,7 @@ from graphc.runtime.results import check_out, copied_out, is_own, owned
 from graphc.runtime.streams import Streams
 from graphc.runtime.structure import Build, flatten
 from graphc.runtime.turns import Turns, exclusive
-from graphc.runtime.variables import materialise
+from graphc.runtime.variables import begins_as_zeros, materialise
 from graphc.source import here, name_in_caller
 from graphc.target import TargetInfo
 from graphc.types import TensorType
@@ -466,7 +466,11 @@ class Session:
         return graph
 
     def _compiled(self, request: Request, leaves: Sequence[Node | Updates] = ()) -> Compiled:
-        """The compiled program of a request, made of the `leaves` of what is fetched if there is none yet."""
+        """The compiled program of a request, made if there is none yet.
+
+        Args:
+            leaves: of what is fetched, if it is about to be run.
+        """
         found = self._plans.get(request)
         if found is not None:
             self._reused()
@@ -494,6 +498,8 @@ class Session:
         several = next((n for n in (*request.fetches, *request.fed) if not isinstance(n.type, TensorType)), None)
         if several is not None:
             raise FetchError(f"{several!r} has several results, which are fetched and fed one by one")
+        if leaves:
+            self._expect([v for v, _ in request.updates if v not in request.fed])
         program, overridden = program_of(request)
         optimise = self._pipeline(self._target.info, request.training)
         settings = [str(request.training), str(len(request.fetches)), *sorted(self.disable)]
@@ -507,8 +513,11 @@ class Session:
             fetched += [(f"the loss {n.display_name}", n) for n in request.losses]
             raise missing_feeds(missing, fetched)
         defaults: dict[Node, Array] = {n: n.default for n in placeholders if n.default is not None}
+        executable = made.finish()
+        if leaves and isinstance(executable, CpuExecutable) and not made.needs.sizes:
+            executable.foresee({})
         found = Compiled(
-            made.finish(),
+            executable,
             tuple([node.tensor_type for node in request.fetches]),
             Intake(request.fed, defaults, made.needs.sizes, made.needs.guards, self._accepts),
             tuple([n for n in made.needs.variables if n not in given]),
@@ -518,6 +527,13 @@ class Session:
         )
         self.graph = graph
         return found
+
+    def _expect(self, updated: Sequence[Node]) -> None:
+        """Make those of these variables that begin as zeros: what a training step keeps besides the weights."""
+        new = [v for v in updated if v not in self._state.values and begins_as_zeros(v)]
+        if new and isinstance(self._target, CpuTarget):
+            values = self._materialised(new).values
+            self._target.expect([values[v] for v in new])
 
     def _pipeline(self, info: TargetInfo, training: bool, passes: Sequence[Pass] = ()) -> Callable[[Program], Program]:
         """What runs the passes on a program; it doesn't refer to this session."""

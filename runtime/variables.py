@@ -24,8 +24,8 @@ NO_NUMBERS = "OUSMmc"  # NumPy's kinds of dtypes that are objects, text, times a
 def materialise(wanted: Iterable[Node], known: Mapping[Node, Array], seed: int) -> dict[Node, Array]:
     """First values of the variables in `wanted` that `known` lacks, and of those that they are computed from."""
     stack = list(dict.fromkeys(v for v in wanted if v not in known))
-    zero = [v for v in stack if isinstance(v, Variable) and _is_zero(v.initial)]
-    made: dict[Node, Array] = dict(zip(zero, pages.zeros(v.tensor_type for v in zero), strict=True))
+    zero = [v for v in stack if begins_as_zeros(v)]
+    made: dict[Node, Array] = dict(zip(zero, pages.zeros([v.tensor_type for v in zero]), strict=True))
     there = ChainMap(made, dict(known))
     while stack:
         variable = stack[-1]
@@ -41,8 +41,9 @@ def materialise(wanted: Iterable[Node], known: Mapping[Node, Array], seed: int) 
     return made
 
 
-def _is_zero(initial: Any) -> bool:
-    """Whether an initialiser is that of zeros, and of no class that makes other values of it."""
+def begins_as_zeros(variable: Node) -> bool:
+    """Whether a variable's initialiser is that of zeros, and of no class that makes other values of it."""
+    initial = variable.initial if isinstance(variable, Variable) else None
     return getattr(type(initial), "__call__", None) is Zeros.__call__  # noqa: B004 - which method, not whether
 
 

@@ -28,6 +28,7 @@ from graphc.runtime.cpu.host import Host, this_host
 from graphc.runtime.cpu.jit import Code
 from graphc.runtime.cpu.parts import Part
 from graphc.runtime.cpu.values import I64, PTR, Int, Value, constant
+from graphc.runtime.cpu.waiting import futexes, has_futexes, pausing
 from graphc.runtime.strided import ALIGN
 
 # `python -m benchmarks threads` measures what these rest on.
@@ -66,10 +67,7 @@ SPIN, WAIT, WAKE = 640, 648, 656  # pauses before sleeping; functions that sleep
 THREADS = 664  # how many take part, at most
 POOL_BYTES = 768
 
-SYSCALL = {"x86_64": 202, "aarch64": 98}  # the number of futex
-FUTEX_WAIT, FUTEX_WAKE = 128, 129  # of one process
 EVERYONE = 2**31 - 1  # to wake
-PAUSE = {"x86_64": ("x86.sse2.pause", ""), "aarch64": ("aarch64.isb", "i32 15")}  # intrinsics, and their argument
 
 
 # ------------------------------------------------------------------------------------------- what the loop is made of
@@ -80,15 +78,15 @@ def assembly(host: Host) -> str:
 
     It has `i64 run(ptr plan, ptr table, ptr scratch, ptr pool)`, which returns 0 or 1 + the number of the command that
     failed, `void worker(ptr pool, i64 number)`, the life of a worker, `void end(ptr pool)`, which ends the workers,
-    `void pauses(i64 count)`, for measuring how long spinning takes, and where the system has it `futex_wait` and
-    `futex_wake`.
+    `void pauses(i64 count)`, for measuring how long spinning takes, `void touch(ptr memory, i64 bytes)`, which writes
+    to memory without changing it, and where the system has it `futex_wait` and `futex_wake`.
     """
     module = Module()
-    architecture = _architecture(host)
-    pause = _pause(module, architecture)
-    if _has_futexes(host):
-        _futexes(module, SYSCALL[architecture])
+    pause = pausing(module, host)
+    if has_futexes(host):
+        futexes(module, host)
     _pauses(module, pause)
+    _touch(module)
     _work(module)
     _worker(module, pause)
     _end(module)
@@ -105,37 +103,23 @@ WORK, SHARE, RUN_ALONE, RUN_SHARED, ONCE = (
 )
 
 
-def _architecture(host: Host) -> str:
-    return host.triple.split("-")[0]
-
-
-def _has_futexes(host: Host) -> bool:
-    return "linux" in host.triple and _architecture(host) in SYSCALL
-
-
-def _pause(module: Module, architecture: str) -> Callable[[Function], None]:
-    """What a thread does while it spins, to leave the core to others."""
-    if architecture not in PAUSE:
-        return lambda f: None
-    name, argument = PAUSE[architecture]
-    module.declare(f"llvm.{name}", "void", argument.split()[:1])
-    return lambda f: f.do(f"call void @llvm.{name}({argument})")
-
-
-def _futexes(module: Module, number: int) -> None:
-    """Sleep while the word at an address is as expected; wake some of those that sleep at it."""
-    module.declare("syscall", "i64", [I64, "..."])
-    for name, operation in (("futex_wait", FUTEX_WAIT), ("futex_wake", FUTEX_WAKE)):
-        f = module.function(name, [(PTR, "word"), (I32, "number")])
-        arguments = f"i64 {number}, ptr %word, i64 {operation}, i32 %number, ptr null, ptr null, i32 0"
-        f.emit(I64, f"call i64 (i64, ...) @syscall({arguments})")
-        f.ret()
-
-
 def _pauses(module: Module, pause: Callable[[Function], None]) -> None:
     """`void pauses(i64 count)`."""
     f = module.function("pauses", [(I64, "count")])
     f.loop(0, f.parameter(0), 1, lambda i, _: pause(f))
+    f.ret()
+
+
+def _touch(module: Module) -> None:
+    """`void touch(ptr memory, i64 bytes)`: write to each page, so that the system makes it, and change nothing."""
+    f = module.function("touch", [(PTR, "memory"), (I64, "bytes")])
+
+    def touch(at: Int, _: list[Value]) -> None:
+        # Not an `or` of 0, which LLVM makes a load of: that gives a page that all share.
+        page = f.address(f.parameter(0), at, "i8")
+        f.emit("{ i8, i1 }", f"cmpxchg ptr {page.text}, i8 0, i8 0 monotonic monotonic")
+
+    f.loop(0, f.parameter(1), PAGE, touch)
     f.ret()
 
 
@@ -397,7 +381,7 @@ class Driver(NamedTuple):
         code: what keeps it there.
         run: the loop, called without the interpreter's lock.
         run_locked: the loop, called with it: for what is over before another thread could use it.
-        worker, end, pauses: see `assembly`.
+        worker, end, pauses, touch: see `assembly`.
         wait, wake: addresses of the functions that sleep on an address and wake from it, or None.
     """
 
@@ -407,6 +391,7 @@ class Driver(NamedTuple):
     worker: Callable[[int, int], None]
     end: Callable[[int], None]
     pauses: Callable[[int], None]
+    touch: Callable[[int, int], None]
     wait: int | None
     wake: int | None
 
@@ -415,15 +400,15 @@ class Driver(NamedTuple):
 def module() -> Part:
     """The driver for this host."""
     host = this_host()
-    futex = ("futex_wait", "futex_wake") if _has_futexes(host) else ()
-    return Part("driver", ("run", "worker", "end", "pauses", *futex), lambda: assembly(host))
+    futex = ("futex_wait", "futex_wake") if has_futexes(host) else ()
+    return Part("driver", ("run", "worker", "end", "pauses", "touch", *futex), lambda: assembly(host))
 
 
 @cache
 def driver() -> Driver:
     """The driver of this process."""
     code = module().code
-    futex = _has_futexes(this_host())
+    futex = has_futexes(this_host())
     pointers, number = [ctypes.c_void_p] * 4, ctypes.c_int64
     return Driver(
         code,
@@ -432,6 +417,7 @@ def driver() -> Driver:
         ctypes.CFUNCTYPE(None, ctypes.c_void_p, number)(code.address("worker")),
         ctypes.CFUNCTYPE(None, ctypes.c_void_p)(code.address("end")),
         ctypes.CFUNCTYPE(None, number)(code.address("pauses")),
+        ctypes.CFUNCTYPE(None, ctypes.c_void_p, number)(code.address("touch")),
         code.address("futex_wait") if futex else None,
         code.address("futex_wake") if futex else None,
     )

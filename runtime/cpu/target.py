@@ -6,6 +6,7 @@ import itertools
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import groupby
@@ -25,11 +26,12 @@ from graphc.plan import Buffer, Plan, Step, SymbolicPlan, Variant
 from graphc.runtime.cpu import attention, conv, copies, driver, entry, packs
 from graphc.runtime.cpu.blocks import Blocks
 from graphc.runtime.cpu.copies import Copy
-from graphc.runtime.cpu.driver import Command, CommandList, Scratch, State, aligned_memory, run
+from graphc.runtime.cpu.driver import Command, CommandList, Scratch, State, run
 from graphc.runtime.cpu.dump import dump_kernels, dump_plan
 from graphc.runtime.cpu.host import Host, this_host
 from graphc.runtime.cpu.jit import Code, Loading, Objects, Unit, unit_of
 from graphc.runtime.cpu.kernels import CORES, EXACT_CORES, function, native_kernel
+from graphc.runtime.cpu.memory import Kept, Layout, Memory, address, prefault
 from graphc.runtime.cpu.outlines import Outline
 from graphc.runtime.cpu.packs import Pack
 from graphc.runtime.cpu.peak import measured_peak
@@ -37,10 +39,10 @@ from graphc.runtime.cpu.phases import NativeKernel
 from graphc.runtime.cpu.pool import shared_pool
 from graphc.runtime.cpu.profile import run_recorded
 from graphc.runtime.cpu.report import made_of
+from graphc.runtime.pages import Pages
 from graphc.runtime.plan import Sizes, run_step
 from graphc.runtime.profile import Description, Recorder
 from graphc.runtime.reference import NOWHERE, DrawKey
-from graphc.runtime.strided import aligned
 from graphc.runtime.work import live_bytes, work_of
 from graphc.shortage import shortage
 from graphc.target import TargetInfo
@@ -48,38 +50,6 @@ from graphc.types import np_dtype
 
 MAX_KEPT = 1 << 28  # bytes that a session's plans keep from run to run, at most; the first steps come first
 MAX_BOUND = 16  # sizes for which the commands are kept; the least recently used go first
-
-
-class Memory:
-    """One block of aligned memory that only grows, for what lives during a run; a session's plans share it."""
-
-    def __init__(self) -> None:
-        self.bytes = aligned_memory(0)
-
-    def reserve(self, nbytes: int) -> None:
-        """See that there are so many bytes; what was there is lost."""
-        if nbytes > self.bytes.size:
-            self.bytes = aligned_memory(0)  # before the new block is taken
-            self.bytes = aligned_memory(nbytes)
-
-    @property
-    def base(self) -> int:
-        """The address of the first byte."""
-        return address(self.bytes)
-
-
-class Kept(Memory):
-    """What one variant of a kernel keeps from run to run; the plans of a session that have it share it."""
-
-    def __init__(self, nbytes: int) -> None:
-        super().__init__()
-        self.nbytes = nbytes
-
-
-def address(array: Array) -> int:
-    """Where an array's elements begin."""
-    found: int = array.__array_interface__["data"][0]
-    return found
 
 
 class CpuTarget:
@@ -185,6 +155,12 @@ class CpuTarget:
             steps.append(step)
         return replace(symbolic, steps=tuple(steps)), blocks
 
+    def expect(self, arrays: Iterable[Array]) -> None:
+        """Have the memory of new arrays made by another thread, if runs may use several."""
+        shared = {id(array.base): array.base for array in arrays if isinstance(array.base, Pages)}
+        for pages in shared.values() if self.pool.threads > 1 else ():
+            prefault(pages)
+
     def compile(self, program: Program) -> CpuExecutable:
         """Fuse, schedule and generate code for a program whose passes have run."""
         return CpuExecutable(self, plan_kernels(program, self.info, disable=self.disable))
@@ -260,6 +236,22 @@ class CpuExecutable:
                 packs.keep(key, target.pack(variants, objects))
         self.is_plain = not (by_numpy or self.kept)
         self._bound: OrderedDict[Sizes, Bound] = OrderedDict()
+        self._foreseen: tuple[Plan, Layout] | None = None
+
+    def _placed(self, dims: Mapping[str, int]) -> tuple[Plan, Layout]:
+        """The plan for these sizes, and where everything lies."""
+        found, self._foreseen = self._foreseen, None
+        if found is not None and found[0].dims == dims:
+            return found
+        plan = bind_plan(self.symbolic, dims, shared="arena" not in self.target.disable)
+        return plan, Layout.of(plan, self.natives.values())
+
+    def foresee(self, dims: Mapping[str, int]) -> None:
+        """Expect a run with these sizes: what can be done for it before its code is linked, is done now."""
+        with paused():
+            self._foreseen = found = self._placed(dims)
+        with suppress(MemoryError):  # the run tells
+            self.target.memory.reserve(found[1].nbytes, ahead=self.target.pool.threads > 1)
 
     def plan(self, dims: Mapping[str, int]) -> Plan:
         """The plan for these sizes, with what is said of its code."""
@@ -275,8 +267,10 @@ class CpuExecutable:
         found = self._bound.pop(key, None)
         if found is None:
             with paused():
-                plan = bind_plan(self.symbolic, dims, shared="arena" not in self.target.disable)
-                found = Bound(plan, self.natives, self.code, self.target.epoch, self.kept, together=self._together)
+                plan, layout = self._placed(dims)
+                found = Bound(
+                    plan, layout, self.natives, self.code, self.target.epoch, self.kept, together=self._together
+                )
             if self._folder is not None:
                 dump_plan(self._folder, replace(plan, made=made_of(plan, self.natives)))
         self._bound[key] = found
@@ -348,19 +342,20 @@ class Bound:
     """A plan for given sizes, as commands: immutable, so that many runs may use it.
 
     Attributes:
-        workspace, scratch: bytes that the kernels need besides the arena, and that each worker needs.
+        scratch: bytes that each worker needs.
         slots: entries of the table: the workspace, each buffer, each random draw, each variable that is copied to, what
             each step keeps.
         kept: bytes that steps keep from run to run.
         draws: the slot of each random draw.
         copied: for each variable whose new value doesn't take its bytes, the buffer of that and the slot for it.
-        memory_bytes: of the arena, the workspace and those new values, in this order.
+        memory_bytes: see `Layout`.
         offsets: where in that memory each slot lies; 0 for what lies elsewhere.
     """
 
     def __init__(
         self,
         plan: Plan,
+        layout: Layout,
         natives: Mapping[Variant, NativeKernel],
         code: Mapping[Variant, Code],
         epoch: Array,
@@ -373,8 +368,7 @@ class Bound:
         draws = [step.kernel.core for step in steps if step.kernel.kind == "random"]
         slots = itertools.count(1 + len(plan.buffers))
         self.draws = {node: next(slots) for node in dict.fromkeys(node for node in draws if node is not None)}
-        updates = zip(plan.symbolic.program.updates, plan.symbolic.updates, strict=True)
-        self.copied = {v: (new, next(slots)) for (v, _), new in updates if plan.buffers[new].takes is None}
+        self.copied = {variable: (new, next(slots)) for variable, new in layout.copied.items()}
         self._kept = {next(slots): kept[step.writes] for step in steps if step.writes in kept}
         self.slots = next(slots)
         self.kept = sum(block.nbytes for block in self._kept.values())
@@ -383,15 +377,11 @@ class Bound:
         steady = dict.fromkeys(plan.buffers[step.reads[number]] for step in keeping for number in step.steady)
         self._sources = [buffer.node for buffer in steady if buffer.role == "given"]
         self._seen: list[weakref.ref[Array]] = []
-        self.workspace = max([evaluate(native.workspace, dims) for native in natives.values()], default=0)
         phases = [phase for native in natives.values() for phase in native.phases]
         self.scratch = max([evaluate(phase.scratch, dims) for phase in phases], default=0)
         self.offsets = np.zeros(self.slots, np.int64)
-        self.offsets[: 1 + len(plan.buffers)] = [plan.peak_bytes, *plan.offsets]
-        self.memory_bytes = plan.peak_bytes + self.workspace
-        for new, _ in self.copied.values():
-            self.offsets[1 + new] = self.memory_bytes
-            self.memory_bytes += evaluate(aligned(plan.nbytes[new]), dims)
+        self.offsets[: len(layout.offsets)] = layout.offsets
+        self.memory_bytes = layout.nbytes
         self._called: dict[Variant, _Called] = {}
         self.segments = tuple(self._segments(natives, code, epoch, together))
 
@@ -464,8 +454,8 @@ class Bound:
         if native.kept is not None:
             slots.append(self._kept_slots.get(step, 0))
         args = (*slots, *called.dims)
-        for address, units, cost in called.prepares if prepares else called.phases:
-            yield Command(address, args, units, cost, called.kind)
+        for called_at, units, cost in called.prepares if prepares else called.phases:
+            yield Command(called_at, args, units, cost, called.kind)
 
 
 class _Called(NamedTuple):

@@ -1,0 +1,102 @@
+"""Memory that plans run in: where in it everything lies, and how the system is asked for it before it is used.
+
+The system gives memory page by page, when it is first written to, and clears each page: for what a training step writes
+first, a fourth of the step's time. Another thread can have that done while the interpreter still prepares the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from threading import Thread
+from typing import NamedTuple
+
+from graphc.dims import evaluate
+from graphc.ir import Node
+from graphc.op import Array
+from graphc.plan import Plan
+from graphc.runtime.cpu.driver import aligned_memory, driver
+from graphc.runtime.cpu.phases import NativeKernel
+from graphc.runtime.strided import aligned
+
+AHEAD = 4 << 20  # bytes from which a thread is worth starting: the system clears as many in half a millisecond
+
+
+class Memory:
+    """One block of aligned memory that only grows, for what lives during a run; a session's plans share it."""
+
+    def __init__(self) -> None:
+        self.bytes = aligned_memory(0)
+
+    def reserve(self, nbytes: int, *, ahead: bool = False) -> None:
+        """See that there are so many bytes; what was there is lost.
+
+        Args:
+            ahead: whether to `prefault` them, if they are new.
+        """
+        if nbytes > self.bytes.size:
+            self.bytes = aligned_memory(0)  # before the new block is taken
+            self.bytes = aligned_memory(nbytes)
+            if ahead:
+                prefault(self.bytes)
+
+    @property
+    def base(self) -> int:
+        """The address of the first byte."""
+        return address(self.bytes)
+
+
+class Kept(Memory):
+    """What one variant of a kernel keeps from run to run; the plans of a session that have it share it."""
+
+    def __init__(self, nbytes: int) -> None:
+        super().__init__()
+        self.nbytes = nbytes
+
+
+class Layout(NamedTuple):
+    """Where in the memory of a run everything lies, for given sizes.
+
+    Attributes:
+        offsets: of the workspace, and then of each buffer; 0 for what lies elsewhere.
+        copied: for each variable whose new value doesn't take its bytes, the buffer of that.
+        nbytes: of the arena, the workspace and those new values, in this order.
+    """
+
+    offsets: tuple[int, ...]
+    copied: Mapping[Node, int]
+    nbytes: int
+
+    @staticmethod
+    def of(plan: Plan, natives: Iterable[NativeKernel]) -> Layout:
+        """For a plan whose kernels have this code."""
+        updates = zip(plan.symbolic.program.updates, plan.symbolic.updates, strict=True)
+        copied = {variable: new for (variable, _), new in updates if plan.buffers[new].takes is None}
+        offsets = [plan.peak_bytes, *plan.offsets]
+        nbytes = plan.peak_bytes + max([evaluate(native.workspace, plan.dims) for native in natives], default=0)
+        for new in copied.values():
+            offsets[1 + new] = nbytes
+            nbytes += evaluate(aligned(plan.nbytes[new]), plan.dims)
+        return Layout(tuple(offsets), copied, nbytes)
+
+
+def address(array: Array) -> int:
+    """Where an array's elements begin."""
+    found: int = array.__array_interface__["data"][0]
+    return found
+
+
+def prefault(memory: Array) -> None:
+    """Have all pages of new, contiguous memory made by another thread, which changes nothing of what is there.
+
+    Nobody waits for it: whoever uses a page first makes it.
+    """
+    if memory.nbytes < AHEAD:
+        return
+    try:
+        Thread(target=_touch, args=(memory,), name="graphc-pages").start()
+    except RuntimeError:  # the system grants no more threads
+        return
+
+
+def _touch(memory: Array) -> None:
+    driver().touch(address(memory), memory.nbytes)
