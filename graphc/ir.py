@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from graphc.attrs import NO_ATTRS, Attrs
 from graphc.dims import Guard, take_guards
 from graphc.errors import ArgumentError, GraphcError, GraphError, ShapeError, did_you_mean
-from graphc.occurrences import Occurrence, context, current_occurrence, derived_from, place
+from graphc.occurrences import Occurrence, context, current_occurrence, derived_by, place
 from graphc.operators import Operators
 from graphc.source import passes_user_code, user_site
 from graphc.types import TensorType, TupleType, Type
@@ -364,11 +364,18 @@ class Leaf(Node):
         return self.name
 
 
-def make(op: Op, inputs: tuple[Node, ...], attrs: Attrs = NO_ATTRS, body: Program | None = None) -> Node:
+def make(
+    op: Op,
+    inputs: tuple[Node, ...],
+    attrs: Attrs = NO_ATTRS,
+    body: Program | None = None,
+    derived: tuple[Any, ...] | None = None,
+) -> Node:
     """The node of `op` on `inputs`: the one that exists, or a new one.
 
     Args:
         body: the definition of a composite, whose outputs give the type.
+        derived: what `derived_by` gives, if it isn't the thread's.
 
     Raises:
         GraphError: the inputs belong to two graphs.
@@ -383,7 +390,7 @@ def make(op: Op, inputs: tuple[Node, ...], attrs: Attrs = NO_ATTRS, body: Progra
             graph = owner
     table = _free if graph is None else graph.table
     key = (op, inputs, attrs.key, body)
-    where = derived = context.derived
+    where = derived = derived or context.derived
     if where is None:
         code, offset = user_site(2)  # from the caller on
         where = place(context.scope, code, offset, context.device)
@@ -496,6 +503,17 @@ class Program:
     def _nodes(self) -> tuple[Node, ...]:
         return tuple(toposort(self.roots))
 
+    @cached_property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of its ops; "composite" among them says that some node has a body."""
+        return frozenset([node.op.kind for node in self._nodes])
+
+    def with_inputs(self, inputs: tuple[Node, ...]) -> Program:
+        """The same program with these inputs; a walk for all nodes serves both."""
+        made = Program(inputs, self.outputs, self.updates)
+        made.__dict__["_nodes"] = self._nodes
+        return made
+
     def with_roots(self, roots: Sequence[Node]) -> Program:
         """The same program computing `roots`, given in the order of `self.roots`; itself if they are the same."""
         if tuple(roots) == self.roots:
@@ -522,15 +540,22 @@ def reachable(roots: Iterable[Node], stop: Callable[[Node], bool] | None = None)
 
 def toposort(roots: Iterable[Node]) -> list[Node]:
     """All nodes that `roots` need, each after its inputs, in the order of creation (which is such an order)."""
-    return sorted(reachable(roots), key=serial_of)
+    seen = set(roots)
+    found = list(seen)
+    for node in found:  # which grows meanwhile
+        for i in node.inputs:
+            if i not in seen:
+                seen.add(i)
+                found.append(i)
+    found.sort(key=serial_of)
+    return found
 
 
 def rebuild(node: Node, inputs: tuple[Node, ...]) -> Node:
     """`node` with other inputs, recorded as derived from it; `node` itself when they are the same."""
     if inputs == node.inputs:
         return node
-    with derived_from(node, "rebuild"):
-        return make(node.op, inputs, node.attrs, node.body)
+    return make(node.op, inputs, node.attrs, node.body, derived_by(node, "rebuild"))
 
 
 def substitute(
@@ -548,9 +573,8 @@ def substitute(
         inputs = tuple([new[i] for i in node.inputs])
         if inputs == node.inputs:
             new[node] = node
-            continue
-        with derived_from(*(origin or (node, "substitute"))):
-            new[node] = make(node.op, inputs, node.attrs, node.body)
+        else:
+            new[node] = make(node.op, inputs, node.attrs, node.body, derived_by(*(origin or (node, "substitute"))))
     return tuple(new[root] for root in roots)
 
 

@@ -93,13 +93,18 @@ def current_occurrence(depth: int = 1) -> Occurrence:
     return Occurrence(context.scope, *user_site(depth + 1), device=context.device)
 
 
+def derived_by(node: Node, rule: str) -> tuple[Any, ...]:
+    """The bare tuple behind the occurrence of what a rule makes of `node`."""
+    return (node.where[0], None, 0, node, rule)
+
+
 class derived_from:
     """Within this block, new nodes are recorded as derived from `node` by `rule` instead of from a user's line."""
 
     __slots__ = ("saved", "where")
 
     def __init__(self, node: Node, rule: str) -> None:
-        self.where = (node.where[0], None, 0, node, rule)
+        self.where = derived_by(node, rule)
 
     def __enter__(self) -> None:
         self.saved = context.derived

@@ -9,6 +9,8 @@ from graphc.dims import Dim
 from graphc.ir import Node, serial_of
 from graphc.passes.index_maps import Index, along, identity, loops_of
 
+NOTHING: frozenset[Node] = frozenset()  # Python makes a new empty set for each call
+
 
 @lru_cache(maxsize=64)
 def in_turn(loops: int) -> tuple[int, ...]:
@@ -44,7 +46,7 @@ class Space:
         self.members: list[Node] = []
         self.index: dict[Node, Index] = {}
         self.pending: dict[Node, Index] = {}
-        self.back: frozenset[Node] = frozenset()
+        self.back = NOTHING
         self.reductions = 0
         self.pointwise = pointwise
         self.views = views

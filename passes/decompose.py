@@ -49,13 +49,14 @@ def expand(program: Program, wanted: Callable[[Node], bool], prepare: Transform 
     def template(body: Program) -> Template:
         return Template.of(prepare(expand(body, wanted, prepare)))
 
-    nodes = program.nodes()
-    if not any(node.body is not None for node in nodes):
+    if "composite" not in program.kinds:
         return program
-    new: dict[Node, Node] = {}
+    new: dict[Node, Node] = {}  # of what changes
     results: dict[Node, Sequence[Node]] = {}  # of the expanded nodes, which may have several
-    for node in nodes:
-        inputs = tuple([new[i] for i in node.inputs])
+    for node in program.nodes():
+        if node.body is None and new.keys().isdisjoint(node.inputs):
+            continue
+        inputs = tuple([new.get(i, i) for i in node.inputs])
         if node.body is not None and wanted(node):
             with derived_from(node, "decompose"):
                 results[node] = template(node.body).instantiate(inputs)
@@ -64,7 +65,7 @@ def expand(program: Program, wanted: Callable[[Node], bool], prepare: Transform 
             new[node] = results[node.inputs[0]][node.attrs["index"]]
         else:
             new[node] = rebuild(node, inputs)
-    return program.with_roots([new[root] for root in program.roots])
+    return program.with_roots([new.get(root, root) for root in program.roots])
 
 
 @dataclass(frozen=True)

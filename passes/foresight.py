@@ -19,6 +19,7 @@ class Foresight:
     """Sets of the nodes of a program.
 
     Attributes:
+        users: how often each value is an operand.
         uniform: values whose elements are all one number that is known when a kernel is called; they need no index.
         after_core: what can be computed in the kernel of a core that it follows from, through values used once.
         wants_core: values used once that are a core's result, or follow from one: who uses them can be its epilogue.
@@ -26,8 +27,8 @@ class Foresight:
     """
 
     def __init__(self, nodes: Sequence[Node], info: TargetInfo) -> None:
-        users = Counter([i for node in nodes for i in node.inputs])
-        once = {node for node, count in users.items() if count == 1}
+        self.users = Counter([i for node in nodes for i in node.inputs])
+        once = {node for node, count in self.users.items() if count == 1}
         self.uniform = _uniform(nodes)
         self.after_core = _after_core(nodes, info.epilogues, once)
         self.wants_core = {node for node in once if node in self.after_core or node.op.kind in info.epilogues}

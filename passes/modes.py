@@ -22,7 +22,7 @@ def resolve_mode(program: Program, *, training: bool) -> Program:
     Raises:
         StateError: a variable has an auxiliary and an explicit update; names both lines.
     """
-    if not any(node.op.kind in MODAL or node.body is not None for node in program.nodes()):
+    if not _has_modal(program):
         return program
     program = expand(program, lambda node: node.body is not None and _is_modal(node.body))
     new: dict[Node, Node] = {}
@@ -42,11 +42,15 @@ def resolve_mode(program: Program, *, training: bool) -> Program:
     return Program(resolved.inputs, resolved.outputs, (*resolved.updates, *_composed(auxiliary, new)))
 
 
-@lru_cache(maxsize=1024)
-def _is_modal(body: Program) -> bool:
-    return any(
-        node.op.kind in MODAL or (node.body is not None and _is_modal(node.body)) for node in body.nodes()
-    )
+def _has_modal(program: Program) -> bool:
+    """Whether something in it depends on the mode, inside composites included."""
+    if not MODAL.isdisjoint(program.kinds):
+        return True
+    composite = "composite" in program.kinds
+    return composite and any(node.body is not None and _is_modal(node.body) for node in program.nodes())
+
+
+_is_modal = lru_cache(maxsize=1024)(_has_modal)  # of bodies, which many nodes share
 
 
 def _branch(node: Node, training: bool) -> Node:

@@ -14,7 +14,7 @@ part of a user's graph is the backward one.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from graphc.ir import Node, Program
@@ -38,7 +38,7 @@ class Recipe(NamedTuple):
     """
 
     ops: int
-    sources: frozenset[Node]
+    sources: Set[Node]
 
 
 NUMBER = Recipe(0, frozenset())  # what needs no memory: numbers that are known when a kernel is called
@@ -51,23 +51,21 @@ def repeated(program: Program, info: TargetInfo, foresight: Foresight) -> set[No
     numbers that the maximum was taken of. Nor is what a core's kernel computes before its result is in memory.
     """
     nodes = program.nodes()
-    users = _users(program, nodes)
+    users = _users(program, nodes, foresight.users)
     kept = foresight.after_core | {unviewed(node.inputs[0]) for node in nodes if node.op.kind == "reduce"}
     costs = {**dict.fromkeys(info.light, 1), **info.heavy}
     nbytes = _Bytes()
-    recipes: dict[Node, Recipe] = {}
+    recipes: dict[Node, Recipe] = {}  # of what isn't in memory, and no view
     found: set[Node] = set()
     for node in nodes:
-        recipes[node] = Recipe(0, frozenset({node}))
+        op = node.op
         if node in foresight.uniform:
             recipes[node] = NUMBER
-        elif node.op.kind == "view":
-            recipes[node] = recipes[node.inputs[0]]
-        elif node.op is cast_op and nbytes[node.inputs[0].type] <= nbytes[node.type]:
-            recipes[node] = _combined([recipes[i] for i in node.inputs], 1)
+        elif op is cast_op and nbytes[node.inputs[0].type] <= nbytes[node.type]:
+            recipes[node] = _combined(node.inputs, 1, recipes)
             found.add(node)
-        elif node.op in costs and node not in kept:
-            recipe = _combined([recipes[i] for i in node.inputs], costs[node.op])
+        elif op in costs and node not in kept:
+            recipe = _combined(node.inputs, costs[op], recipes)
             if recipe.ops <= (FEW if nbytes[node.type] < CACHED else MANY):
                 shared = _costs_nothing(node, recipe.sources, users, nbytes)
                 if shared or users[node] < 2:
@@ -77,32 +75,54 @@ def repeated(program: Program, info: TargetInfo, foresight: Foresight) -> set[No
     return _with_operands(found, nodes, recipes)
 
 
-def _users(program: Program, nodes: Sequence[Node]) -> Counter[Node]:
-    """For each value how many others are computed from it, or from views of it; a result counts as one more."""
-    taken = [node.inputs for node in nodes if node.op.kind != "view"]
-    return Counter([unviewed(i) for inputs in (*taken, program.roots) for i in inputs])
+def _users(program: Program, nodes: Sequence[Node], direct: Counter[Node]) -> Counter[Node]:
+    """For each value how many others are computed from it, or from views of it; a result counts as one more.
+
+    Args:
+        direct: how often each value is an operand.
+    """
+    users = direct.copy()
+    users.update(program.roots)
+    for node in reversed(nodes):  # users first, so that a view's own are all there
+        if node.op.kind == "view":
+            users[node.inputs[0]] += users[node] - 1
+    return users
 
 
-def _combined(parts: Sequence[Recipe], cost: int) -> Recipe:
-    ops = cost + sum([part.ops for part in parts])
-    return Recipe(ops, frozenset().union(*[part.sources for part in parts]) if ops <= MANY else NUMBER.sources)
+def _combined(operands: Sequence[Node], cost: int, recipes: Mapping[Node, Recipe]) -> Recipe:
+    """The recipe of what costs so much to compute from `operands`; what has none is in memory."""
+    ops = cost
+    sources: set[Node] = set()
+    for operand in operands:
+        value = unviewed(operand)
+        recipe = recipes.get(value)
+        if recipe is None:
+            sources.add(value)
+        else:
+            ops += recipe.ops
+            sources |= recipe.sources
+    return Recipe(ops, sources if ops <= MANY else NUMBER.sources)
 
 
 def _costs_nothing(
     node: Node, sources: Collection[Node], users: Mapping[Node, int], nbytes: Mapping[Type, int]
 ) -> bool:
     """Whether the sources are no more bytes than the value, and in memory whether it is repeated or not."""
-    room = nbytes[node.type]
-    large = [source for source in sources if nbytes[source.type] * SLACK > room]
-    shared = all(users[source] > 1 or source.op.kind in LEAVES for source in large)
-    return shared and sum([nbytes[source.type] for source in large]) <= room
+    room = left = nbytes[node.type]
+    for source in sources:
+        size = nbytes[source.type]
+        if size * SLACK > room:
+            if users[source] < 2 and source.op.kind not in LEAVES:
+                return False
+            left -= size
+    return left >= 0
 
 
 def _with_operands(found: set[Node], nodes: Sequence[Node], recipes: Mapping[Node, Recipe]) -> set[Node]:
     """`found`, and what their recipes compute between the sources and them."""
     for node in reversed(nodes):
         if node in found:
-            found.update([i for i in map(unviewed, node.inputs) if recipes[i].ops])
+            found.update([i for i in map(unviewed, node.inputs) if i in recipes and recipes[i].ops])
     return found
 
 

@@ -38,10 +38,11 @@ class Needs(NamedTuple):
 def needs_of(written: Program, optimised: Program) -> Needs:
     """What a program needs, before and after its passes."""
     nodes = optimised.nodes()
+    leaves = [node for node in nodes if not node.inputs]
     return Needs(
-        tuple([node for node in nodes if isinstance(node, Placeholder)]),
-        tuple([node for node in nodes if isinstance(node, Variable)]),
-        tuple([node for node in nodes if isinstance(node, Draw)]),
+        tuple([node for node in leaves if isinstance(node, Placeholder)]),
+        tuple([node for node in leaves if isinstance(node, Variable)]),
+        tuple([node for node in leaves if isinstance(node, Draw)]),
         tuple([variable for variable, _ in optimised.updates]),
         sizes_needed(nodes, ()),
         collect_guards(written),
@@ -52,7 +53,8 @@ def collect_guards(program: Program) -> tuple[tuple[Guard, Node], ...]:
     """The assumptions of all nodes of a program, those inside composites included, each with a node that made it."""
     found: dict[Guard, Node] = {}
     for node in program.nodes():
-        inner = () if node.body is None else [guard for guard, _ in collect_guards(node.body)]
-        for guard in (*node.guards, *inner):
-            found.setdefault(guard, node)
+        if node.guards or node.body is not None:  # few have any
+            inner = () if node.body is None else [guard for guard, _ in collect_guards(node.body)]
+            for guard in (*node.guards, *inner):
+                found.setdefault(guard, node)
     return tuple(found.items())

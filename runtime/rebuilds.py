@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 
-from graphc.ir import Leaf, Node, next_serial, toposort
+from graphc.ir import Leaf, Node, next_serial, reachable, serial_of
 from graphc.ops.state import Updates
 
 MAX_REBUILDS = 8  # new plans because of one line, before the user is told why
@@ -31,7 +31,9 @@ class Rebuilds:
         before, self.last_serial = self.last_serial, next_serial()
         updates = [leaf for leaf in fetched if isinstance(leaf, Updates)]
         roots = [leaf for leaf in fetched if isinstance(leaf, Node)] + [node for u in updates for node in u.values()]
-        fresh = next((n for n in toposort(roots) if n.serial > before and not isinstance(n, Leaf)), None)
+        # What a node is computed from is older than it, so there is no need to look behind old ones.
+        young = [n for n in reachable(roots, lambda n: n.serial <= before) if n.serial > before]
+        fresh = min([n for n in young if not isinstance(n, Leaf)], key=serial_of, default=None)
         if fresh is None or self.told:
             return
         # What an optimiser builds is derived from the gradients: the line that called it is that of its updates.

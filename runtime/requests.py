@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from graphc.errors import ArgumentError
-from graphc.ir import Node, Program, reachable, substitute
+from graphc.ir import Node, Program, substitute
 from graphc.operands import parameter
 from graphc.ops.state import Placeholder, Updates, Variable, group
 from graphc.passes.modes import resolve_mode
@@ -77,9 +77,9 @@ def program_of(request: Request) -> tuple[Program, dict[Node, Node]]:
     replaced = substitute(roots, overridden) if overridden else roots
     updates = tuple(zip([v for v, _ in request.updates], replaced[len(outputs) :], strict=True))
     inputs = [overridden.get(node, node) for node in request.fed]
-    others = {n for n in reachable(replaced) if isinstance(n, Placeholder)}.difference(request.fed)
-    inputs += sorted(others, key=SERIAL)
-    return Program(tuple(inputs), replaced[: len(outputs)], updates), overridden
+    program = Program((), replaced[: len(outputs)], updates)
+    inputs += [n for n in program.nodes() if isinstance(n, Placeholder) and n not in request.fed]
+    return program.with_inputs(tuple(inputs)), overridden
 
 
 def in_mode(program: Program, request: Request) -> Program:
