@@ -26,10 +26,10 @@ from graphc.runtime.attention import Attention
 from graphc.runtime.contraction import transposed as flipped
 from graphc.runtime.cpu import lanes as regions
 from graphc.runtime.cpu import vector_math
-from graphc.runtime.cpu.elements import from_memory, transposed
+from graphc.runtime.cpu.elements import from_memory, load_lanes, transposed
 from graphc.runtime.cpu.microkernels import FLOATS, Tile, table, tile
 from graphc.runtime.cpu.phases import Frame, KernelCode
-from graphc.runtime.cpu.rows import columns, load_lanes, units
+from graphc.runtime.cpu.rows import columns, units
 from graphc.runtime.cpu.values import I64, MEMORY_TYPE, PTR, Int, Value, constant, vector
 from graphc.runtime.regions import stored_in
 from graphc.runtime.strided import Strided, aligned, itemsize

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from graphc.runtime.cpu.builder import Function
 from graphc.runtime.cpu.pointwise import HALVES, UNSIGNED
-from graphc.runtime.cpu.values import MEMORY_TYPE, Int, Value, constant, element_of, with_element
+from graphc.runtime.cpu.values import MEMORY_TYPE, Int, Value, constant, element_of, lanes_of, vector, with_element
+from graphc.runtime.strided import itemsize
 
 
 class Element(NamedTuple):
@@ -69,3 +70,33 @@ def transposed(f: Function, vectors: Sequence[Value]) -> list[Value]:
             found[k], found[k + step] = f.shuffle(a, b, upper), f.shuffle(a, b, lower)
         step *= 2
     return found
+
+
+def load_lanes(f: Function, dtype: str, at: Value, stride: Int, lanes: int, mask: Value | None = None) -> Value:
+    """Elements that lie `stride` apart, as a vector as in memory; lanes where `mask` is false are not read."""
+    memory, align = MEMORY_TYPE[dtype], itemsize(dtype)
+    if lanes == 1 or (isinstance(stride, int) and stride == 1):
+        return f.load(vector(memory, lanes), at, align, mask)
+    if isinstance(stride, int) and stride == -1:
+        back = f.address(at, 1 - lanes, memory)
+        return turned_round(f, f.load(vector(memory, lanes), back, align, mask and turned_round(f, mask)))
+    if isinstance(stride, int) and stride == 0:
+        bits = f.splat(f.load(f"i{8 * align}", at, align), lanes)
+        return f.convert("bitcast", bits, vector(memory, lanes))
+    steps = f.binary("mul", f.counter(lanes), f.splat(f.i64(stride), lanes))
+    return f.gather(vector(memory, lanes), f.addresses(at, steps, memory), align, mask)
+
+
+def store_lanes(f: Function, value: Value, at: Value, stride: Int, align: int, mask: Value | None = None) -> None:
+    """Store the elements of a vector `stride` apart."""
+    if isinstance(stride, int) and stride == 1:
+        f.store(value, at, align, mask)
+        return
+    lanes, element = lanes_of(value.type), element_of(value.type)
+    steps = f.binary("mul", f.counter(lanes), f.splat(f.i64(stride), lanes))
+    f.scatter(value, f.addresses(at, steps, element), align, mask)
+
+
+def turned_round(f: Function, value: Value) -> Value:
+    """A vector with its lanes the other way round."""
+    return f.shuffle(value, None, range(lanes_of(value.type))[::-1])

@@ -18,10 +18,10 @@ from graphc.ops.indexing import gather_op, scatter_add_op
 from graphc.passes.lower import collapsed
 from graphc.runtime.cpu import lanes as regions
 from graphc.runtime.cpu.builder import Function
-from graphc.runtime.cpu.elements import Element, from_memory, is_signed, to_memory
+from graphc.runtime.cpu.elements import Element, from_memory, is_signed, load_lanes, to_memory
 from graphc.runtime.cpu.phases import Frame, KernelCode
 from graphc.runtime.cpu.pointwise import HALVES, REGISTER_TYPE
-from graphc.runtime.cpu.rows import Number, columns, fitting, load_lanes, nest, operand_or_number, sweep, units
+from graphc.runtime.cpu.rows import Number, columns, fitting, nest, operand_or_number, sweep, units
 from graphc.runtime.cpu.values import I64, MEMORY_TYPE, Int, Value, constant, element_of, lanes_of, vector
 from graphc.runtime.indices import Indices, indices_of
 from graphc.runtime.regions import is_direct

@@ -20,14 +20,26 @@ from graphc.dims import product
 from graphc.ir import Node
 from graphc.kernel import Region
 from graphc.runtime.cpu import pointwise
-from graphc.runtime.cpu.elements import Element, from_memory, is_signed, put_aside, taken_back, to_memory, transposed
+from graphc.runtime.cpu.elements import (
+    Element,
+    from_memory,
+    is_signed,
+    load_lanes,
+    put_aside,
+    store_lanes,
+    taken_back,
+    to_memory,
+    transposed,
+)
+from graphc.runtime.cpu.guards import guards_of
 from graphc.runtime.cpu.nest_layout import layout_of, side_by_side
 from graphc.runtime.cpu.packing import LINE, prefetch
 from graphc.runtime.cpu.phases import Frame
 from graphc.runtime.cpu.pointwise import REGISTER_TYPE
-from graphc.runtime.cpu.reductions import REDUCTIONS, Accumulator, across, horizontal, starting
+from graphc.runtime.cpu.reductions import REDUCTIONS, Accumulator, across, flat, grouped, horizontal, starting
 from graphc.runtime.cpu.row_passes import fetching, inverted, kept_bytes, passes_of
 from graphc.runtime.cpu.values import MEMORY_TYPE, Int, Value, constant, lanes_of, vector
+from graphc.runtime.cpu.vector_math import any_lane
 from graphc.runtime.regions import Pass, Port, loading, stored_in
 from graphc.runtime.strided import Strided, itemsize
 
@@ -92,6 +104,8 @@ class Nest:
         self.kept = [node for current in self.passes for node in current.kept]
         self.turned = [node for node, number in self.loads.items() if self.is_turned(self.ports[number])]
         self.inverted = inverted(region)
+        self.guards = guards_of(region)
+        self.guarded = {node for nodes in self.guards.values() for node in nodes}
         self.fetching = fetching(self.passes) if self.axis in self.reduced else None
         self.part: tuple[Int, Int] | None = None
         self._slots = {node: k for k, node in enumerate(self.kept)}
@@ -186,8 +200,10 @@ class Nest:
         """Several vectors side by side, all of which exist; walked across if there is a loop for that."""
         if across is None:
             if self.element is None and not self.reduced:
+                guarded = {number for node, number in self.loads.items() if node in self.guarded}
                 for number, port in enumerate(self.ports):
-                    self.ask(points, number, AHEAD // itemsize(port.array.dtype))
+                    if number not in guarded:
+                        self.ask(points, number, AHEAD // itemsize(port.array.dtype))
             return self.rows_at(points)
         for point in points:
             self.fill(point, self.invariant({across}), 0)
@@ -259,9 +275,9 @@ class Nest:
 
         def body(at: _Point, values: list[Value]) -> list[Value]:
             inside = [self.branched(point) for point in self.shifted(points, at)]
-            return self.step(inside, _grouped(values, starts), number)
+            return self.step(inside, grouped(values, starts), number)
 
-        return _grouped(self.over(self.reduced, self.origin(), _flat(starts), body), starts)
+        return grouped(self.over(self.reduced, self.origin(), flat(starts), body), starts)
 
     def settle(self, points: Sequence[_Point], accumulators: Sequence[Accumulator], number: int) -> None:
         """Make known at several points what follows from the reductions of a pass."""
@@ -302,8 +318,8 @@ class Nest:
         flight, reductions = self.flight(number), self.passes[number].reductions
         starts = [self.starting(node) for node in reductions for _ in range(flight)]
         outer = [k for k in self.reduced if k != self.axis]
-        values = self.over(outer, point, _flat(starts), lambda at, carried: self.along(at, carried, starts, number))
-        whole = _grouped(values, starts)
+        values = self.over(outer, point, flat(starts), lambda at, carried: self.along(at, carried, starts, number))
+        whole = grouped(values, starts)
         found = []
         for k, node in enumerate(reductions):
             reduction, signed = REDUCTIONS[node.op], is_signed(node.inputs[0].dtype)
@@ -319,11 +335,11 @@ class Nest:
         step, middle = self.lanes * flight, self.middle(low, high, flight)
 
         def main(i: Value, carried: list[Value]) -> list[Value]:
-            return self.step(self.beside(point, axis, i, flight), _grouped(carried, starts), number)
+            return self.step(self.beside(point, axis, i, flight), grouped(carried, starts), number)
 
         def rest(i: Value, carried: list[Value]) -> list[Value]:
             mask = None if self.fills else f.mask(f.sub(high, i), self.lanes)
-            return self.step([self.branched(self.moved(point, axis, i, mask))], _grouped(carried, starts), number)
+            return self.step([self.branched(self.moved(point, axis, i, mask))], grouped(carried, starts), number)
 
         if not _known(middle, low):
             values = f.loop(low, middle, step, main, values)
@@ -335,7 +351,7 @@ class Nest:
         if number == self.fetching:
             self.fetch(points)
         for point in points:
-            self.fill(point, current.elements, number)
+            self.fill(point, [node for node in current.elements if node not in self.guarded], number)
         each = len(accumulators) // max(1, len(current.reductions))  # accumulators of one reduction
         for k, node in enumerate(current.reductions):
             for p, point in enumerate(points):
@@ -343,7 +359,7 @@ class Nest:
         for point in points:
             self.keep(point, current)
             self.store(point, current.stored)
-        return _flat(accumulators)
+        return flat(accumulators)
 
     def fetch(self, points: Sequence[_Point]) -> None:
         """Ask for what the next row reads and, if it is short, writes: rows begin where the CPU doesn't expect it."""
@@ -391,7 +407,7 @@ class Nest:
         self.part = part
         by_row = self.axis in self.reduced
         found = self.reduced_along(points[0], 0) if by_row else self.reduced_at(points, 0)
-        for k, value in enumerate(_flat(found)):
+        for k, value in enumerate(flat(found)):
             put_aside(self.f, value, self.f.address(at, k * self.slot_bytes, "i8"))
 
     def join_parts(self, points: Sequence[_Point], count: Int, at: Callable[[Value], Value]) -> None:
@@ -401,18 +417,18 @@ class Nest:
         starts = [self.starting(node, lanes) for node in reductions]
 
         def body(i: Value, carried: list[Value]) -> list[Value]:
-            base, known = at(i), _grouped(carried, starts)
+            base, known = at(i), grouped(carried, starts)
             types = [value.type for value in carried]
             loaded = [taken_back(f, type, f.address(base, k * self.slot_bytes, "i8")) for k, type in enumerate(types)]
-            more = _grouped(loaded, starts)
-            return _flat(
+            more = grouped(loaded, starts)
+            return flat(
                 [
                     REDUCTIONS[node.op].join(f, old, new, is_signed(node.inputs[0].dtype))
                     for node, old, new in zip(reductions, known, more, strict=True)
                 ]
             )
 
-        self.settle(points, _grouped(f.loop(0, count, 1, body, _flat(starts)), starts), 0)
+        self.settle(points, grouped(f.loop(0, count, 1, body, flat(starts)), starts), 0)
         for point in points:
             self.store(point, self.at_end())
 
@@ -453,6 +469,8 @@ class Nest:
             return self.load(self.loads[node], point)
         if node in self._slots and number > self.region.passes[node]:
             return self.f.load(vector(REGISTER_TYPE[node.dtype], self.lanes), self.slot(node, point), 4)
+        if node in self.guards and node.inputs[1] not in point.known:
+            return self.selected(node, point)
         kind = node.op.kind
         if kind == "constant":
             return constant(REGISTER_TYPE[node.dtype], node.attrs["value"].array.reshape(()).item())
@@ -466,6 +484,21 @@ class Nest:
         if not self.inverted.isdisjoint(node.inputs):
             return self.f.binary("fmul", *args)
         return pointwise.emit(self.f, node, args)
+
+    def selected(self, node: Node, point: _Point) -> Value:
+        """A selection, the first side of which is computed if a lane takes it."""
+        condition, _, other = node.inputs
+
+        def taken() -> list[Value]:
+            inside = self.branched(point)
+            self.fill(inside, [*self.guards[node], node], 0)
+            return [self.wide(inside.known[node])]
+
+        return self.f.if_(any_lane(self.f, point.known[condition]), taken, lambda: [self.wide(point.known[other])])[0]
+
+    def wide(self, value: Value) -> Value:
+        """A value in every lane."""
+        return value if lanes_of(value.type) == self.lanes else self.f.splat(value, self.lanes)
 
     def size(self, node: Node) -> Value:
         """A dimension as a number of the node's dtype."""
@@ -494,22 +527,10 @@ class Nest:
 
     def loaded(self, at: Value, stride: Int, dtype: str, mask: Value | None) -> Value:
         """A vector of elements from memory, or one element that all lanes share."""
-        f, memory = self.f, MEMORY_TYPE[dtype]
-        align = itemsize(dtype)
+        f = self.f
         if _known(stride, 0) or self.lanes == 1:
-            return from_memory(f, f.load(memory, at, align), dtype)
-        type = vector(memory, self.lanes)
-        if _known(stride, 1):
-            return from_memory(f, f.load(type, at, align, mask), dtype)
-        if _known(stride, -1):
-            back = f.address(at, 1 - self.lanes, memory)
-            return from_memory(f, self.reversed(f.load(type, back, align, mask and self.reversed(mask))), dtype)
-        steps = f.binary("mul", f.counter(self.lanes), f.splat(f.i64(stride), self.lanes))
-        return from_memory(f, f.gather(type, f.addresses(at, steps, memory), align, mask), dtype)
-
-    def reversed(self, value: Value) -> Value:
-        """A vector with its lanes the other way round."""
-        return self.f.shuffle(value, None, range(self.lanes)[::-1])
+            return from_memory(f, f.load(MEMORY_TYPE[dtype], at, itemsize(dtype)), dtype)
+        return from_memory(f, load_lanes(f, dtype, at, stride, self.lanes, mask), dtype)
 
     def store(self, point: _Point, outputs: Iterable[int]) -> None:
         """Store outputs of the body that are known at a point."""
@@ -523,13 +544,7 @@ class Nest:
             if _known(stride, 0) or self.lanes == 1:
                 f.store(value, at, align)
                 continue
-            if lanes_of(value.type) == 1:
-                value = f.splat(value, self.lanes)
-            if _known(stride, 1):
-                f.store(value, at, align, point.mask)
-            else:
-                steps = f.binary("mul", f.counter(self.lanes), f.splat(f.i64(stride), self.lanes))
-                f.scatter(value, f.addresses(at, steps, MEMORY_TYPE[array.dtype]), align, point.mask)
+            store_lanes(f, self.wide(value), at, stride, align, point.mask)
 
     # ------------------------------------------------------------------------------------ reductions
 
@@ -542,10 +557,7 @@ class Nest:
     def joined(self, node: Node, accumulator: Accumulator, point: _Point) -> Accumulator:
         """An accumulator with the elements at a point."""
         f, reduction = self.f, REDUCTIONS[node.op]
-        value = point.known[node.inputs[0]]
-        if lanes_of(value.type) != self.lanes:
-            value = f.splat(value, self.lanes)
-        more = [value]
+        more = [self.wide(point.known[node.inputs[0]])]
         if reduction.positions:
             position = f.splat(f.i64(point.row), self.lanes)
             if self.axis in self.reduced:
@@ -574,10 +586,7 @@ class Nest:
     def keep(self, point: _Point, current: Pass) -> None:
         """Keep what later passes need."""
         for node in current.kept:
-            value = point.known[node]
-            if lanes_of(value.type) != self.lanes:
-                value = self.f.splat(value, self.lanes)
-            self.f.store(value, self.slot(node, point), 4)
+            self.f.store(self.wide(point.known[node]), self.slot(node, point), 4)
 
 
 _Body = Callable[[_Point, list[Value]], list[Value]]
@@ -586,13 +595,3 @@ _Body = Callable[[_Point, list[Value]], list[Value]]
 def _known(number: Int, other: Int) -> bool:
     """Whether two sizes are the same, as far as is known when the code is written."""
     return number == other
-
-
-def _grouped(values: Sequence[Value], like: Sequence[Accumulator]) -> list[Accumulator]:
-    """Values one after the other as accumulators, of as many each as those in `like`."""
-    rest = iter(values)
-    return [[next(rest) for _ in accumulator] for accumulator in like]
-
-
-def _flat(accumulators: Iterable[Accumulator]) -> list[Value]:
-    return [value for accumulator in accumulators for value in accumulator]

@@ -10,6 +10,7 @@ from graphc.dims import Dim
 from graphc.ir import Node
 from graphc.kernel import Region
 from graphc.runtime.cpu import pointwise
+from graphc.runtime.cpu.guards import counted
 from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.pointwise import HALVES
 from graphc.runtime.cpu.row_passes import passes_of
@@ -77,12 +78,8 @@ def layout_of(region: Region, host: Host, ports: Sequence[Port], element: int | 
 
 def _values(region: Region) -> list[Node]:
     """The values that decide how many lanes vectors have: not int64 made of counters alone, as masks compare them."""
-    formals = region.body.inputs[len(region.body.inputs) - len(region.loads) :]
-    counted = {formal for formal, load in zip(formals, region.loads, strict=True) if load.read is None}
-    for node in region.values:
-        if node.op.kind in ("constant", "extent") or (node.inputs and counted.issuperset(node.inputs)):
-            counted.add(node)
-    return [node for node in region.values if node not in counted or node in region.body.outputs] or [*region.values]
+    known = counted(region)
+    return [node for node in region.values if node not in known or node in region.body.outputs] or [*region.values]
 
 
 def side_by_side(nodes: Iterable[Node], most: int) -> int:

@@ -6,7 +6,7 @@ kept in float32, as everything is computed for them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from graphc.op import Op
@@ -133,3 +133,14 @@ def horizontal(f: Function, reduction: Reduction, whole: Accumulator, lanes: int
         return whole
     first, second = ([f.extract(value, k) for value in whole] for k in range(2))
     return reduction.join(f, first, second, signed)
+
+
+def grouped(values: Sequence[Value], like: Sequence[Accumulator]) -> list[Accumulator]:
+    """Values one after the other as accumulators, of as many each as those in `like`."""
+    rest = iter(values)
+    return [[next(rest) for _ in accumulator] for accumulator in like]
+
+
+def flat(accumulators: Iterable[Accumulator]) -> list[Value]:
+    """The inverse of `grouped`."""
+    return [value for accumulator in accumulators for value in accumulator]

@@ -9,8 +9,8 @@ from graphc.operands import splat_value
 from graphc.runtime.cpu import lanes as regions
 from graphc.runtime.cpu.builder import Function
 from graphc.runtime.cpu.phases import Frame, KernelCode
-from graphc.runtime.cpu.values import I64, MEMORY_TYPE, Int, Value, constant, element_of, lanes_of, vector
-from graphc.runtime.strided import Strided, itemsize
+from graphc.runtime.cpu.values import I64, Int, Value, constant
+from graphc.runtime.strided import Strided
 
 Number = float | int | bool
 
@@ -138,25 +138,3 @@ def operand_or_number(code: KernelCode, k: int) -> Strided | Number:
     """Where the core's k-th operand lies, or the number that all of it is."""
     number: Number | None = splat_value(code.kernel.operands[k].body.outputs[0])
     return regions.operand(code, k) if number is None else number
-
-
-def load_lanes(f: Function, dtype: str, at: Value, stride: Int, lanes: int, mask: Value | None = None) -> Value:
-    """Elements that lie `stride` apart, as a vector as in memory; lanes where `mask` is false are not read."""
-    memory, align = MEMORY_TYPE[dtype], itemsize(dtype)
-    if lanes == 1 or (isinstance(stride, int) and stride == 1):
-        return f.load(vector(memory, lanes), at, align, mask)
-    if isinstance(stride, int) and stride == 0:
-        bits = f.splat(f.load(f"i{8 * align}", at, align), lanes)
-        return f.convert("bitcast", bits, vector(memory, lanes))
-    steps = f.binary("mul", f.counter(lanes), f.splat(f.i64(stride), lanes))
-    return f.gather(vector(memory, lanes), f.addresses(at, steps, memory), align, mask)
-
-
-def store_lanes(f: Function, value: Value, at: Value, stride: Int, align: int, mask: Value | None = None) -> None:
-    """Store the elements of a vector `stride` apart."""
-    if isinstance(stride, int) and stride == 1:
-        f.store(value, at, align, mask)
-        return
-    lanes, element = lanes_of(value.type), element_of(value.type)
-    steps = f.binary("mul", f.counter(lanes), f.splat(f.i64(stride), lanes))
-    f.scatter(value, f.addresses(at, steps, element), align, mask)

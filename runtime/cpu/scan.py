@@ -15,10 +15,10 @@ from graphc.op import Op
 from graphc.ops.scan import cumsum_op, recurrence_op
 from graphc.runtime.cpu import lanes as regions
 from graphc.runtime.cpu.builder import Function
-from graphc.runtime.cpu.elements import from_memory, to_memory, transposed
+from graphc.runtime.cpu.elements import from_memory, load_lanes, to_memory, transposed
 from graphc.runtime.cpu.phases import Frame, KernelCode
 from graphc.runtime.cpu.pointwise import REGISTER_TYPE
-from graphc.runtime.cpu.rows import Number, fitting, load_lanes, operand_or_number, sweep, units
+from graphc.runtime.cpu.rows import Number, fitting, operand_or_number, sweep, units
 from graphc.runtime.cpu.values import Int, Value, constant, element_of, vector
 from graphc.runtime.strided import Strided, itemsize
 

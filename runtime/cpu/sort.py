@@ -17,8 +17,9 @@ from graphc.op import Op
 from graphc.ops.sorting import argsort_op, topk_op
 from graphc.runtime.cpu import lanes as regions
 from graphc.runtime.cpu.builder import Function
+from graphc.runtime.cpu.elements import load_lanes, store_lanes
 from graphc.runtime.cpu.phases import Frame, KernelCode
-from graphc.runtime.cpu.rows import columns, load_lanes, store_lanes, sweep, units
+from graphc.runtime.cpu.rows import columns, sweep, units
 from graphc.runtime.cpu.values import I64, MEMORY_TYPE, Int, Value, constant, lanes_of, vector
 from graphc.runtime.strided import Strided, aligned, itemsize
 from graphc.types import is_float

@@ -16,11 +16,11 @@ from graphc.ops.reduce import reduce_max
 from graphc.ops.windows import span
 from graphc.runtime.cpu import lanes as regions
 from graphc.runtime.cpu.builder import Function
-from graphc.runtime.cpu.elements import is_signed, to_memory
+from graphc.runtime.cpu.elements import is_signed, load_lanes, store_lanes, to_memory
 from graphc.runtime.cpu.phases import Frame, KernelCode
 from graphc.runtime.cpu.pointwise import HALVES
 from graphc.runtime.cpu.reductions import REDUCTIONS
-from graphc.runtime.cpu.rows import columns, fitting, load_lanes, nest, store_lanes, units
+from graphc.runtime.cpu.rows import columns, fitting, nest, units
 from graphc.runtime.cpu.values import I64, MEMORY_TYPE, Int, Value, constant, element_of, lanes_of, vector, with_element
 from graphc.runtime.strided import Strided, itemsize
 

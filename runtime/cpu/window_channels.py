@@ -10,10 +10,10 @@ from graphc.ops import pooling
 from graphc.runtime.cpu import lanes as regions
 from graphc.runtime.cpu import window
 from graphc.runtime.cpu.builder import Function
-from graphc.runtime.cpu.elements import Element, is_signed, to_memory
+from graphc.runtime.cpu.elements import Element, is_signed, load_lanes, to_memory
 from graphc.runtime.cpu.phases import KernelCode
 from graphc.runtime.cpu.pointwise import HALVES
-from graphc.runtime.cpu.rows import columns, fitting, load_lanes, nest, units
+from graphc.runtime.cpu.rows import columns, fitting, nest, units
 from graphc.runtime.cpu.values import MEMORY_TYPE, Int, Value, vector, with_element
 from graphc.runtime.cpu.window import RULES, WRITTEN, Mean, Tap, WindowAxis, computed_type, window_axes
 from graphc.runtime.regions import viewed
