@@ -10,17 +10,30 @@ import hypothesis
 import pytest
 from cuda_driver import DEVICES, on_host, without_gpu
 from fake_cupy import FakeCublas, FakeCupy
+from hypothesis.internal.conjecture import providers
 
 import graphc as gc
 from graphc import eager as ge
+from graphc.exporters import images
 from graphc.runtime.cuda import cupy_driver, target
 
 os.environ.setdefault("GRAPHC_VERIFY", "1")
 os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parents[1] / ".test-cache")
 
-hypothesis.settings.register_profile("graphc", derandomize=True, deadline=None, database=None)
+hypothesis.settings.register_profile(
+    "graphc",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],  # no time of a busy machine fails a test
+)
 hypothesis.settings.register_profile("sweep", hypothesis.settings.get_profile("graphc"), max_examples=1700)
 hypothesis.settings.load_profile("graphc")
+
+# Hypothesis draws constants of the modules that are imported: examples would depend on which tests ran before.
+providers._get_local_constants = lambda: providers._local_constants
+
+images.TIMEOUT = 600  # seconds: on a busy machine a layout takes long
 
 
 @pytest.fixture(params=DEVICES)

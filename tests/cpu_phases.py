@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Sequence
 from functools import cache
 
@@ -12,7 +13,7 @@ from graphc.op import Array
 from graphc.runtime.cpu.driver import Command, CommandList, Scratch, Threads, run
 from graphc.runtime.cpu.jit import Code, load
 
-PATIENCE = 1_000_000_000  # rounds that a phase waits for something before it fails
+PATIENCE = 10**11  # rounds that a phase waits for something before it fails: most of a minute, lest others' load decide
 
 # The first entries of the table are addresses of int64 arrays; `args` has the argument of each phase.
 PHASES = f"""
@@ -97,6 +98,11 @@ def phases() -> Code:
 
 def command(phase: str, *args: int, units: int = 1, cost: int = 1) -> Command:
     return Command(phases().address(phase), np.array(args, np.int64), units, cost, phase)
+
+
+def helpers() -> set[threading.Thread]:
+    """The threads of all pools; not those that compile and link, which come and end by themselves."""
+    return {thread for thread in threading.enumerate() if thread.name.removeprefix("graphc-").isdigit()}
 
 
 def ran(

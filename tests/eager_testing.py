@@ -1,11 +1,20 @@
 """What tests of eager execution share: leaves, and functions with gradients of their own."""
 
+import pytest
+
 import graphc as gc
 from graphc import eager as ge
+from graphc.eager.modes import KNOWN
 
 
 def leaf(value=(1.0, 2.0, 3.0)):
     return ge.tensor(list(value) if isinstance(value, tuple) else value, requires_grad=True)
+
+
+def forget_calls(monkeypatch: pytest.MonkeyPatch):
+    """Until the test ends, nothing is known of the calls that others have compiled."""
+    monkeypatch.setitem(KNOWN, True, {})
+    monkeypatch.setattr(ge.modes.modes, "known", KNOWN[True])
 
 
 class Scaled(ge.Function):

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cpu_phases import helpers
 from state_testing import Interrupt, user_op, variable
 
 import graphc as gc
 from graphc.runtime import session as session_module
-from graphc.runtime.cpu import blocks, direct, entry
+from graphc.runtime.cpu import blocks, direct, entry, pool
 from graphc.runtime.cpu.driver import SHORT_NS
 from graphc.runtime.session import Session
 
@@ -452,17 +453,18 @@ def test_a_closed_session_says_so() -> None:
             call()
 
 
-def test_closing_ends_the_threads_and_frees_the_memory_of_runs() -> None:
+def test_closing_ends_the_threads_and_frees_the_memory_of_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     x = gc.placeholder("x", (1000, 200))
     y = gc.tanh(gc.tanh(x) @ np.ones((200, 7), np.float32)).sum()
-    before = set(threading.enumerate())  # some of which may end meanwhile
+    monkeypatch.setattr(pool, "_shared", weakref.WeakValueDictionary())  # of no session that isn't collected yet
+    before = helpers()
     session = gc.Session(device="cpu", threads=3)
     for _ in range(TIMES):
         session.run(y, {x: data(1000, 200)})
-    assert len(set(threading.enumerate()) - before) == 2
+    assert len(helpers() - before) == 2
     memory = weakref.ref(session._target.memory)
     session.close()
-    assert set(threading.enumerate()) <= before
+    assert helpers() <= before
     assert memory() is None
 
 

@@ -38,6 +38,7 @@ def test_without_a_thread_it_is_linked_at_once(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_fork_waits_for_what_is_being_linked() -> None:
     begun, may_end = threading.Event(), threading.Event()
 
@@ -56,6 +57,7 @@ def test_a_fork_waits_for_what_is_being_linked() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 @pytest.mark.parametrize("way", [lambda: forks.PAST_THE_LOCK, forks._lock], ids=["past the lock", "under the lock"])
 def test_a_fork_waits_until_no_other_thread_is_within_llvm(way: Callable[[], AbstractContextManager[object]]) -> None:
     import llvmlite.binding  # noqa: F401 - whose lock it is

@@ -239,9 +239,10 @@ def test_a_profile_of_the_reference_has_no_peak():
 
 
 def test_the_peak_is_that_of_vectors():
-    found = peak.measured_peak(1)
-    assert found.flops["float32"] > found.flops["float64"] > 0.1 and found.bytes > 0.1
-    assert peak.measured_peak(1) is found
+    """Others may keep the machine busy through all of one kind's measurements, but not each time."""
+    assert peak.measured_peak(1) is peak.measured_peak(1)
+    several = (peak.measured_peak.__wrapped__(1) for _ in range(50))
+    assert any(found.flops["float32"] > 1.5 * found.flops["float64"] > 0.1 and found.bytes > 0.1 for found in several)
 
 
 def test_work_is_counted_by_the_definition():

@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from eager_testing import forget_calls
 
 import graphc as gc
 from graphc import eager as ge
@@ -58,8 +59,7 @@ def test_a_function_as_one_program_gives_what_its_ops_give(name, monkeypatch):
     for way in ("whole", "op by op"):
         if way == "op by op":
             monkeypatch.setattr(taking, "_whole", lambda *given: taking.IN_PYTHON)
-            monkeypatch.setitem(KNOWN, True, {})
-            monkeypatch.setattr(ge.modes.modes, "known", KNOWN[True])
+            forget_calls(monkeypatch)
         x = leaf()
         y = WHOLE[name](x)
         y.backward(ge.ones(y.shape))
@@ -77,8 +77,7 @@ def test_the_tape_names_the_function():
 
 
 def test_a_float_argument_that_changes_compiles_no_more_than_a_few_programs(monkeypatch):
-    monkeypatch.setitem(KNOWN, True, {})
-    monkeypatch.setattr(ge.modes.modes, "known", KNOWN[True])
+    forget_calls(monkeypatch)
     monkeypatch.setattr(taking, "floats_of", defaultdict(set))
     x = leaf()
     bounds = np.linspace(0.25, 2.25, 65)
@@ -232,14 +231,14 @@ def test_moves_have_the_bits_and_gradients_of_compiled_ones(name, dtype, monkeyp
         y.backward(gc.cast(ge.tensor(np.arange(1.0, y.size + 1).reshape(y.shape)), dtype))
         found.append([y.numpy(), x.grad.numpy()])
         monkeypatch.setattr("graphc.eager.calls.moved", lambda *given: None)  # the second time, by native code
-        monkeypatch.setitem(KNOWN, True, {})
-        monkeypatch.setattr(ge.modes.modes, "known", KNOWN[True])
+        forget_calls(monkeypatch)
     for a, b in zip(*found, strict=True):
         assert a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
         assert a.flags.c_contiguous
 
 
-def test_a_new_index_needs_no_native_code():
+def test_a_new_index_needs_no_native_code(monkeypatch):
+    forget_calls(monkeypatch)
     x = ge.tensor(np.ones((2, 3, 5, 7)))
     assert all(found.moves for found in _made(lambda: [x[k] for k in range(2)]))
     assert not any(found.moves for found in _made(lambda: gc.tanh(x)))
@@ -281,8 +280,7 @@ def test_few_elements_of_a_large_tensor_take_no_more_than_their_own_memory():
 
 
 def test_what_has_to_be_made_room_for_is_what_is_made_again_easily(monkeypatch):
-    monkeypatch.setitem(KNOWN, True, {})
-    monkeypatch.setattr(ge.modes.modes, "known", KNOWN[True])
+    forget_calls(monkeypatch)
     monkeypatch.setattr(taking, "MAX_CALLS", 16)
     x = ge.tensor(np.arange(64.0))
     gc.tanh(x)

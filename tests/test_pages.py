@@ -53,6 +53,7 @@ def test_a_view_is_nobodys_own() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system doesn't fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_forked_child_has_memory_of_its_own() -> None:
     (array,) = pages.zeros([TensorType("int64", (LEAST // 8,))])
     child = os.fork()

@@ -287,7 +287,7 @@ session, (loss, train, variables, feeds) = network(2)
 session.run([loss, train], feeds)  # the threads run
 reading, writing = os.pipe()
 if not os.fork():
-    signal.alarm(30)
+    signal.alarm(300)
     session.run([loss, train], feeds)
     os.write(writing, b"".join(session[v].tobytes()[:4096] for v in variables))
     os._exit(0)

@@ -7,12 +7,10 @@ import threading
 
 import numpy as np
 import pytest
-from state_testing import output_of, user_op, variable
+from state_testing import PATIENT_S, output_of, user_op, variable
 
 import graphc as gc
 from graphc.collector import paused
-
-LIMIT = 30  # seconds until a thread that waits for ever is told
 
 
 def in_threads(*functions):
@@ -27,7 +25,7 @@ def in_threads(*functions):
 
     threads = [threading.Thread(target=safely, args=(function,), daemon=True) for function in functions]
     [thread.start() for thread in threads]
-    [thread.join(LIMIT) for thread in threads]
+    [thread.join(PATIENT_S) for thread in threads]
     assert not any(thread.is_alive() for thread in threads)
     return errors
 
@@ -41,7 +39,7 @@ class Gate:
 
     def compute(self, x):
         self.entered.set()
-        assert self.opened.wait(LIMIT)
+        assert self.opened.wait(PATIENT_S)
         return x
 
 
@@ -119,13 +117,13 @@ def test_a_run_waits_until_the_one_of_another_thread_has_ended(device):
 
         first = threading.Thread(target=session.run, args=(slow,), daemon=True)
         first.start()
-        assert gate.entered.wait(LIMIT)
+        assert gate.entered.wait(PATIENT_S)
         others = [threading.Thread(target=second, daemon=True) for _ in range(3)]
         [thread.start() for thread in others]
         others[0].join(0.05)
         assert ended == []
         gate.opened.set()
-        [thread.join(LIMIT) for thread in [first, *others]]
+        [thread.join(PATIENT_S) for thread in [first, *others]]
         assert ended == [[2]] * 3
 
 
@@ -138,14 +136,14 @@ def test_closing_waits_for_the_run_of_another_thread():
     found = []
     run = threading.Thread(target=lambda: found.append(session.run(slow).tolist()), daemon=True)
     run.start()
-    assert gate.entered.wait(LIMIT)
+    assert gate.entered.wait(PATIENT_S)
     close = threading.Thread(target=session.close, daemon=True)
     close.start()
     close.join(0.05)
     assert close.is_alive()
     gate.opened.set()
-    run.join(LIMIT)
-    close.join(LIMIT)
+    run.join(PATIENT_S)
+    close.join(PATIENT_S)
     assert found == [[4]]
     with pytest.raises(gc.SessionError, match="closed"):
         session.run(w)
@@ -220,16 +218,16 @@ session.run(bump)
 
 def slowly(x):
     entered.set()
-    assert opened.wait(30)
+    assert opened.wait({limit})
     return x
 
 slow = session.compile(user_op(slowly)(w))
 other = threading.Thread(target=slow)
 other.start()
-assert entered.wait(30)  # from here on the lock of the session is held
+assert entered.wait({limit})  # from here on the lock of the session is held
 child = os.fork()
 if not child:
-    signal.alarm(20)
+    signal.alarm({limit})
     session.run(bump)  # the parent's other thread doesn't exist here
     os._exit(0 if session[w].tolist() == [4, 8] else 1)
 code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -242,5 +240,5 @@ print(code, session[w].tolist())
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX")
 @pytest.mark.parametrize("device", ["cpu", "plan"])
 def test_a_child_forked_while_another_thread_runs_can_use_the_session(device):
-    user_op = "from state_testing import user_op"
-    assert output_of(FORK.format(device=device, user_op=user_op), PYTHONWARNINGS="ignore") == "0 [2.0, 4.0]\n"
+    script = FORK.format(device=device, user_op="from state_testing import user_op", limit=PATIENT_S // 2)
+    assert output_of(script, PYTHONWARNINGS="ignore") == "0 [2.0, 4.0]\n"

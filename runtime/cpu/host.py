@@ -75,8 +75,8 @@ def this_host() -> Host:
 
 
 def narrowed(host: Host, vector_bytes: int) -> Host:
-    """A host as one that has narrower vectors."""
-    return replace(host, vector_bytes=min(host.vector_bytes, vector_bytes), registers=16 if vector_bytes < 64 else 32)
+    """A host as one that has narrower vectors, if its own are wider."""
+    return replace(host, vector_bytes=vector_bytes, registers=16) if vector_bytes < host.vector_bytes else host
 
 
 @cache
@@ -103,8 +103,12 @@ def _initialise_others() -> None:
     llvm.initialize_all_asmprinters()
 
 
-def target_machine(host: Host) -> Any:
-    """A new LLVM target machine; each thread needs its own."""
+def target_machine(host: Host, *, plain: bool = False) -> Any:
+    """A new LLVM target machine; each thread needs its own.
+
+    Args:
+        plain: whether it compiles as fast as it can, and code is as it comes.
+    """
     import llvmlite.binding as llvm
 
     initialise()
@@ -112,7 +116,7 @@ def target_machine(host: Host) -> Any:
         _initialise_others()
     target = llvm.Target.from_triple(host.triple)
     return target.create_target_machine(
-        cpu=host.cpu, features=host.features, opt=2, reloc="pic", codemodel="default", jit=True
+        cpu=host.cpu, features=host.features, opt=0 if plain else 2, reloc="pic", codemodel="default", jit=True
     )
 
 
