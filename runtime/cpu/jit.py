@@ -33,7 +33,7 @@ from weakref import WeakSet, WeakValueDictionary
 from graphc.errors import GraphcError, InternalError
 from graphc.runtime.cache import object_cache
 from graphc.runtime.cpu.forks import PAST_THE_LOCK
-from graphc.runtime.cpu.host import Host, available_threads, target_machine, this_host
+from graphc.runtime.cpu.host import OPTIONS, Host, available_threads, target_machine, this_host
 
 DEFINED = re.compile(r"^define (?!internal |private )[^@\n]*@([\w.]+)\(", re.MULTILINE)
 LOCAL = re.compile(r"^(?:define (?:internal|private) [^@\n]*)?@([\w.]+)(?=\(| =)", re.MULTILINE)
@@ -311,12 +311,13 @@ def _key(assembly: str) -> str:
 
 @cache
 def generator() -> str:
-    """Who compiles, and for which machine."""
+    """Who compiles, how, and for which machine."""
     import llvmlite
     import llvmlite.binding as llvm
 
     host = this_host()
-    return "\n".join([llvmlite.__version__, str(llvm.llvm_version_info), host.triple, host.cpu, host.features])
+    version = llvmlite.__version__, str(llvm.llvm_version_info), *OPTIONS
+    return "\n".join([*version, host.triple, host.cpu, host.features])
 
 
 def _prefix(key: str) -> str:
@@ -386,6 +387,7 @@ class Compiler:
     def __init__(self, host: Host, together: int = 0) -> None:
         self._host = host
         self._together = together
+        self._threads = available_threads()  # asked once: the system's answer takes a quarter of a millisecond
         self._lock = Lock()
         self._waiting: dict[str, _Waiting] = {}
         self._made: dict[str, Future[bytes]] = {}
@@ -399,7 +401,7 @@ class Compiler:
         """
         with self._lock:
             self._made[key], self._waiting[key] = Future(), _Waiting(assembly, company)
-            if self._running >= available_threads() - 1:
+            if self._running >= self._threads - 1:
                 return
             self._running += 1
         try:
@@ -435,7 +437,7 @@ class Compiler:
             longest = sorted(self._waiting, key=lambda key: len(self._waiting[key].assembly), reverse=True)
             company = self._waiting[longest[0]].company
             alike = [key for key in longest[1:] if self._waiting[key].company is company is not None]
-            share = sum([len(self._waiting[key].assembly) for key in longest]) // available_threads()
+            share = sum([len(self._waiting[key].assembly) for key in longest]) // self._threads
             left = min(self._together, share)
             taken: dict[str, str] = {}
             for key in [longest[0], *alike]:
