@@ -7,6 +7,8 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+MANY = 10_000  # objects made in a block whose next scan is worth avoiding
+
 
 class _Pause:
     """A block that wants the collector to rest."""
@@ -32,8 +34,22 @@ class _Pauses:
     def end(self, block: _Pause) -> None:
         self.blocks.discard(block)
         if self.stopped and not self.blocks:
+            if gc.get_count()[0] > MANY:
+                _grow_old()
             gc.enable()
             self.stopped = False
+
+
+def _grow_old() -> None:
+    """Have all objects count as old, which takes no time; the scan for young garbage would go over all of them.
+
+    What a program keeps frozen, such as before it forks, stays so.
+    """
+    if not gc.get_freeze_count():
+        try:
+            gc.freeze()
+        finally:
+            gc.unfreeze()
 
 
 _pauses = _Pauses()

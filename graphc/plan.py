@@ -6,10 +6,10 @@ buffer has bytes and every arena buffer an offset.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from graphc.ir import Node, Program
 from graphc.kernel import Kernel
@@ -19,6 +19,7 @@ from graphc.printer import text
 from graphc.target import Order
 from graphc.types import TensorType
 
+T = TypeVar("T")
 Role = Literal["given", "constant", "arena", "result", "update"]
 
 
@@ -45,6 +46,10 @@ class Buffer(NamedTuple):
     def type(self) -> TensorType:
         """dtype and shape; dims may be symbolic."""
         return self.node.tensor_type
+
+    def taking(self, giver: int) -> Buffer:
+        """The buffer, which takes the bytes of another."""
+        return Buffer(self.role, self.node, giver, self.order)
 
 
 class Variant(NamedTuple):
@@ -99,6 +104,18 @@ class SymbolicPlan:
     given: Mapping[Node, int]
     outputs: tuple[int, ...]
     updates: tuple[int, ...]
+
+    @cached_property
+    def variants(self) -> tuple[Variant, ...]:
+        """What the code of each step depends on; one object for all steps that share it."""
+        known: dict[Variant, Variant] = {}
+        return tuple([known.setdefault(variant, variant) for variant in [step.variant for step in self.steps]])
+
+    def by_type(self, measure: Callable[[TensorType], T]) -> list[T]:
+        """For each buffer what `measure` gives for its type, which few types share."""
+        types = [buffer.type for buffer in self.buffers]
+        found = {type: measure(type) for type in dict.fromkeys(types)}
+        return [found[type] for type in types]
 
     @cached_property
     def lifetimes(self) -> tuple[tuple[int, int], ...]:

@@ -115,6 +115,9 @@ class _Lowering:
 
     def source(self, node: Node) -> int:
         """The buffer from which `node` is read."""
+        found = self.targets.get(node)  # as of nearly all, which are no views
+        if found is not None:
+            return found[0]
         owner = self.owner(node)
         found = self.targets.get(owner)
         if found is None:
@@ -334,12 +337,10 @@ class _RegionBuilder:
         while node not in self.place:
             if node in fusion.uniform and (self.space.pointwise or self.space.stores):
                 return self._number(node)
-            if node in fusion.stored or node in fusion.alias:
-                return self._load(self.lowering.source(node), node, index)
-            if node.op.kind == "iota":
-                return self._load(None, node, index)
-            if node.op.kind != "view" or node.op not in VIEWS:
-                return self._load(self.lowering.source(node), node, index)
+            kind = node.op.kind
+            if kind != "view" or node in fusion.stored or node in fusion.alias or node.op not in VIEWS:
+                in_memory = kind != "iota" or node in fusion.stored
+                return self._load(self.lowering.source(node) if in_memory else None, node, index)
             node, index = node.inputs[0], self._pulled(node, index)
         return self.place[node]
 

@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 from graphc.collector import paused
 from graphc.fallible import fallible
@@ -77,8 +78,7 @@ def bind_plan(plan: SymbolicPlan, dims: Mapping[str, int], *, shared: bool = Tru
 
 
 def _bound(plan: SymbolicPlan, dims: Mapping[str, int], shared: bool) -> Plan:
-    sizes = {type: _nbytes(type, dims) for type in {buffer.type for buffer in plan.buffers}}
-    nbytes = [sizes[buffer.type] for buffer in plan.buffers]
+    nbytes = plan.by_type(partial(_nbytes, dims))
     if sum(nbytes) > sys.maxsize:
         raise shortage(plan.buffers, nbytes, dims, sum(nbytes))
     arena = [k for k, buffer in enumerate(plan.buffers) if buffer.role == "arena"]
@@ -95,7 +95,7 @@ def _bound(plan: SymbolicPlan, dims: Mapping[str, int], shared: bool) -> Plan:
     return Plan(plan, dict(dims), tuple(nbytes), tuple(offsets), peak, lower_bound(storages))
 
 
-def _nbytes(type: TensorType, dims: Mapping[str, int]) -> int:
+def _nbytes(dims: Mapping[str, int], type: TensorType) -> int:
     nbytes = type.bind(dims).nbytes
     assert isinstance(nbytes, int)
     return nbytes
@@ -109,12 +109,11 @@ def told_steady(plan: SymbolicPlan, kinds: Collection[str]) -> SymbolicPlan:
         for k, buffer in enumerate(plan.buffers)
         if buffer.role in ("constant", "given") and is_steady(buffer.node, changing)
     }
-    steps = [
-        step._replace(steady=frozenset([number for number, k in enumerate(step.reads) if k in steady]))
-        if step.kernel.kind in kinds
-        else step
-        for step in plan.steps
-    ]
+    steps = list(plan.steps)
+    for at, step in enumerate(steps):
+        if not steady.isdisjoint(step.reads) and step.kernel.kind in kinds:
+            numbers = frozenset([number for number, k in enumerate(step.reads) if k in steady])
+            steps[at] = step._replace(steady=numbers)
     return replace(plan, steps=tuple(steps))
 
 
@@ -135,8 +134,7 @@ def reuse(plan: SymbolicPlan) -> SymbolicPlan:
         for (variable, _), new in zip(plan.program.updates, plan.updates, strict=True)
         if variable in plan.given
     }
-    nbytes = {type: type.nbytes for type in {buffer.type for buffer in buffers}}
-    sizes = [nbytes[buffer.type] for buffer in buffers]
+    sizes = plan.by_type(lambda type: type.nbytes)
     safe_from = 1 + max((at for at, fails in enumerate(fallible(steps)) if fails), default=-1)
 
     def may_take(taker: int, giver: int, at: int) -> bool:
@@ -158,7 +156,7 @@ def reuse(plan: SymbolicPlan) -> SymbolicPlan:
             giver = next((g for g in givers if g not in taken and may_take(taker, g, at)), None)
             if giver is not None:
                 taken[giver] = taker
-                buffers[taker] = buffers[taker]._replace(takes=giver)
+                buffers[taker] = buffers[taker].taking(giver)
         in_place = tuple([pair for pair in taken.items() if pair[0] in step.reads])
         steps[at] = step._replace(in_place=in_place) if in_place else step
     return replace(plan, buffers=tuple(buffers), steps=tuple(steps))

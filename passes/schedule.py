@@ -111,9 +111,8 @@ class _Work:
 
 def _sizes(plan: SymbolicPlan) -> list[int]:
     """Bytes of each buffer in the arena, 0 for all others."""
-    types = {buffer.type for buffer in plan.buffers}
-    nbytes = {type: round_up(guess(type.nbytes)) for type in types}
-    return [nbytes[buffer.type] if buffer.role == "arena" else 0 for buffer in plan.buffers]
+    nbytes = plan.by_type(lambda type: round_up(guess(type.nbytes)))
+    return [size if buffer.role == "arena" else 0 for buffer, size in zip(plan.buffers, nbytes, strict=True)]
 
 
 # What is run first, before equals of a lower number, is least: of the bytes a step grows by, whether it grows at all,

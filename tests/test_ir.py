@@ -140,6 +140,15 @@ def test_dead_nodes_leave_the_table(graph):
     assert len(graph) == before
 
 
+def test_a_program_with_other_inputs_computes_the_same(graph):
+    x, y = placeholder("x", (3,)), placeholder("y", (3,))
+    program = Program((x,), (x * y,))
+    other = program.with_inputs((x, y))
+    assert other.inputs == (x, y) and other.outputs == program.outputs
+    assert other.nodes() is program.nodes()
+    assert other.kinds == {"placeholder", "pointwise"}
+
+
 def test_rebuilding_in_a_loop_builds_nothing(graph):
     x = x_leaf()
     kept = add(add(x, x), 1.0)

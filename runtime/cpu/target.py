@@ -139,8 +139,9 @@ class CpuTarget:
     def within_budget(self, symbolic: SymbolicPlan) -> tuple[SymbolicPlan, dict[tuple[int, ...], Kept]]:
         """The plan, in which no more steps keep what they derive from steady reads than memory is meant for; and where
         those do that write these buffers."""
-        left, steps, blocks = MAX_KEPT - sum(block.nbytes for block in self._kept.values()), [], {}
-        for step in symbolic.steps:
+        left, blocks = MAX_KEPT - sum(block.nbytes for block in self._kept.values()), {}
+        refused: dict[int, Step] = {}
+        for at, step in enumerate(symbolic.steps):
             native = self.native(step.variant) if step.steady else None
             if native is not None and native.kept:
                 key = step.variant, tuple([symbolic.buffers[step.reads[k]].node for k in sorted(step.steady)])
@@ -149,11 +150,12 @@ class CpuTarget:
                     block = self._kept[key] = Kept(native.kept)
                     left -= native.kept
                 if block is None:
-                    step = step._replace(steady=frozenset())
+                    refused[at] = step._replace(steady=frozenset())
                 else:
                     blocks[step.writes] = block
-            steps.append(step)
-        return replace(symbolic, steps=tuple(steps)), blocks
+        if refused:
+            symbolic = replace(symbolic, steps=tuple([refused.get(at, s) for at, s in enumerate(symbolic.steps)]))
+        return symbolic, blocks
 
     def expect(self, arrays: Iterable[Array]) -> None:
         """Have the memory of new arrays made by another thread, if runs may use several."""
@@ -218,7 +220,7 @@ class CpuExecutable:
             if native is not None:
                 self.natives[variant] = native
                 loading.take(target.unit(variant), partial(target.assembly, variant))
-        by_numpy = [at for at, step in enumerate(symbolic.steps) if step.variant not in self.natives]
+        by_numpy = [at for at, variant in enumerate(symbolic.variants) if variant not in self.natives]
         self._together = "commands" not in target.disable
         last = max(by_numpy, default=-1) if self._together else len(symbolic.steps) - 1
         self.symbolic = updated_after(symbolic, last)  # what Python calls can fail, and be interrupted
@@ -328,7 +330,7 @@ class CpuExecutable:
 
 def _variants(symbolic: SymbolicPlan) -> list[Variant]:
     """The kernels of a plan, in the order in which they come first."""
-    return list(dict.fromkeys(step.variant for step in symbolic.steps))
+    return list(dict.fromkeys(symbolic.variants))
 
 
 class Segment(NamedTuple):
@@ -412,19 +414,21 @@ class Bound:
     def _segments(
         self, natives: Mapping[Variant, NativeKernel], code: Mapping[Variant, Code], epoch: Array, together: bool
     ) -> Iterator[Segment]:
-        groups = [(native, [*steps]) for native, steps in groupby(self.plan.kernels, lambda s: s.variant in natives)]
+        whole = zip(self.plan.kernels, self.plan.symbolic.variants, strict=True)
+        groups = [(native, [*calls]) for native, calls in groupby(whole, lambda call: call[1] in natives)]
         if not together:
-            groups = [(native, [step]) for native, steps in groups for step in steps]
+            groups = [(native, [call]) for native, calls in groups for call in calls]
         if self.copied and not (groups and groups[-1][0]):
             groups.append((True, []))
-        prepares = [c for step in self._kept_slots for c in self._commands(step, natives, code, prepares=True)]
+        kept = [(step, step.variant) for step in self._kept_slots]
+        prepares = [c for call in kept for c in self._commands(*call, natives, code, prepares=True)]
         self.state = State(epoch, CommandList(prepares))
         updates = bool(self.plan.symbolic.program.updates)
-        for number, (native, steps) in enumerate(groups, 1):
+        for number, (native, calls) in enumerate(groups, 1):
             if not native:
-                yield from [Segment((step,), None) for step in steps]
+                yield from [Segment((step,), None) for step, _ in calls]
                 continue
-            pairs = [(step, c) for step in steps for c in self._commands(step, natives, code)]
+            pairs = [(call[0], c) for call in calls for c in self._commands(*call, natives, code)]
             commands = [command for _, command in pairs]
             is_last = number == len(groups)
             if is_last:
@@ -437,12 +441,12 @@ class Bound:
     def _commands(
         self,
         step: Step,
+        variant: Variant,
         natives: Mapping[Variant, NativeKernel],
         code: Mapping[Variant, Code],
         *,
         prepares: bool = False,
     ) -> Iterator[Command]:
-        variant = step.variant
         native = natives[variant]
         called = self._called.get(variant)
         if called is None:
