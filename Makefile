@@ -12,6 +12,10 @@ GPU_PEERS_BIN := .venv-gpu-peers/bin
 HAS_GPU := nvidia-smi --list-gpus >/dev/null 2>&1
 FLOORS := passes runtime exporters
 
+# An index of packages may be busy: pip asks again, and waits longer than it would by itself.
+export PIP_RETRIES ?= 10
+export PIP_DEFAULT_TIMEOUT ?= 60
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-random test-oldest test-torch test-gpu test-cuda-compile lint types smoke bench bench-peers bench-gpu \
     on-gpu-test on-gpu-bench bench-gpu-peers bench-ops bench-memory bench-load docs clean
