@@ -79,6 +79,31 @@ def test_a_plan_that_comes_again_needs_no_kernel_to_be_written(objects: ObjectCa
     assert objects.hits > hits and objects.misses == misses
 
 
+@pytest.mark.skipif("linux" not in this_host().triple, reason="object files have another format here")
+def test_a_plan_is_kept_as_one_object_file(objects: ObjectCache) -> None:
+    first = chain(act=lambda x: gc.tanh(x) + gc.sort(x, axis=-1))  # kernels that call functions of the library
+    pack = packs.recalled(file_of(objects).name.removesuffix("-plan.o"))
+    units = [unit for unit in pack.units if unit is not None]
+    assert pack.whole and len(set(pack.objects.images.values())) == 1 and any(unit.calls for unit in units)
+    assert all(unit.key in pack.objects.images for unit in units)
+    assert not any(pack.loaded(unit).calls for unit in units)
+    forget()
+    assert chain(act=lambda x: gc.tanh(x) + gc.sort(x, axis=-1)).tobytes() == first.tobytes()
+
+
+def test_a_plan_whose_object_files_cannot_be_merged_is_kept_as_they_are(
+    objects: ObjectCache, written: list[Variant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packs, "merged", lambda images, aliases: None)
+    first = chain()
+    pack = packs.recalled(file_of(objects).name.removesuffix("-plan.o"))
+    assert not pack.whole and len(set(pack.objects.images.values())) > packs.MIN_KERNELS // 2
+    assert all(pack.loaded(unit) is unit for unit in pack.units if unit is not None)
+    forget()
+    written.clear()
+    assert chain().tobytes() == first.tobytes() and written == []
+
+
 def test_small_plans_are_not_kept(objects: ObjectCache) -> None:
     chain(depth=2)
     assert objects.directory is not None

@@ -320,6 +320,11 @@ def generator() -> str:
     return "\n".join([*version, host.triple, host.cpu, host.features])
 
 
+def symbol_of(unit: Unit, name: str) -> str:
+    """What a function of a module is called in its object file."""
+    return _prefix(unit.key) + name
+
+
 def _prefix(key: str) -> str:
     """What makes the symbols of a module its own."""
     return f"k{key[:24]}_"

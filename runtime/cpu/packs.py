@@ -27,7 +27,8 @@ from graphc.runtime import strided
 from graphc.runtime.cache import object_cache
 from graphc.runtime.cpu import host
 from graphc.runtime.cpu.host import Host
-from graphc.runtime.cpu.jit import NO_OBJECTS, Objects, Unit, generator
+from graphc.runtime.cpu.jit import NO_OBJECTS, Objects, Unit, generator, symbol_of
+from graphc.runtime.cpu.merging import merged
 from graphc.runtime.cpu.phases import NativeKernel
 from graphc.types import TensorType, TupleType
 
@@ -45,11 +46,17 @@ class Pack(NamedTuple):
         natives: of each kernel, without its assembly; None where NumPy runs it.
         units: of each kernel that has code.
         objects: all that is to be loaded.
+        whole: whether that is one object file, which has the functions that its modules call.
     """
 
     natives: tuple[NativeKernel | None, ...]
     units: tuple[Unit | None, ...]
     objects: Objects
+    whole: bool = False
+
+    def loaded(self, unit: Unit) -> Unit:
+        """A unit as it is to be loaded."""
+        return unit._replace(calls=()) if self.whole and unit.key in self.objects.images else unit
 
 
 EMPTY = Pack((), (), NO_OBJECTS)
@@ -85,7 +92,11 @@ def recalled(key: str | None) -> Pack:
 
 
 def keep(key: str, pack: Pack) -> None:
-    """Keep a plan's code, if that is possible."""
+    """Keep a plan's code, if that is possible: as one object file, if that can be made of it."""
+    images, library = pack.objects
+    one = merged(dict.fromkeys(images.values()), {name: symbol_of(unit, name) for name, unit in library.items()})
+    if one is not None:
+        pack = pack._replace(objects=Objects(dict.fromkeys(images, one), {}), whole=True)
     object_cache().put(f"{key}-plan", pickle.dumps(pack, pickle.HIGHEST_PROTOCOL))
 
 

@@ -219,7 +219,7 @@ class CpuExecutable:
             native = target.native(variant)
             if native is not None:
                 self.natives[variant] = native
-                loading.take(target.unit(variant), partial(target.assembly, variant))
+                loading.take(pack.loaded(target.unit(variant)), partial(target.assembly, variant))
         by_numpy = [at for at, variant in enumerate(symbolic.variants) if variant not in self.natives]
         self._together = "commands" not in target.disable
         last = max(by_numpy, default=-1) if self._together else len(symbolic.steps) - 1
