@@ -14,7 +14,7 @@ from graphc.passes.plan import plan_kernels
 from graphc.runtime.cpu import index as index_room
 from graphc.runtime.cpu.target import CpuTarget
 from graphc.types import np_dtype
-from tests.cpu_cores import WIDTHS, FailedError, assemble, host_of, run
+from tests.cpu_cores import INFO, WIDTHS, FailedError, assemble, host_of, native, run
 from tests.plan_testing import prepared
 
 GATHERS = list(indexing._gathers(np.random.default_rng(0)))
@@ -97,6 +97,74 @@ def test_many_updates_are_added_to_rows_that_were_copied_before(monkeypatch: pyt
     for columns in (1, 70, 300):
         for parts in (1, 4):
             test_rows_of_a_table(columns, parts)
+
+
+@pytest.fixture
+def lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let all scatters of rows list their updates."""
+    for name in ("MANY", "LISTED", "LISTED_ROW"):
+        monkeypatch.setattr(index_room, name, 0)
+
+
+@pytest.mark.usefixtures("lists")
+@pytest.mark.parametrize("width", WIDTHS)
+def test_rows_are_added_up_from_lists_of_their_updates(width: int) -> None:
+    for number in range(len(SCATTERS)):
+        for dtype in ("float32", "float64", "bfloat16", "int8"):
+            check(SCATTERS[number], indexing.scatter_add_op, dtype, "int32", host=host_of(width), parts=3)
+    for columns in (1, 16, 70, 300):
+        for parts in (1, 4):
+            test_rows_of_a_table(columns, parts)
+
+
+@pytest.mark.usefixtures("lists")
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("sizes", [(30, 7, 45), (4, 3, 0), (1, 90, 300), (0, 0, 20), (5, 0, 37)], ids=str)
+def test_listed_updates_of_sizes_that_come_with_the_run(sizes: tuple[int, int, int], width: int) -> None:
+    """Once spread over the rows, once all of one row, in which their order counts."""
+    rows, count, columns = sizes
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(rows, columns)).astype(np.float32)
+    sent = (10.0 ** rng.integers(-6, 6, (count, columns))).astype(np.float32)
+    nodes = gc.placeholder("x", ("n", "m")), gc.placeholder("i", ("k",), "int64"), gc.placeholder("u", ("k", "m"))
+    for index in (rng.integers(-rows, max(rows, 1), count), np.zeros(count, np.int64)):
+        feeds = dict(zip(nodes, (x, index, sent), strict=True))
+        known = dict(n=rows, m=columns, k=count)
+        (found,) = run([gc.scatter_add(*nodes)], feeds, host=host_of(width), parts=3, **known)
+        wanted = x.copy()
+        np.add.at(wanted, index, sent)
+        np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.usefixtures("lists")
+@pytest.mark.parametrize("width", WIDTHS)
+def test_listed_updates_of_a_batch_that_is_counted(width: int) -> None:
+    rng = np.random.default_rng(6)
+    x, index = rng.normal(size=(3, 8, 37)).astype(np.float32), rng.integers(-8, 8, (3, 20))
+    sent = rng.normal(size=(3, 20, 37)).astype(np.float32)
+    nodes = gc.placeholder("x", x.shape), gc.placeholder("i", index.shape, "int64"), gc.placeholder("u", sent.shape)
+    batch = gc.broadcast_to(gc.arange(3).reshape(3, 1), (3, 20))
+    added = indexing.scatter_add_op(nodes[0], nodes[2], batch, nodes[1], axes=(0, 1))
+    (found,) = run([added], dict(zip(nodes, (x, index, sent), strict=True)), host=host_of(width), parts=2)
+    np.add.at(x, (np.arange(3)[:, None], index), sent)
+    np.testing.assert_array_equal(found, x)
+
+
+@pytest.mark.usefixtures("lists")
+@pytest.mark.parametrize("wrong", [5, -6, 2**62])
+def test_an_index_out_of_range_is_never_listed(wrong: int) -> None:
+    test_an_index_out_of_range_fails_before_anything_is_written(wrong, 20)
+
+
+def test_much_data_in_long_rows_is_added_up_from_lists() -> None:
+    def workspace(*shape: int) -> Any:
+        nodes = gc.placeholder("x", shape), gc.placeholder("i", (40,), "int64")
+        updates = gc.placeholder("u", (40, *shape[1:]))
+        (step,) = plan_kernels(prepared([gc.scatter_add(*nodes, updates)], info=INFO), INFO).steps
+        return native(step.kernel, host_of(64)).workspace
+
+    assert workspace(20000, 64) == 8 * (20000 + 40)
+    assert workspace(80000, 16) == workspace(40, 64) == 0
 
 
 LINES = [(), (37,), (37, 1), (1, 37, 1, 1), (3, 70, 1), (1, 1), (0, 1), (2, 0)]

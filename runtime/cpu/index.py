@@ -2,7 +2,8 @@
 
 An index that only counts along an axis of the indices (as in `take_along_axis`) is never stored. In a scatter, every
 unit of work owns what it adds to: the slices that such counters tell apart, and columns of those axes that aren't
-indexed. So each element adds up its updates in their order, however the units are divided.
+indexed. Or, of much data, rows whose updates a phase has listed, so that memory is gone through once. So each element
+adds up its updates in their order, however the units are divided.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from graphc.runtime.cpu import lanes as regions
 from graphc.runtime.cpu.builder import Function
 from graphc.runtime.cpu.elements import Element, from_memory, is_signed, load_lanes, to_memory
 from graphc.runtime.cpu.phases import Frame, KernelCode
-from graphc.runtime.cpu.pointwise import HALVES, REGISTER_TYPE
-from graphc.runtime.cpu.rows import Number, columns, fitting, nest, operand_or_number, sweep, units
+from graphc.runtime.cpu.pointwise import FLOATS, HALVES, REGISTER_TYPE
+from graphc.runtime.cpu.rows import Number, columns, fitting, nest, operand_or_number, sweep, units, unravelled
 from graphc.runtime.cpu.values import I64, MEMORY_TYPE, Int, Value, constant, element_of, lanes_of, vector
 from graphc.runtime.indices import Indices, indices_of
 from graphc.runtime.regions import is_direct
@@ -33,6 +34,9 @@ FLIGHT_OF_MANY = 8  # where there are many updates, or much data, to divide
 MANY = 1 << 20  # elements
 ROW_NS = 3  # nanoseconds to begin with a row that lies anywhere
 ELEMENT_NS = 2  # and to read an element that does
+LISTED = 1 << 17  # elements of data from which the updates of many are listed by row, and of a row
+LISTED_ROW = 64
+NONE = -1  # behind the last update of a list
 LINE = 1024  # elements of their own indices that a unit of work takes, at most
 
 
@@ -251,16 +255,19 @@ def _scatter_add(code: KernelCode) -> bool:
     assert core is not None
     indices, start = _indices(code, 2), operand_or_number(code, 0)
     updates, y = regions.operand(code, 1), regions.result(code, 0)
-    total = y
     shape = core.shape
-    if y.dtype in HALVES:  # are added in float32, and rounded once
-        total = regions.in_workspace(code, shape, "float32")
     _check_all(code, core, indices)
     before, after = indices.result_axes(core.ndim)
     own = [*before, *after, *sorted(indices.along)]  # axes along which units own slices
     by_columns = bool(after) and after[-1] == core.ndim - 1
     lanes = fitting(shape[-1], code.host.lanes(max(4, itemsize(y.dtype)))) if by_columns else 1
     most = max(regions.nominal(product(s)) for s in (shape, core.inputs[1].shape))
+    if by_columns and most > MANY and _is_listed(shape):
+        _scatter_listed(code, core, indices, (start, updates, y))
+        return True
+    total = y
+    if y.dtype in HALVES:  # are added in float32, and rounded once
+        total = regions.in_workspace(code, shape, "float32")
     block = lanes * (FLIGHT_OF_MANY if most > MANY else FLIGHT)
     counts = [ceil_div(shape[k], block) if by_columns and k == core.ndim - 1 else shape[k] for k in own]
     cost = (product(shape) + product(core.inputs[1].shape) * (1 if by_columns else 8)) // 8 + 1
@@ -326,7 +333,7 @@ class _Adding:
 
             def move(column: Int, mask: Value | None) -> None:
                 if isinstance(source, Strided):
-                    value = self._loaded(source, frame.at(source, place), row, column, lanes, mask)
+                    value = _along_row(frame, source, frame.at(source, place), row, column, lanes, mask)
                 else:
                     value = constant(vector(REGISTER_TYPE[target.dtype], lanes), source)
                 where = f.address(write, column, MEMORY_TYPE[target.dtype])
@@ -336,11 +343,6 @@ class _Adding:
             return carried
 
         nest(f, [(0, frame.size(shape[axis])) for axis in free], line)
-
-    def _loaded(self, source: Strided, row: Value, axis: int, column: Int, lanes: int, mask: Value | None) -> Value:
-        f, step = self.f, self.frame.size(source.strides[axis]) if source.strides else 0
-        where = f.address(row, f.mul(column, step), MEMORY_TYPE[source.dtype])
-        return from_memory(f, load_lanes(f, source.dtype, where, step, lanes, mask), source.dtype)
 
     def add(self, at: Mapping[int, Int], width: Int, before: Sequence[int], after: Sequence[int]) -> None:
         """Add the updates that belong to what the unit owns, in their order."""
@@ -360,7 +362,7 @@ class _Adding:
 
             def add_to(column: Int, mask: Value | None) -> None:
                 here = f.address(target, column, memory)
-                more = self._loaded(self.updates, source, -1, column, self.lanes, mask)
+                more = _along_row(frame, self.updates, source, -1, column, self.lanes, mask)
                 old = f.load(vector(memory, self.lanes), here, align, mask)
                 add = "fadd" if element_of(old.type) in ("float", "double") else "add"
                 f.store(f.binary(add, old, more), here, align, mask)
@@ -369,6 +371,143 @@ class _Adding:
             return carried
 
         nest(f, [(0, frame.size(self.indices.shape[k])) for k in free], point)
+
+
+def _along_row(frame: Frame, x: Strided, row: Value, axis: int, column: Int, lanes: int, mask: Value | None) -> Value:
+    """A vector along an axis, from a column of a row on, as it is computed with."""
+    f, step = frame.f, frame.size(x.strides[axis]) if x.strides else 0
+    where = f.address(row, f.mul(column, step), MEMORY_TYPE[x.dtype])
+    return from_memory(f, load_lanes(f, x.dtype, where, step, lanes, mask), x.dtype)
+
+
+# ---------------------------------------------------------------------------------------------- scatter_add by lists
+
+
+def _is_listed(shape: Sequence[Dim]) -> bool:
+    """Whether data is so much, in rows so long, that going through it once pays for listing the updates of each row."""
+    return regions.nominal(product(shape)) >= LISTED and regions.nominal(shape[-1]) >= LISTED_ROW
+
+
+def _scatter_listed(
+    code: KernelCode, core: Node, indices: _Indices, arrays: tuple[Strided | Number, Strided, Strided]
+) -> None:
+    """A unit is a row of the result, along the last axis: it is added up in registers."""
+    lists = _Lists(code, core, indices)
+    lists.link()
+    shape = core.shape
+    elements = product(shape) + product(core.inputs[1].shape)
+    frame = code.phase(product(shape[:-1]), elements // 8 + product(shape[:-1]) * ROW_NS + 1)
+    rows = _Rows(frame, lists, *arrays, fitting(shape[-1], code.host.lanes(max(4, itemsize(arrays[-1].dtype)))))
+    units(frame, shape[:-1], rows.row)
+    frame.done()
+    regions.finish(code, 0)
+
+
+class _Lists:
+    """The updates of each place on the axes that are indexed, in their order: the first one, and the one after each."""
+
+    def __init__(self, code: KernelCode, core: Node, indices: _Indices) -> None:
+        self.code, self.core, self.indices = code, core, indices
+        self.places = product([core.shape[axis] for axis in indices.axes])
+        self.count = product(indices.shape)
+        self.first, self.following = (
+            Strided("workspace", code.workspace(8 * count), 0, (1,), "int64") for count in (self.places, self.count)
+        )
+
+    def number(self, frame: Frame, place: Sequence[Int]) -> Int:
+        """Of a place, row-major."""
+        total: Int = 0
+        for axis, index in zip(self.indices.axes, place, strict=True):
+            total = frame.f.add(frame.f.mul(total, frame.size(self.core.shape[axis])), index)
+        return total
+
+    def link(self) -> None:
+        """The phase that makes the lists, from their ends."""
+        frame = self.code.phase(1, (self.places + self.count) * ELEMENT_NS + 1)
+        f, lanes, sizes = frame.f, frame.host.lanes(8), frame.sizes(self.indices.shape)
+
+        def clear(column: Int, mask: Value | None) -> None:
+            f.store(constant(vector(I64, lanes), NONE), frame.at(self.first, [column]), 8, mask)
+
+        def push(i: Value, _: list[Value]) -> None:
+            update = f.i64(f.sub(f.sub(frame.size(self.count), 1), i))
+            head = frame.at(self.first, [self.number(frame, self._place(frame, unravelled(f, update, sizes)))])
+            f.store(f.load(I64, head, 8), frame.at(self.following, [update]), 8)
+            f.store(update, head, 8)
+
+        def all_of_it(_: Value, __: list[Value]) -> None:
+            columns(f, frame.size(self.places), lanes, clear)
+            f.loop(0, frame.size(self.count), 1, push)
+
+        f.loop(frame.low, frame.high, 1, all_of_it)
+        frame.done()
+
+    def _place(self, frame: Frame, point: Sequence[Int]) -> list[Int]:
+        """What the indices choose at a point of theirs."""
+        place: list[Int] = []
+        for axis in self.indices.axes:
+            if axis in self.indices.along:
+                place.append(point[self.indices.along[axis]])
+                continue
+            array = self.indices.arrays[axis]
+            index = frame.f.load(MEMORY_TYPE[array.dtype], frame.at(array, point), itemsize(array.dtype))
+            place.append(_place(frame.f, index, frame.size(self.core.shape[axis]), array.dtype))
+        return place
+
+
+class _Rows:
+    """Rows of the result of a scatter, which are written once."""
+
+    def __init__(
+        self, frame: Frame, lists: _Lists, start: Strided | Number, updates: Strided, y: Strided, lanes: int
+    ) -> None:
+        self.frame, self.f, self.lists, self.lanes = frame, frame.f, lists, lanes
+        self.start, self.updates, self.y = start, updates, y
+        self.before, self.after = lists.indices.result_axes(lists.core.ndim)
+
+    def row(self, index: list[Int]) -> None:
+        """A row, several vectors at a time: the list is walked for each of these blocks."""
+        f, last = self.f, self.lists.core.shape[-1]
+        flight = max(1, min(FLIGHT, last // self.lanes)) if isinstance(last, int) else FLIGHT
+        width = self.frame.size(last)
+        full = f.sub(width, f.rem(width, self.lanes * flight))
+        f.loop(0, full, self.lanes * flight, lambda column, _: self.total(index, column, flight, None))
+        columns(f, f.sub(width, full), self.lanes, lambda at, mask: self.total(index, f.add(full, at), 1, mask))
+
+    def total(self, index: Sequence[Int], column: Int, count: int, mask: Value | None) -> None:
+        """Vectors side by side: what they start as, and their updates one after the other."""
+        frame, f, lists = self.frame, self.f, self.lists
+        columns = [f.add(column, k * self.lanes) for k in range(count)]
+
+        def add(carried: list[Value]) -> list[Value]:
+            update, *totals = carried
+            source = self.update(index, update)
+            more = [_along_row(frame, self.updates, source, -1, at, self.lanes, mask) for at in columns]
+            word = "fadd" if element_of(totals[0].type) in FLOATS else "add"
+            added = [f.binary(word, old, new) for old, new in zip(totals, more, strict=True)]
+            return [f.load(I64, frame.at(lists.following, [update]), 8), *added]
+
+        head = frame.at(lists.first, [lists.number(frame, [index[axis] for axis in lists.indices.axes])])
+        starts = [f.load(I64, head, 8), *[self.starting(index, at, mask) for at in columns]]
+        none = constant(I64, NONE)
+        _, *totals = f.loop_while(lambda carried: f.compare("icmp ne", carried[0], none), add, starts)
+        for at, value in zip(columns, totals, strict=True):
+            where = f.address(frame.at(self.y, index), at, MEMORY_TYPE[self.y.dtype])
+            f.store(to_memory(f, value, self.y.dtype), where, itemsize(self.y.dtype), mask)
+
+    def starting(self, index: Sequence[Int], column: Int, mask: Value | None) -> Value:
+        """What a vector of the row is before updates are added."""
+        if isinstance(self.start, Strided):
+            at = self.frame.at(self.start, index)
+            return _along_row(self.frame, self.start, at, -1, column, self.lanes, mask)
+        return constant(vector(REGISTER_TYPE[self.y.dtype], self.lanes), self.start)
+
+    def update(self, index: Sequence[Int], number: Value) -> Value:
+        """The address of an update's row."""
+        frame = self.frame
+        point = unravelled(self.f, number, frame.sizes(self.lists.indices.shape))
+        outside = ([index[axis] for axis in axes] for axes in (self.before, self.after[:-1]))
+        return frame.at(self.updates, [*next(outside), *point, *next(outside)])
 
 
 CORES: Mapping[Op, Callable[[KernelCode], bool]] = {gather_op: _gather, scatter_add_op: _scatter_add}
