@@ -21,8 +21,11 @@ def fallible(steps: Iterable[Any]) -> Iterator[bool]:
     """For each of the steps of a plan, in order, whether it can fail."""
     checked: set[tuple[Node, Dim]] = set()
     for step in steps:
+        if not step.kernel.can_fail:
+            yield False
+            continue
         core = step.kernel.core
-        fails = step.kernel.can_fail and (core.body is None or _can_fail(core.body, None))
+        fails = core.body is None or _can_fail(core.body, None)
         indexing = [node for node in step.nodes if node.op.indexed]
         if indexing and fails:
             indices = {index for node in indexing for index in _indices(node)} - checked

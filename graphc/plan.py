@@ -6,8 +6,8 @@ buffer has bytes and every arena buffer an offset.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, NamedTuple, TypeVar
 
@@ -104,6 +104,12 @@ class SymbolicPlan:
     given: Mapping[Node, int]
     outputs: tuple[int, ...]
     updates: tuple[int, ...]
+
+    def refined(self, steps: Iterable[Step], buffers: Iterable[Buffer]) -> SymbolicPlan:
+        """The plan with other steps and buffers; each still reads, writes and holds what it did, so lifetimes stay."""
+        made = replace(self, steps=tuple(steps), buffers=tuple(buffers))
+        made.__dict__["lifetimes"] = self.lifetimes
+        return made
 
     @cached_property
     def variants(self) -> tuple[Variant, ...]:

@@ -83,7 +83,8 @@ def _bound(plan: SymbolicPlan, dims: Mapping[str, int], shared: bool) -> Plan:
         raise shortage(plan.buffers, nbytes, dims, sum(nbytes))
     arena = [k for k, buffer in enumerate(plan.buffers) if buffer.role == "arena"]
     number = {buffer: k for k, buffer in enumerate(arena)}
-    intervals = [Interval(round_up(nbytes[k]), *plan.lifetimes[k]) for k in arena]
+    lifetimes = plan.lifetimes
+    intervals = [Interval(round_up(nbytes[k]), *lifetimes[k]) for k in arena]
     takes = [(number[giver], number[k]) for k in arena if (giver := plan.buffers[k].takes) is not None]
     storages, storage = share_storage(intervals, takes)
     if not shared:
@@ -110,11 +111,12 @@ def told_steady(plan: SymbolicPlan, kinds: Collection[str]) -> SymbolicPlan:
         if buffer.role in ("constant", "given") and is_steady(buffer.node, changing)
     }
     steps = list(plan.steps)
+    known: dict[frozenset[int], frozenset[int]] = {}  # so that equal ones are one object
     for at, step in enumerate(steps):
         if not steady.isdisjoint(step.reads) and step.kernel.kind in kinds:
             numbers = frozenset([number for number, k in enumerate(step.reads) if k in steady])
-            steps[at] = step._replace(steady=numbers)
-    return replace(plan, steps=tuple(steps))
+            steps[at] = step._replace(steady=known.setdefault(numbers, numbers))
+    return plan.refined(steps, plan.buffers)
 
 
 # --------------------------------------------------------------------------------------------- in place
@@ -146,9 +148,9 @@ def reuse(plan: SymbolicPlan) -> SymbolicPlan:
 
     pairs = {kernel: list(in_place_pairs(kernel)) for kernel in {step.kernel for step in steps}}
     for at, step in enumerate(steps):
-        allowed: dict[int, list[int]] = {
-            new: [old[new]] for new in step.writes if new in old and old[new] not in step.reads
-        }
+        allowed: dict[int, list[int]] = {}
+        if not old.keys().isdisjoint(step.writes):
+            allowed = {new: [old[new]] for new in step.writes if new in old and old[new] not in step.reads}
         for read, write in pairs[step.kernel]:
             allowed.setdefault(step.writes[write], []).append(step.reads[read])
         taken: dict[int, int] = {}
@@ -159,7 +161,7 @@ def reuse(plan: SymbolicPlan) -> SymbolicPlan:
                 buffers[taker] = buffers[taker].taking(giver)
         in_place = tuple([pair for pair in taken.items() if pair[0] in step.reads])
         steps[at] = step._replace(in_place=in_place) if in_place else step
-    return replace(plan, buffers=tuple(buffers), steps=tuple(steps))
+    return plan.refined(steps, buffers)
 
 
 def updated_after(plan: SymbolicPlan, last: int) -> SymbolicPlan:
@@ -169,7 +171,7 @@ def updated_after(plan: SymbolicPlan, last: int) -> SymbolicPlan:
         return plan
     buffers = [b._replace(takes=None) if k in early else b for k, b in enumerate(plan.buffers)]
     steps = [s._replace(in_place=tuple([p for p in s.in_place if p[1] not in early])) for s in plan.steps]
-    return replace(plan, buffers=tuple(buffers), steps=tuple(steps))
+    return plan.refined(steps, buffers)
 
 
 def in_place_pairs(kernel: Kernel) -> Iterator[tuple[int, int]]:

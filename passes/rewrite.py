@@ -226,7 +226,8 @@ class Rule:
         name: by which it is switched off, and which the nodes it makes carry as their origin.
         fp: what it may change, see `FpClass`.
         apply: the node to put in place of the given one, or None where the rule doesn't fit.
-        may_fit: whether it could fit a node of an op whose inputs were made by given ops; asked once for each.
+        concerns: whether it could fit nodes of an op; asked once for each.
+        may_fit: whether it could fit a node of such an op whose inputs were made by given ops; asked once for each.
         left: the pattern, unless the rule is a function of the node.
         samples: left sides for the tests, built from leaves; derived from the pattern where it is None.
     """
@@ -234,6 +235,7 @@ class Rule:
     name: str
     fp: FpClass
     apply: Callable[[Node], Node | None]
+    concerns: Callable[[Op], bool]
     may_fit: Callable[[Op, Sequence[Op]], bool]
     left: Call | None
     samples: Samples | None
@@ -284,15 +286,16 @@ def _node_rule(
         with derived_from(node, fn.__name__):
             return fn(node)
 
+    def concerns(op: Op) -> bool:
+        return _made_by(on, op) if isinstance(on, Op | Set) else on(op)
+
     def may_fit(op: Op, makers: Sequence[Op]) -> bool:
-        if not (_made_by(on, op) if isinstance(on, Op | Set) else on(op)):
-            return False
         if not isinstance(of, tuple):
             return of is None or (len(makers) > 0 and all(_made_by(of, maker) for maker in makers))
         found = permutations(makers) if op.commutative else [tuple(makers)]
         return any(len(of) == len(order) and all(map(_made_by, of, order)) for order in found)
 
-    return Rule(fn.__name__, fp, apply, may_fit, None, samples)
+    return Rule(fn.__name__, fp, apply, concerns, may_fit, None, samples)
 
 
 def _made_by(wanted: Ops, op: Op) -> bool:
@@ -322,7 +325,7 @@ def _pattern_rule(
                     return made if isinstance(made, Node) else splat(made, node.tensor_type)
         return None
 
-    return Rule(fn.__name__, fp, apply, _may_fit(left), left, samples)
+    return Rule(fn.__name__, fp, apply, lambda op: op is left.op, _may_fit(left), left, samples)
 
 
 def _may_fit(pattern: Call) -> Callable[[Op, Sequence[Op]], bool]:
@@ -333,8 +336,10 @@ def _may_fit(pattern: Call) -> Callable[[Op, Sequence[Op]], bool]:
             return False
         return maker in CONSTANTS if not isinstance(inner, Variable) or inner.is_number else True
 
+    calls = frozenset([inner.op for inner in pattern.inputs if isinstance(inner, Call)])
+
     def may_fit(op: Op, makers: Sequence[Op]) -> bool:
-        if op is not pattern.op or len(makers) != len(pattern.inputs):
+        if len(makers) != len(pattern.inputs) or not calls.issubset(makers):
             return False
         found = permutations(makers) if op.commutative else [tuple(makers)]
         return any(
@@ -371,6 +376,7 @@ class Candidates:
 
     def __init__(self, rules: Iterable[Rule]) -> None:
         self.rules = tuple(rules)
+        self._concerning: dict[Op, tuple[Rule, ...]] = {}
         self._found: dict[tuple[Op, ...], tuple[Rule, ...]] = {}
 
     def of(self, node: Node) -> tuple[Rule, ...]:
@@ -378,8 +384,15 @@ class Candidates:
         key = (node.op, *[i.op for i in node.inputs])
         found = self._found.get(key)
         if found is None:
-            likely = [each for each in self.rules if each.left is None or each.left.op is node.op]
+            likely = self._about(node.op)
             found = self._found[key] = tuple([each for each in likely if each.may_fit(key[0], key[1:])])
+        return found
+
+    def _about(self, op: Op) -> tuple[Rule, ...]:
+        """The rules that may fit nodes of an op."""
+        found = self._concerning.get(op)
+        if found is None:
+            found = self._concerning[op] = tuple([each for each in self.rules if each.concerns(op)])
         return found
 
 

@@ -80,9 +80,10 @@ class _Work:
             for before in {writer[buffer] for buffer in step.reads if buffer in writer}:
                 users[before].append(k)
                 waiting[k] += 1
-            for after in {overwriter[buffer] for buffer in step.reads if buffer in overwriter} - {k}:
-                followers.setdefault(k, []).append(after)
-                polite[after] += 1
+            if not overwriter.keys().isdisjoint(step.reads):
+                for after in {overwriter[buffer] for buffer in step.reads if buffer in overwriter} - {k}:
+                    followers.setdefault(k, []).append(after)
+                    polite[after] += 1
         allocates = [sum([sizes[buffer] for buffer in step.writes]) for step in plan.steps]
         grows = [
             allocated - sum([sizes[buffer] for buffer in reads if readers[buffer] == 1])
