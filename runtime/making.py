@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 from graphc.ir import Program
 from graphc.runtime.cpu import outlines
-from graphc.runtime.cpu.target import CpuExecutable, CpuTarget
+from graphc.runtime.cpu.jit import Code, Loading
+from graphc.runtime.cpu.packs import Pack
+from graphc.runtime.cpu.target import CpuExecutable, CpuTarget, shared_parts
 from graphc.runtime.needs import Needs, needs_of
 from graphc.runtime.reference import Executable, Target
 
@@ -43,7 +45,7 @@ def making(
     if not isinstance(target, CpuTarget):
         return _anew(target, resolve(program), optimise)
     key = outlines.key_of(program, [*settings, repr(target.host), target.conv_precision, *sorted(target.disable)])
-    found = outlines.recalled(key, program)
+    found = outlines.recalled(key, program, _loaded)
     if found is not None:
         whole = cache(lambda: target.compile(optimise(resolve(program))))
         return Making(found.needs, lambda: CpuExecutable(target, found.symbolic, found.pack, whole))
@@ -61,3 +63,19 @@ def making(
 def _anew(target: Target, resolved: Program, optimise: Callable[[Program], Program]) -> Making:
     optimised = optimise(resolved)
     return Making(needs_of(resolved, optimised), lambda: target.compile(optimised))
+
+
+def _loaded(pack: Pack) -> Sequence[Code]:
+    """The code of a plan, which another thread links while the rest of the plan is read; what runs the plan finds it.
+
+    That of several object files is left to what runs the plan: it knows the functions that these call.
+    """
+    if not pack.whole:
+        return ()
+    loading = Loading(recalled=pack.objects)
+    for part in shared_parts(len(pack.natives)):
+        part.take(loading)
+    for unit in pack.units:
+        if unit is not None and unit.key in pack.objects.images:
+            loading.take(pack.loaded(unit), str)  # it is there: no assembly is asked for
+    return loading.codes(later=True)

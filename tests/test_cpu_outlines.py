@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc as collector
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,6 +96,34 @@ def test_a_program_that_comes_again_needs_no_passes(objects: ObjectCache, passed
     assert len(passed) == 1, "names are no part of it"
     second = Trained()
     assert [second.steps(), Trained().steps()] == [first, first]
+
+
+@pytest.mark.skipif("linux" not in this_host().triple, reason="object files have another format here")
+def test_its_code_is_linked_once_by_another_thread(objects: ObjectCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Trained().steps()
+    collector.collect()
+    jit._loaded.clear()
+    linked: list[bool] = []
+    begin = jit.Code.__init__
+
+    def noting(code: jit.Code, *args: object, later: bool = False) -> None:
+        linked.append(later)
+        begin(code, *args, later=later)
+
+    monkeypatch.setattr(jit.Code, "__init__", noting)
+    assert Trained().steps() == first
+    assert linked == [True]
+
+
+def test_code_that_cannot_be_one_file_is_found_as_it_is(
+    objects: ObjectCache, passed: list[gc.Program], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packs, "merged", lambda images, aliases: None)
+    first = Trained().steps()
+    collector.collect()
+    jit._loaded.clear()
+    assert Trained().steps() == first
+    assert len(passed) == 1
 
 
 def test_symbolic_sizes_are_asked_for_again(objects: ObjectCache, passed: list[gc.Program]) -> None:
@@ -192,9 +221,8 @@ def test_a_damaged_file_counts_as_missing(objects: ObjectCache, passed: list[gc.
 def test_what_is_no_outline_counts_as_missing(objects: ObjectCache) -> None:
     program = gc.Program((), ())
     objects.put("k-outline", b"no pickle")
-    assert outlines.recalled("k", program) is None
-    assert outlines.recalled("other", program) is None
-    assert outlines.recalled(None, program) is None
+    for key in ("k", "other", None):
+        assert outlines.recalled(key, program, pytest.fail) is None
 
 
 def test_who_wants_to_see_the_passes_does(

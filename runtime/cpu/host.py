@@ -65,13 +65,13 @@ def this_host() -> Host:
     import llvmlite.binding as llvm
 
     initialise()
-    found: dict[str, bool] = dict(llvm.get_host_cpu_features())
+    features = llvm.get_host_cpu_features()
+    found: dict[str, bool] = dict(features)
     triple = llvm.get_process_triple()
     wide = all(found.get(name) for name in ("avx512f", "avx512bw", "avx512dq", "avx512vl"))
     width = 64 if wide else 32 if found.get("avx2") and found.get("fma") else 16
-    features = llvm.get_host_cpu_features().flatten()
     registers = 32 if wide or "aarch64" in triple else 16
-    return Host(triple, llvm.get_host_cpu_name(), features, width, registers, available_threads())
+    return Host(triple, llvm.get_host_cpu_name(), features.flatten(), width, registers, available_threads())
 
 
 def narrowed(host: Host, vector_bytes: int) -> Host:
@@ -175,6 +175,6 @@ def _cores(quota: str, period: str) -> float | None:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="ascii").strip()
+        return path.read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
         return ""

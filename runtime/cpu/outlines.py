@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from graphc.operands import parameter
 from graphc.plan import Buffer, Role, Step, SymbolicPlan
 from graphc.runtime.cache import object_cache
 from graphc.runtime.cpu import packs
+from graphc.runtime.cpu.jit import Code
 from graphc.runtime.cpu.packs import Pack
 from graphc.runtime.feeds import sizes_needed
 from graphc.runtime.needs import Needs, collect_guards
@@ -48,10 +49,16 @@ class Outline(Kernel):
 
 
 class Found(NamedTuple):
-    """What was kept of a plan, in terms of the present program: with its code, and what its runs take."""
+    """What was kept of a plan, in terms of the present program.
+
+    Attributes:
+        pack, code: its code, as it was kept and as it is loaded.
+        needs: what its runs take.
+    """
 
     symbolic: SymbolicPlan
     pack: Pack
+    code: Sequence[Code]
     needs: Needs
 
 
@@ -96,14 +103,18 @@ def key_of(program: Program, settings: Sequence[str]) -> str | None:
     return hashlib.sha256(repr((versions, *settings, described)).encode()).hexdigest() if versions else None
 
 
-def recalled(key: str | None, program: Program) -> Found | None:
-    """What is kept of a program's plan; None if that is nothing, or nothing sound."""
+def recalled(key: str | None, program: Program, load: Callable[[Pack], Sequence[Code]]) -> Found | None:
+    """What is kept of a program's plan; None if that is nothing, or nothing sound.
+
+    Args:
+        load: begins to load its code, before the rest is looked at.
+    """
     data = None if key is None else object_cache().find(f"{key}-outline")
     if data is None:
         return None
     try:
         written: _Written = pickle.loads(data)  # as trustworthy as the machine code beside it: see `runtime.cache`
-        return _restored(written, program)
+        return _restored(written, program, load)
     except Exception:
         return None
 
@@ -132,10 +143,11 @@ def keep(key: str | None, program: Program, needs: Needs, symbolic: SymbolicPlan
     object_cache().put(f"{key}-outline", pickle.dumps(written, pickle.HIGHEST_PROTOCOL))
 
 
-def _restored(written: _Written, program: Program) -> Found | None:
+def _restored(written: _Written, program: Program, load: Callable[[Pack], Sequence[Code]]) -> Found | None:
     pack = packs.recalled(written.pack)
     if pack is packs.EMPTY:
         return None
+    code = load(pack)
     known = _known(program)
     kernels = [Outline(None if draw is None else known[draw], (), (), kind) for kind, draw in written.kernels]
     values = {type: parameter(0, type) for type in {v for _, v, _ in written.buffers if not isinstance(v, int)}}
@@ -163,7 +175,7 @@ def _restored(written: _Written, program: Program) -> Found | None:
         written.outputs,
         written.updates,
     )
-    return Found(symbolic, pack, needs)
+    return Found(symbolic, pack, code, needs)
 
 
 def _chosen(known: Sequence[Node], numbers: Iterable[int]) -> tuple[Any, ...]:

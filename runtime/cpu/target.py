@@ -34,6 +34,7 @@ from graphc.runtime.cpu.kernels import CORES, EXACT_CORES, function, native_kern
 from graphc.runtime.cpu.memory import Kept, Layout, Memory, address, prefault
 from graphc.runtime.cpu.outlines import Outline
 from graphc.runtime.cpu.packs import Pack
+from graphc.runtime.cpu.parts import Part
 from graphc.runtime.cpu.peak import measured_peak
 from graphc.runtime.cpu.phases import NativeKernel
 from graphc.runtime.cpu.pool import shared_pool
@@ -208,10 +209,7 @@ class CpuExecutable:
         symbolic, self.kept = target.within_budget(symbolic)
         library = partial(function, target.host)
         loading = Loading(library, pack.objects)
-        # What runs plans is compiled along with the kernels of the first; what serves some, with those of a large one.
-        shared = [driver.module()]
-        if len(variants) >= packs.MIN_KERNELS:
-            shared += [copies.MODULE, entry.MODULE]
+        shared = shared_parts(len(variants))
         for part in shared:
             part.take(loading)
         self.natives: dict[Variant, NativeKernel] = {}
@@ -326,6 +324,11 @@ class CpuExecutable:
         works = [work_of(step, bound.plan, made.how if made.native else f"NumPy: {made.how}") for step, made in steps]
         threads = self.target.pool.threads
         return Description(works, live_bytes(bound.plan), threads, partial(measured_peak, threads))
+
+
+def shared_parts(kernels: int) -> list[Part]:
+    """What is compiled along with a plan's kernels: what runs plans; with many kernels, what serves some plans, too."""
+    return [driver.module(), *([copies.MODULE, entry.MODULE] if kernels >= packs.MIN_KERNELS else [])]
 
 
 def _variants(symbolic: SymbolicPlan) -> list[Variant]:
