@@ -16,7 +16,7 @@ from graphc.ir import Node
 from graphc.kernel import Kernel
 from graphc.op import Op
 from graphc.passes.plan import bind_plan, plan_kernels
-from graphc.runtime.cpu import kernels
+from graphc.runtime.cpu import hot_loops, kernels
 from graphc.runtime.cpu.host import HOSTS, Host, narrowed, this_host
 from graphc.runtime.cpu.jit import Code, compiled
 from graphc.runtime.cpu.kernels import CORES, Core, native_kernel
@@ -81,13 +81,19 @@ def function(symbol: str, host: Host) -> bytes:
     return compiled(kernels.function(host, symbol), host)
 
 
+def modules(assembly: str, host: Host) -> list[bytes]:
+    """A kernel's own modules."""
+    glue, loops = hot_loops.parts(assembly)
+    return [compiled(text, host) for text in (glue, *loops.values())]
+
+
 def assemble(*outputs: Node, info: TargetInfo = INFO) -> int:
     """Make the code of a program for other machines; how many kernels there are."""
     steps = plan_kernels(prepared(outputs, info=info), info).steps
     for host in (HOSTS["avx2"], HOSTS["neon"]):
         for step in steps:
             assembly = native(step.kernel, host, steady=step.steady).assembly
-            for code in (compiled(assembly, host), *[function(symbol, host) for symbol in called(assembly)]):
+            for code in (*modules(assembly, host), *[function(symbol, host) for symbol in called(assembly)]):
                 assert not re.search(rb"__(trunc|extend|fix|float)", code)  # functions that a process may lack
     return len(steps)
 
@@ -130,7 +136,7 @@ def run(
 def code_of(kernel: NativeKernel, host: Host) -> Code:
     """The machine code of a kernel."""
     functions = [function(symbol, host) for symbol in called(kernel.assembly)]
-    return Code([compiled(kernel.assembly, host), *functions], [phase.symbol for phase in kernel.phases])
+    return Code([*modules(kernel.assembly, host), *functions], [phase.symbol for phase in kernel.phases])
 
 
 def run_kernel(

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from cpu_cores import PHASE, Memory, called, function
+from cpu_cores import PHASE, Memory, called, function, modules
 from plan_testing import prepared
 
 from graphc.dims import evaluate
@@ -15,7 +15,7 @@ from graphc.ir import Node
 from graphc.passes.plan import bind_plan, plan_kernels
 from graphc.runtime.cpu.gemm import CORES
 from graphc.runtime.cpu.host import Host, this_host
-from graphc.runtime.cpu.jit import Code, compiled
+from graphc.runtime.cpu.jit import Code
 from graphc.runtime.cpu.kernels import native_kernel
 from graphc.runtime.cpu.phases import NativeKernel
 from graphc.target import TargetInfo
@@ -30,7 +30,7 @@ class Loaded:
     def __init__(self, kernel: NativeKernel, host: Host, operands: Sequence[Memory], dims: Mapping[str, int]) -> None:
         symbols = [phase.symbol for phase in kernel.phases]
         functions = [function(symbol, host) for symbol in called(kernel.assembly)]
-        self.code = Code([compiled(kernel.assembly, host), *functions], symbols)
+        self.code = Code([*modules(kernel.assembly, host), *functions], symbols)
         self.workspace = Memory((evaluate(kernel.workspace, dims),), np.uint8)
         addresses = [self.workspace.address, *[o.address for o in operands]]
         self.table = np.array(addresses, np.int64)

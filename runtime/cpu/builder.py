@@ -4,9 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from graphc.runtime.cpu.instructions import Instructions, OpenLoop
 from graphc.runtime.cpu.values import I64, PTR, Int, Value, literal
+
+ATTRIBUTES = 'attributes #0 = { nounwind "prefer-vector-width"="512" }'
+METADATA = "!0 = !{i32 1}"
+
+
+class Span(NamedTuple):
+    """Where a loop is among the lines of its function.
+
+    Attributes:
+        first, last: the lines of the labels of its head and of what comes after it.
+        carries: whether values leave it.
+    """
+
+    first: int
+    last: int
+    carries: bool
 
 
 class Module:
@@ -14,10 +31,10 @@ class Module:
 
     def __init__(self, avx512: bool = False) -> None:
         self.avx512 = avx512
-        self._declared: dict[str, str] = {}
+        self.declared: dict[str, str] = {}
         self._globals: list[str] = []
         self._addresses: dict[str, str] = {}  # names of arrays of addresses, by content
-        self._functions: list[Function] = []
+        self.functions: list[Function] = []
         self._names: set[str] = set()
 
     def function(
@@ -29,7 +46,7 @@ class Module:
             parameters: types, with attributes such as `"ptr noalias"`, and names.
         """
         made = Function(self, name, parameters, result, internal)
-        self._functions.append(made)
+        self.functions.append(made)
         self._names.add(name)
         return made
 
@@ -40,7 +57,7 @@ class Module:
     def declare(self, name: str, result: str, parameters: Sequence[str]) -> None:
         """Declare an external function or intrinsic; as often as one likes."""
         if name not in self._names:
-            self._declared[name] = f"declare {result} @{name}({', '.join(parameters)})"
+            self.declared[name] = f"declare {result} @{name}({', '.join(parameters)})"
 
     def table(self, name: str, element: str, numbers: Sequence[float | int]) -> Value:
         """A constant array; its address."""
@@ -59,12 +76,15 @@ class Module:
         name = self._addresses.setdefault(content, f"addresses{len(self._addresses)}")
         return Value(f"@{name}", PTR)
 
+    @property
+    def tables(self) -> list[str]:
+        """The lines of its constant arrays."""
+        return [*self._globals, *[f"@{name} = {content}" for content, name in self._addresses.items()]]
+
     def text(self) -> str:
         """The module as LLVM assembly."""
-        attributes = 'attributes #0 = { nounwind "prefer-vector-width"="512" }'
-        functions = [function.text() for function in self._functions]
-        tables = [*self._globals, *[f"@{name} = {content}" for content, name in self._addresses.items()]]
-        return "\n".join([*self._declared.values(), *tables, *functions, attributes, "!0 = !{i32 1}", ""])
+        functions = [function.text() for function in self.functions]
+        return "\n".join([*self.declared.values(), *self.tables, *functions, ATTRIBUTES, METADATA, ""])
 
 
 class Function(Instructions):
@@ -78,8 +98,10 @@ class Function(Instructions):
         self.name = name
         self.result = result
         self.internal = internal
+        self.spans: list[Span] = []  # of its loops, those inside others before these
         self._parameters = list(parameters)
         self._block = "entry"
+        self.types.update([(f"%{name}", self.parameter(k).type) for k, (_, name) in enumerate(parameters)])
 
     def parameter(self, number: int) -> Value:
         """The value of a parameter."""
@@ -87,12 +109,17 @@ class Function(Instructions):
         bare = type[: type.index(">") + 1] if type.startswith("<") else type.split(" ")[0]
         return Value(f"%{name}", bare)
 
-    def text(self) -> str:
-        """The function as LLVM assembly."""
+    @property
+    def lines(self) -> Sequence[str]:
+        """What follows the entry; some are several lines, or none."""
+        return self._lines
+
+    def text(self, lines: Sequence[str] | None = None, attributes: str = "#0") -> str:
+        """The function as LLVM assembly, or one with other lines after its entry."""
         linkage = "internal " if self.internal else ""
         parameters = ", ".join(f"{type} %{name}" for type, name in self._parameters)
-        head = f"define {linkage}{self.result} @{self.name}({parameters}) #0 {{"
-        return "\n".join([head, "entry:", *self._entry, *self._lines, "}"])
+        head = f"define {linkage}{self.result} @{self.name}({parameters}) {attributes} {{"
+        return "\n".join([head, "entry:", *self._entry, *(self._lines if lines is None else lines), "}"])
 
     @contextmanager
     def _inside(self) -> Iterator[None]:
@@ -108,11 +135,17 @@ class Function(Instructions):
         loop = OpenLoop(depth, [])
         self._loops.append(loop)
         self._depths.update([(phi.text, depth + 1) for phi in phis])
+        self.types.update([(phi.text, phi.type) for phi in phis])
         with self._inside():
             yield
         self._depths.update([(phi.text, depth) for phi in phis])  # after the loop they are as what follows it
         self._loops.pop()
         self._lines[slot] = "\n".join(loop.before)
+
+    def _end_loop(self, first: int, after: str, phis: Sequence[Value]) -> None:
+        """Go on after a loop whose head's label is this line."""
+        self.spans.append(Span(first, len(self._lines), bool(phis)))
+        self.begin(after)
 
     def label(self) -> str:
         """A new block's name."""
@@ -170,7 +203,7 @@ class Function(Instructions):
             assert first.type == value.type, (first, value)
             incoming = f"[ {first.text}, %{before} ], [ {value.text}, %{last} ]"
             self._lines[slot + 1 + k] = f"  {phi.text} = phi {phi.type} {incoming}"
-        self.begin(after)
+        self._end_loop(slot - 1, after, phis)
         return phis
 
     def loop_while(
@@ -201,7 +234,7 @@ class Function(Instructions):
         for k, (phi, first, value) in enumerate(zip(phis, carried, values, strict=True)):
             incoming = f"[ {first.text}, %{before} ], [ {value.text}, %{self._block} ]"
             self._lines[slot + k] = f"  {phi.text} = phi {phi.type} {incoming}"
-        self.begin(after)
+        self._end_loop(slot - 1, after, phis)
         return phis
 
     def if_(

@@ -53,6 +53,7 @@ class Instructions:
         self._known: dict[Hashable, Value] = {}  # and what is known here
         self._blocks: list[list[Hashable]] = [[], []]  # what has become known in the entry and in each enclosing block
         self._depths: dict[str, int] = {}  # of values: in which of these blocks they are; 0 for parameters
+        self.types: dict[str, str] = {}  # of values
         self._loops: list[OpenLoop] = []  # those around the next instruction, the outermost first
         self._lone: dict[str, int] = {}  # of masks in which one lane alone is known to be true: which
         self._sums: dict[str, Sum] = {}  # what i64 values are
@@ -64,6 +65,7 @@ class Instructions:
         value = Value(f"%v{self._count}", type)
         self._lines.append(f"  {value.text} = {instruction}")
         self._depths[value.text] = len(self._blocks) - 1
+        self.types[value.text] = type
         return value
 
     def pure(self, type: str, instruction: str) -> Value:

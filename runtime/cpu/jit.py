@@ -32,6 +32,8 @@ from weakref import WeakSet, WeakValueDictionary
 
 from graphc.errors import GraphcError, InternalError
 from graphc.runtime.cache import object_cache
+from graphc.runtime.cpu import hot_loops
+from graphc.runtime.cpu.builder import ATTRIBUTES
 from graphc.runtime.cpu.forks import PAST_THE_LOCK
 from graphc.runtime.cpu.host import OPTIONS, Host, available_threads, target_machine, this_host
 
@@ -175,7 +177,8 @@ NO_OBJECTS = Objects({}, {})
 
 def unit_of(assembly: str, symbols: Iterable[str]) -> Unit:
     """The unit of a module."""
-    return Unit(_key(assembly), tuple(symbols), tuple(dict.fromkeys(OF_LIBRARY.findall(_lines(assembly, "declare ")))))
+    called = OF_LIBRARY.findall(_lines(assembly, "declare "))
+    return Unit(_key(assembly), tuple(symbols), (*dict.fromkeys(called), *hot_loops.names(assembly)))
 
 
 class Loading:
@@ -220,21 +223,23 @@ class Loading:
             self._complete = self._complete and not unit.calls
             return
         self._units[key] = unit
+        parts = cache(lambda: hot_loops.parts(assembly()))
         image = self._recalled.images.get(key) or _image_of(key, object_cache().get(key))
         if image is None:
-            self._compiler.begin(key, _renamed(assembly(), _prefix(key)), None if unit.calls else self)
+            self._compiler.begin(key, _renamed(parts()[0], _prefix(key)), None if unit.calls else self)
         else:
             self._images[key] = image
-        self._call(unit.calls)
+        loops = [name for name in unit.calls if name.startswith(hot_loops.PREFIX)]
+        self._call(loops, lambda name: parts()[1][name])
+        self._call([name for name in unit.calls if name not in loops], self._library)
 
-    def _call(self, names: Iterable[str]) -> None:
-        """Take functions of the library."""
-        library = self._library
+    def _call(self, names: Iterable[str], library: Library | None) -> None:
+        """Take functions of a library."""
         if library is None:
             return
         for name in [name for name in names if name not in self._called]:
             if self._functions is None:
-                self._functions = Loading(library, self._recalled, self._compiler)
+                self._functions = Loading(self._library, self._recalled, self._compiler)
             unit, assembly = self._recalled.library.get(name), partial(library, name)
             if unit is None:
                 assembly = partial(str, library(name))  # written once
@@ -370,7 +375,22 @@ def compiled(assembly: str, host: Host) -> bytes:
     Raises:
         InternalError: LLVM refuses it.
     """
-    return _emitted(assembly, target_machine(host))
+    return _Machines(host).compiled(assembly)
+
+
+class _Machines:
+    """One thread's LLVM: for modules that are compiled well, and for those that are compiled as they stand."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._made: dict[bool, Any] = {}
+
+    def compiled(self, assembly: str) -> bytes:
+        """The object file of a module."""
+        plain = hot_loops.GLUE in assembly and ATTRIBUTES not in assembly
+        if plain not in self._made:
+            self._made[plain] = target_machine(self._host, plain=plain)
+        return _emitted(assembly, self._made[plain])
 
 
 class _Waiting(NamedTuple):
@@ -421,11 +441,9 @@ class Compiler:
         Raises:
             InternalError: LLVM refuses it.
         """
-        made = self._made[key]
-        machine = None
+        made, machines = self._made[key], _Machines(self._host)
         while not made.done() and (following := self._next()):
-            machine = target_machine(self._host) if machine is None else machine
-            self._make(following, machine)
+            self._make(following, machines)
         return made.result()
 
     def stop(self) -> None:
@@ -452,14 +470,14 @@ class Compiler:
                 taken[key] = self._waiting.pop(key).assembly
             return taken
 
-    def _make(self, modules: Mapping[str, str], machine: Any) -> None:
+    def _make(self, modules: Mapping[str, str], machines: _Machines) -> None:
         """Compile modules together; where LLVM refuses that, one by one, to know which it is."""
         try:
-            image = _emitted(_joined([*modules.values()]), machine)
+            image = machines.compiled(_joined([*modules.values()]))
         except BaseException as error:
             if len(modules) > 1 and isinstance(error, InternalError):
                 for key, assembly in modules.items():
-                    self._make({key: assembly}, machine)
+                    self._make({key: assembly}, machines)
                 return
             for key in modules:
                 self._made[key].set_exception(error)
@@ -470,9 +488,9 @@ class Compiler:
             self._made[key].set_result(image)
 
     def _work(self) -> None:
-        machine = target_machine(self._host)
+        machines = _Machines(self._host)
         while following := self._next(leaving=1):
-            self._make(following, machine)
+            self._make(following, machines)
 
 
 def _emitted(assembly: str, machine: Any) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Mapping
 from functools import cache
 
@@ -32,8 +31,6 @@ from graphc.runtime.cpu.lanes import region_phase
 from graphc.runtime.cpu.phases import KernelCode, NativeKernel
 from graphc.runtime.cpu.reductions import REDUCTIONS
 from graphc.runtime.regions import is_expressible
-
-FLAT = 64  # sizes from which kernels of one loop, such as the updates of biases, share code: it needs no constants
 
 Core = Callable[[KernelCode], bool]  # emits the phases of a kernel with a core; False: it isn't served
 
@@ -67,8 +64,7 @@ def native_kernel(
     """The code of a kernel, some of whose reads may be steady, or None if it must be run by NumPy."""
     if not all(is_expressible(region, pointwise.TABLE, REDUCTIONS) for region in kernel.regions):
         return None
-    flat = kernel.core is None and all(len(region.loops) == 1 for region in kernel.regions)
-    code = KernelCode(kernel, host, FLAT if flat else math.inf, steady)
+    code = KernelCode(kernel, host, steady)
     if kernel.core is None:
         for region in kernel.results:
             region_phase(code, region)

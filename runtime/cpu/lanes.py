@@ -6,6 +6,7 @@ block.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -37,6 +38,7 @@ from graphc.runtime.strided import Strided, itemsize
 __all__ = ["block", "finish", "in_workspace", "nominal", "operand", "region_phase", "result"]
 
 LONG = 1 << 15  # elements of a row that are reduced in one unit, if there are few rows
+FLAT = 64  # sizes from which phases of one loop, such as the updates of biases, share code: it needs no constants
 FEW = 16  # rows, or vectors of rows side by side, that are few
 MEMORY_NS = 0.06  # nanoseconds to read or write an element of what a cache holds
 
@@ -119,7 +121,8 @@ class _Work:
         by_row = layout.axis is not None and self.region.loops[layout.axis].reduce
         kept = sum(len(current.kept) for current in self.passes)
         scratch = kept_bytes(self.region, layout.lanes, by_row=by_row) * kept
-        frame = self.code.phase(units, cost, scratch, prepares=self.prepares)
+        compiled_in = FLAT if len(self.region.loops) == 1 else math.inf
+        frame = self.code.phase(units, cost, scratch, prepares=self.prepares, compiled_in=compiled_in)
         address = element and Element(lambda index: frame.at(element, index), element.dtype, self.along)
         return Nest(frame, self.region, address, self.into, whole=True)
 

@@ -24,6 +24,7 @@ from graphc.dims import Dim, DimExpr
 from graphc.kernel import Kernel
 from graphc.runtime.cpu.builder import Function, Module
 from graphc.runtime.cpu.host import Host
+from graphc.runtime.cpu.hot_loops import kernel_text
 from graphc.runtime.cpu.values import I64, MEMORY_TYPE, PTR, Int, Value, constant
 from graphc.runtime.strided import Strided, aligned
 
@@ -101,16 +102,12 @@ class KernelCode:
     """The code of a kernel in the making: its phases, and the memory between them.
 
     Args:
-        compiled_in: known sizes from this on are read from `args`, too: kernels that differ in them alone are one code.
         steady: reads that are the same run after run; see `Step.steady`.
     """
 
-    def __init__(
-        self, kernel: Kernel, host: Host, compiled_in: float = math.inf, steady: Collection[int] = frozenset()
-    ) -> None:
+    def __init__(self, kernel: Kernel, host: Host, steady: Collection[int] = frozenset()) -> None:
         self.kernel = kernel
         self.steady = steady
-        self.compiled_in = compiled_in
         self.host = host
         self.module = Module(avx512=host.vector_bytes == 64)
         self.reads = 1 + max(
@@ -125,11 +122,18 @@ class KernelCode:
         self._workspace: Dim = 0
         self._kept = 0
 
-    def phase(self, units: Dim, cost: Dim, scratch: Dim = 0, *, prepares: bool = False) -> Frame:
-        """Begin a phase; the frame has its function, to be filled and finished by `frame.done()`."""
+    def phase(
+        self, units: Dim, cost: Dim, scratch: Dim = 0, *, prepares: bool = False, compiled_in: float = math.inf
+    ) -> Frame:
+        """Begin a phase; the frame has its function, to be filled and finished by `frame.done()`.
+
+        Args:
+            compiled_in: known sizes from this on are read from `args`, too: phases that differ in them alone are one
+                code.
+        """
         symbol = f"phase{len(self._phases)}"
         self._phases.append(Phase(symbol, units, cost, scratch, prepares))
-        return Frame(self, self.module.function(symbol, PARAMETERS, I64))
+        return Frame(self, self.module.function(symbol, PARAMETERS, I64), compiled_in)
 
     def note(self, words: str) -> None:
         """Say in a few words how something is computed, for reports; said twice, it is there once."""
@@ -162,7 +166,7 @@ class KernelCode:
         """What has been made."""
         phases, dims, notes = tuple(self._phases), tuple(self._dims), tuple(self._notes)
         kept = self._kept if self.steady else None
-        return NativeKernel(self.module.text(), phases, dims, self._workspace, self.draws, notes, kept)
+        return NativeKernel(kernel_text(self.module), phases, dims, self._workspace, self.draws, notes, kept)
 
 
 class Frame:
@@ -174,8 +178,9 @@ class Frame:
         scratch: memory of the worker.
     """
 
-    def __init__(self, code: KernelCode, f: Function) -> None:
+    def __init__(self, code: KernelCode, f: Function, compiled_in: float = math.inf) -> None:
         self.code = code
+        self.compiled_in = compiled_in
         self.host = code.host
         self.f = f
         self._table, self._args, self.low, self.high, self.scratch = (f.parameter(k) for k in range(5))
@@ -184,7 +189,7 @@ class Frame:
 
     def size(self, dim: Dim) -> Int:
         """A dimension: an int if it is compiled in, else a value that is read from `args` when the function begins."""
-        if not isinstance(dim, DimExpr) and dim < self.code.compiled_in:
+        if not isinstance(dim, DimExpr) and dim < self.compiled_in:
             return dim
         found = self._sizes.get(dim)
         if found is None:
