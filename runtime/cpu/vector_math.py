@@ -379,10 +379,10 @@ def _log_to_base(f: Function, x: Value, base: int) -> Value:
     high, low = m.format.split(LN2 / natural, 2, m.format.head)
     factor = m.format.rounded(1 / natural)
     rest = m.mul(m.mul(m.mul(g, g), _log_near(m, g)), factor)
-    rest = m.fma(g, m.format.rounded(1 / natural - Fraction(factor)), m.fma(e, low, rest))
-    first, second = m.mul(e, high), m.mul(g, factor)
-    total = m.add(first, second)
-    lost = m.add(m.sub(second, m.sub(total, first)), m.fma(g, factor, f.negate(second)))
+    rest = m.fma(g, m.format.rounded(1 / natural - Fraction(factor)), m.fma(e, low, rest) if low else rest)
+    first = m.mul(e, high)
+    total = m.add(first, m.mul(g, factor))
+    lost = m.fma(g, factor, m.sub(first, total))  # the difference is exact, as `first` is 0 or the larger one
     return _at_ends(m, x, m.add(total, m.add(lost, rest)))
 
 
