@@ -334,8 +334,10 @@ class Steady:
 
     def __init__(self, seconds, slow=""):
         self.seconds, self.slow, self.workload = seconds, slow, ""
+        self.asked = []
 
     def ask(self, what, **given):
+        self.asked.append(what)
         self.workload = given.get("workload", self.workload)
         seconds = self.seconds * (8 if self.slow and self.slow in self.workload else 1)
         return {"prepare": {}, "values": {"values": [1.0]}, "time": {"steps": 3, "seconds": seconds}}[what]
@@ -345,6 +347,16 @@ class Steady:
 def test_eager_workloads_are_timed_like_ops_of_one_size(name):
     found = ops.sampled(name, (Steady(2e-6), Steady(4e-6)), Options(rounds=1, turn=0))
     assert found.ratio == 0.5 and found.same and found.views is None
+
+
+@pytest.mark.parametrize(("ours", "turns"), [(2e-6, 5), (4e-6, 5), (4.3e-6, 15), (9e-6, 15)])
+def test_what_is_near_the_limit_or_beyond_is_timed_in_all_rounds(ours, turns):
+    workers = Steady(ours), Steady(4e-6)
+    ops.sampled("add/0/forward", workers, Options(rounds=15, turn=0))
+    assert [worker.asked.count("time") - 1 for worker in workers] == [turns, turns]
+    few = Steady(ours), Steady(4e-6)
+    ops.sampled("add/0/forward", few, Options(rounds=3, turn=0))
+    assert few[0].asked.count("time") - 1 == 3
 
 
 def test_gradients_that_torch_returns_as_views_are_timed_both_ways():
