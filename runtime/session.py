@@ -269,6 +269,8 @@ class Session:
     def compile(self, fetches: Any, feeds: Any = (), *, training: bool | None = None) -> Callable[..., Any]:
         """The hot path: a function of the values of `feeds`, in order, that returns what `run` would.
 
+        What its first run would wait for is made now: slots of optimisers and, for known sizes, memory.
+
         Args:
             feeds: the tensors (or names) that a call gives values for; one, or several in order.
 
