@@ -25,17 +25,17 @@ def resolve_mode(program: Program, *, training: bool) -> Program:
     if not _has_modal(program):
         return program
     program = expand(program, lambda node: node.body is not None and _is_modal(node.body))
-    new: dict[Node, Node] = {}
+    new: dict[Node, Node] = {}  # of what changes
     auxiliary: list[Node] = []
     for node in sorted(_reachable(program.roots, training), key=serial_of):
-        if node.op.kind == "mode":
-            new[node] = new[_branch(node, training)]
-        elif node.op.kind == "auxiliary":
-            new[node] = new[node.inputs[0]]
-            auxiliary.append(node)
-        else:
-            new[node] = rebuild(node, tuple([new[i] for i in node.inputs])) if node.inputs else node
-    resolved = program.with_roots([new[root] for root in program.roots])
+        if node.op.kind in MODAL:
+            stays = _needed(node, training)[0]
+            new[node] = new.get(stays, stays)
+            if node.op.kind == "auxiliary":
+                auxiliary.append(node)
+        elif not new.keys().isdisjoint(node.inputs):
+            new[node] = rebuild(node, tuple([new.get(i, i) for i in node.inputs]))
+    resolved = program.with_roots([new.get(root, root) for root in program.roots])
     if not training or not auxiliary:
         return resolved
     _refuse_conflicts(program, auxiliary)
@@ -88,7 +88,7 @@ def _composed(auxiliary: Sequence[Node], new: dict[Node, Node]) -> list[tuple[No
         if level is None:
             level = {}
             rounds.append(level)
-        level[variable] = new[value]
+        level[variable] = new.get(value, value)
     values: dict[Node, Node] = {}
     for level in rounds:
         before = {variable: values[variable] for variable in level if variable in values}
