@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -360,6 +361,27 @@ def test_tiles_of_both_sizes_give_the_same(
         whole, divided = (run(outputs, feeds, parts=k, cores={conv_op: core}, host=host, n=len(x))[0] for k in (1, 3))
         assert np.array_equal(whole, divided)
         case.check(whole)
+
+
+@pytest.mark.parametrize("name", ["many weights", "tiny"])
+def test_weights_that_come_from_memory_give_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = ((3, 16, 3, 2), (18, 16, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+    case, symbols = Case(conv_op, {**TRANSFORMED, "tiny": tiny}[name], steady=True), []
+
+    def core(code: KernelCode) -> bool:
+        assert code.kernel.core is not None
+        conv_winograd_channels.winograd(FOUR, code, described(code.kernel.core))
+        symbols.append(re.findall(r"@outer[\w.]*", code.module.text()))
+        return True
+
+    for width in WIDTHS:
+        found = []
+        for most in (1 << 40, 0):
+            monkeypatch.setattr(conv_winograd_channels, "NEAREST", most)
+            found.append(run([case.node], case.feeds, cores={conv_op: core}, host=host_of(width))[0])
+        assert np.array_equal(*found)
+        case.check(found[0])
+    assert ["_memory_" in first for first, *_ in symbols] == [False, True] * len(WIDTHS)
 
 
 def test_small_images_with_many_weights_take_small_tiles() -> None:

@@ -370,7 +370,7 @@ class _Channels:
                 what = Tile(count * points, shape.tile.vectors)
                 a_rows = apart if count == 1 else Lines(points, apart, line * height.stride)
                 adds = shape.depth < shape.channels
-                product_tile(f, what, (a, b, into), loops, (a_rows, self.panel), adds=adds, far=True)
+                product_tile(f, what, (a, b, into), loops, (a_rows, self.panel), adds=adds, fetches="far")
 
             rows_of_tiles(f, shape.width, shape.across, shape.width % shape.across, tile)
 

@@ -6,7 +6,7 @@ it reads from A lies wherever the nest leads, so that weights are read in place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from graphc.dims import Dim
@@ -23,7 +23,9 @@ PRODUCTS_PER_NS = 50
 LOOPS = 3  # that a sum of products can go through
 STRIDED = 8  # rows up to which their distance may be a parameter: each takes a register
 LATENCY = 8  # products that must be in flight to hide how long each takes
-AHEAD = 8192  # bytes: B is fetched so far ahead where it lies beyond the caches; hardware stops at the end of a page
+# Into which levels of the cache B is fetched, and how many bytes ahead: hardware stops at the end of a page. The first
+# level has too few reads in flight for what comes from memory.
+FETCHES: Mapping[str, Sequence[tuple[int, int]]] = {"": (), "far": [(1, 8192)], "memory": [(2, 16384), (1, 512)]}
 NEAR = 8  # outer products that A is ahead where it comes from the second cache: a row would keep all its reads waiting
 
 
@@ -154,7 +156,7 @@ def product_tile(
     rows: tuple[int | Lines, int],
     *,
     adds: bool = True,
-    far: bool = False,
+    fetches: str = "",
     near: bool = False,
 ) -> None:
     """Compute a sum of outer products for a tile of C, or add it there.
@@ -165,11 +167,11 @@ def product_tile(
         places: where A, B and the tile of C begin; the vectors of C are aligned.
         loops: at most `LOOPS`, outermost first.
         rows: distances of the rows of A and C.
-        far: whether B is read in order from where caches end.
+        fetches: which of `FETCHES`, where B is read in order from where caches end, or from memory.
         near: whether A is read in order from the second cache; its rows follow each other in memory.
     """
     a_row, c_row = rows
-    name, step = tile_function(tile, a_row, adds=adds, far=far, near=near)
+    name, step = tile_function(tile, a_row, adds=adds, fetches=fetches, near=near)
     f.call(name, "void", *places, *[f.i64(number) for number in (*every_run(loops), step, c_row)])
 
 
@@ -179,19 +181,20 @@ def every_run(loops: Sequence[Run]) -> list[Int]:
 
 
 def tile_function(
-    tile: Tile, a_row: int | Lines, *, adds: bool, far: bool = False, near: bool = False
+    tile: Tile, a_row: int | Lines, *, adds: bool, fetches: str = "", near: bool = False
 ) -> tuple[str, int]:
     """The function that `product_tile` calls, and the distance of A's rows that it takes: 0 if they are compiled in."""
     if isinstance(a_row, int) and tile.rows > STRIDED:
         a_row = Lines(tile.rows, a_row, 0)
     step, known = (a_row, ()) if isinstance(a_row, int) else (0, a_row)
-    mode = ("add" if adds else "put") + ("far" if far else "") + ("near" if near else "")
-    return ".".join(map(str, ("outer", *tile, mode, *known))), step
+    modes = "add" if adds else "put", fetches, "near" if near else ""
+    return ".".join(map(str, ("outer", *tile, "_".join(modes), *known))), step
 
 
 def library(host: Host, symbol: str) -> str:
     """The assembly of a function that `product_tile` calls."""
-    _, rows, vectors, mode, *known = symbol.split(".")
+    _, rows, vectors, modes, *known = symbol.split(".")
+    mode, fetches, near = modes.split("_")
     tile, module = Tile(int(rows), int(vectors)), Module()
     numbers = [(I64, f"number{k}") for k in range(3 * LOOPS + 2)]
     f = module.function(symbol, [*[("ptr noalias", letter) for letter in "abc"], *numbers])
@@ -206,17 +209,17 @@ def library(host: Host, symbol: str) -> str:
 
     def step(places: Sequence[Value], sums: list[Value]) -> list[Value]:
         left, right = places
-        if "far" in mode:
+        for level, distance in FETCHES[fetches]:
             for v in range(tile.vectors):
-                prefetch(f, f.address(right, AHEAD + v * host.vector_bytes, "i8"))
-        if "near" in mode:
+                prefetch(f, f.address(right, distance + v * host.vector_bytes, "i8"), level=level)
+        if near:
             for at in range(0, tile.rows * BYTES, LINE):
                 prefetch(f, f.address(f.address(left, ahead, FLOAT), at, "i8"))
         return outer_product(f, host, tile, left, distances, right, BYTES, sums)
 
     loops = [(given[k], given[k + 1 : k + 3]) for k in range(0, 3 * LOOPS, 3)]
     zeros = [constant(vector(FLOAT, host.lanes(BYTES)), 0)] * (tile.rows * tile.vectors)
-    put_tile(f, host, tile, c, c_row, nested(f, loops, (a, b), zeros, step), adds=mode.startswith("add"))
+    put_tile(f, host, tile, c, c_row, nested(f, loops, (a, b), zeros, step), adds=mode == "add")
     f.ret()
     return module.text()
 

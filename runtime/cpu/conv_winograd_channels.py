@@ -44,6 +44,7 @@ from graphc.runtime.cpu.winograd import FOUR, TAPS, TWO, Transform, store_column
 from graphc.runtime.strided import Strided, aligned
 
 LARGE = 1 << 18  # elements of weights that the second cache doesn't hold beside the tiles
+NEAREST = 1 << 20  # elements of weights that mostly stay in the last cache from run to run, though others pass
 CACHED = 1 << 18  # elements of the transformed tiles of a block, if units are panels
 MANY = 28  # tiles of such a block: one pass over each panel, so that no thread needs the tiles that others transform
 FEW = 16  # tiles of a block, if it is a unit
@@ -321,6 +322,7 @@ class _Winograd:
         f = module.function(name, [*pointers, (I64, "count")], internal=True)
         tiles, weights, sums, count = (f.parameter(k) for k in range(4))
         adds, wide = shape.channels > DEPTH, self.wide
+        fetches = "memory" if self.places * shape.rows * shape.channels > NEAREST else "far"
         if adds:
             zero_fill(f, self.host, sums, self.places * self.sum_place)
 
@@ -341,7 +343,9 @@ class _Winograd:
                     left = f.address(a, f.add(f.mul(row, self.tile_row), f.mul(j, step)), FLOAT)
                     right = f.address(b, f.mul(k, self.panel), FLOAT)
                     at = (left, right, f.address(c, f.mul(j, self.panel), FLOAT))
-                    product_tile(f, shape.tile, at, loops, (step, self.panel), adds=adds, far=True, near=self.in_rows)
+                    product_tile(
+                        f, shape.tile, at, loops, (step, self.panel), adds=adds, fetches=fetches, near=self.in_rows
+                    )
 
                 f.loop(0, count, shape.tile.rows, tile)
 
