@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import operator
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,10 +47,7 @@ def _grow_old() -> None:
     What a program keeps frozen, such as before it forks, stays so.
     """
     if not gc.get_freeze_count():
-        try:
-            gc.freeze()
-        finally:
-            gc.unfreeze()
+        list(map(operator.call, (gc.freeze, gc.unfreeze)))  # one call, within which no interrupt comes
 
 
 _pauses = _Pauses()
