@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import operator
+import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,13 +21,20 @@ class _Pauses:
 
     An interrupt may come before any line. A block is known weakly, so one that couldn't say that it ended is gone with
     its frame; and that the collector is to run again is forgotten only once it does.
+
+    The collector counts what it has not scanned to know when a full collection is due. `_grow_old` takes these objects
+    from its count, and other garbage that is young then with them: `unseen` counts them instead.
     """
 
     def __init__(self) -> None:
         self.blocks: weakref.WeakSet[_Pause] = weakref.WeakSet()
         self.stopped = False
+        self.unseen = 0
 
     def begin(self, block: _Pause) -> None:
+        if self.unseen and gc.isenabled() and self.unseen > sys.getallocatedblocks() // 2:
+            self.unseen = 0
+            gc.collect()
         self.blocks.add(block)
         if gc.isenabled():
             self.stopped = True
@@ -35,19 +43,17 @@ class _Pauses:
     def end(self, block: _Pause) -> None:
         self.blocks.discard(block)
         if self.stopped and not self.blocks:
-            if gc.get_count()[0] > MANY:
+            made = gc.get_count()[0]
+            if made > MANY and not gc.get_freeze_count():  # what a program keeps frozen, before it forks, stays so
+                self.unseen += made
                 _grow_old()
             gc.enable()
             self.stopped = False
 
 
 def _grow_old() -> None:
-    """Have all objects count as old, which takes no time; the scan for young garbage would go over all of them.
-
-    What a program keeps frozen, such as before it forks, stays so.
-    """
-    if not gc.get_freeze_count():
-        list(map(operator.call, (gc.freeze, gc.unfreeze)))  # one call, within which no interrupt comes
+    """Have all objects count as old, which takes no time; the scan for young garbage would go over all of them."""
+    list(map(operator.call, (gc.freeze, gc.unfreeze)))  # one call, within which no interrupt comes
 
 
 _pauses = _Pauses()
