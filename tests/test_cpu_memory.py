@@ -89,10 +89,10 @@ def test_memory_lives_until_it_was_touched(monkeypatch: pytest.MonkeyPatch) -> N
     begun, go = [], threading.Event()
     touch = memory._touch
 
-    def late(array: np.ndarray[Any, Any]) -> None:
+    def late(array: np.ndarray[Any, Any], by: Callable[[int, int], None]) -> None:
         begun.append(array.nbytes)
         go.wait()
-        touch(array)
+        touch(array, by)
 
     monkeypatch.setattr(memory, "_touch", late)
     room = Memory()
@@ -102,6 +102,14 @@ def test_memory_lives_until_it_was_touched(monkeypatch: pytest.MonkeyPatch) -> N
     go.set()
     ended()
     assert sorted(begun) == [AHEAD, 2 * AHEAD]
+
+
+def test_who_asks_for_memory_loads_the_driver_not_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[threading.Thread] = []
+    monkeypatch.setattr(memory, "driver", lambda: loads.append(threading.current_thread()) or driver())
+    prefault(fresh(AHEAD))
+    ended()
+    assert loads == [threading.current_thread()]
 
 
 def test_little_memory_is_worth_no_thread(asked: list[int]) -> None:

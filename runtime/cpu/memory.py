@@ -6,7 +6,7 @@ first, a fourth of the step's time. Another thread can have that done while the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from threading import Thread
 from typing import NamedTuple
 
@@ -92,11 +92,12 @@ def prefault(memory: Array) -> None:
     """
     if memory.nbytes < AHEAD:
         return
+    touch = driver().touch  # not by that thread: a child forked meanwhile would find what it locks to load it taken
     try:
-        Thread(target=_touch, args=(memory,), name="graphc-pages").start()
+        Thread(target=_touch, args=(memory, touch), name="graphc-pages").start()
     except RuntimeError:  # the system grants no more threads
         return
 
 
-def _touch(memory: Array) -> None:
-    driver().touch(address(memory), memory.nbytes)
+def _touch(memory: Array, touch: Callable[[int, int], None]) -> None:
+    touch(address(memory), memory.nbytes)
