@@ -1,11 +1,5 @@
 """From LLVM assembly to functions in memory: compiled in parallel, kept on disk, loaded once.
 
-LLVM compiles modules of different contexts at the same time, but llvmlite lets one thread at a time into it. The two
-calls that take long are made past its lock, on the functions that the lock wraps; where a version of llvmlite wraps
-them in another way, they are made with the lock, and compiling is serial.
-
-`GRAPHC_VERIFY=1` lets LLVM check each module before it compiles it.
-
 Modules may call functions of a *library*, which is made of modules of its own, one for each function. Their names have
 a dot, as no name of the C library does.
 
@@ -17,7 +11,6 @@ that nothing else is needed.
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import itertools
 import os
@@ -34,8 +27,9 @@ from graphc.errors import GraphcError, InternalError
 from graphc.runtime.cache import object_cache
 from graphc.runtime.cpu import hot_loops
 from graphc.runtime.cpu.builder import ATTRIBUTES
-from graphc.runtime.cpu.forks import PAST_THE_LOCK
+from graphc.runtime.cpu.emitting import emitted
 from graphc.runtime.cpu.host import OPTIONS, Host, available_threads, target_machine, this_host
+from graphc.runtime.cpu.turns import SHORT_TURNS
 
 DEFINED = re.compile(r"^define (?!internal |private )[^@\n]*@([\w.]+)\(", re.MULTILINE)
 LOCAL = re.compile(r"^(?:define (?:internal|private) [^@\n]*)?@([\w.]+)(?=\(| =)", re.MULTILINE)
@@ -390,7 +384,7 @@ class _Machines:
         plain = hot_loops.GLUE in assembly and ATTRIBUTES not in assembly
         if plain not in self._made:
             self._made[plain] = target_machine(self._host, plain=plain)
-        return _emitted(assembly, self._made[plain])
+        return emitted(assembly, self._made[plain])
 
 
 class _Waiting(NamedTuple):
@@ -489,41 +483,6 @@ class Compiler:
 
     def _work(self) -> None:
         machines = _Machines(self._host)
-        while following := self._next(leaving=1):
-            self._make(following, machines)
-
-
-def _emitted(assembly: str, machine: Any) -> bytes:
-    import llvmlite.binding as llvm
-    from llvmlite.binding import ffi
-
-    context = llvm.create_context()
-    with ffi.OutputString() as error:
-        with PAST_THE_LOCK:
-            pointer = _unlocked(ffi.lib.LLVMPY_ParseAssembly)(context, ctypes.c_char_p(assembly.encode()), error)
-        if error:
-            raise InternalError(f"LLVM can't read generated code: {error}")
-    with llvm.module.ModuleRef(pointer, context) as module:
-        if _is_asked_to_verify():
-            try:
-                module.verify()
-            except RuntimeError as wrong:
-                raise InternalError(f"LLVM refuses generated code: {wrong}") from wrong
-        with ffi.OutputString() as error:
-            with PAST_THE_LOCK:
-                buffer = _unlocked(ffi.lib.LLVMPY_TargetMachineEmitToMemory)(machine, module, 1, error)
-            if not buffer:
-                raise InternalError(f"LLVM can't compile generated code: {error}")
-        try:
-            return ctypes.string_at(ffi.lib.LLVMPY_GetBufferStart(buffer), ffi.lib.LLVMPY_GetBufferSize(buffer))
-        finally:
-            ffi.lib.LLVMPY_DisposeMemoryBuffer(buffer)
-
-
-def _is_asked_to_verify() -> bool:
-    return os.environ.get("GRAPHC_VERIFY", "") not in ("", "0")
-
-
-def _unlocked(function: Any) -> Any:
-    """A function of LLVM without the lock of llvmlite, if that wraps it as we know it."""
-    return getattr(function, "_cfn", function)
+        with SHORT_TURNS:
+            while following := self._next(leaving=1):
+                self._make(following, machines)
