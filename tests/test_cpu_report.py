@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 import graphc as gc
+from graphc.ops.conv import conv_weight_grad
 from graphc.ops.math import sin
 from graphc.plan import Made
 from graphc.runtime import cache
 from graphc.runtime.cache import ObjectCache
-from graphc.runtime.cpu import jit, pointwise
+from graphc.runtime.cpu import dump, hot_loops, jit, pointwise
 
 
 @pytest.fixture(autouse=True)
@@ -157,6 +158,23 @@ def test_kernels_are_dumped_as_ir_assembly_and_machine_code(tmp_path, monkeypatc
     assert "phase0:" in files[kernels[4]]
     assert any(name.startswith("library-gemm_") for name in names)
     assert "step 1: reduce" in files["plan-batch=4.txt"] and "code: 2 of 2" in files["plan-batch=4.txt"]
+
+
+def test_machine_code_is_dumped_as_it_is_compiled(tmp_path, monkeypatch):
+    """What kernels have around their loops is compiled as it stands; its loops, and functions of the library, well."""
+    made = []
+    machine = dump.target_machine
+    monkeypatch.setattr(dump, "target_machine", lambda host, plain: made.append(plain) or machine(host, plain=plain))
+    monkeypatch.setenv("GRAPHC_DUMP", str(tmp_path))
+    x, g = gc.Variable(np.ones((4, 16, 14, 14), np.float32)), gc.Variable(np.ones((4, 32, 14, 14), np.float32))
+    gradient = conv_weight_grad(x, g, stride=(1, 1), padding=((1, 1), (1, 1)), dilation=(1, 1), groups=1, kernel=(3, 3))
+    with gc.Session(threads=1) as session:
+        session.run(gradient * 2.0)
+    files = dumped(tmp_path)
+    (kernel,) = [name.removesuffix(".ll") for name in files if name.startswith("kernel") and name.endswith(".ll")]
+    loops = set(hot_loops.names(files[f"{kernel}.ll"]))
+    assert loops and all(f"\n{loop}:" in files[f"{kernel}.s"] for loop in loops)
+    assert made[: 1 + len(loops)] == [True] + [False] * len(loops) and not any(made[1:])
 
 
 def test_equal_kernels_are_dumped_once_and_sizes_apart(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from graphc.dumps import file_name, write
 from graphc.plan import Plan, SymbolicPlan, Variant
 from graphc.plan_text import step_name
 from graphc.printer import text
+from graphc.runtime.cpu import hot_loops
 from graphc.runtime.cpu.host import Host, target_machine
 from graphc.runtime.cpu.jit import OF_LIBRARY
 from graphc.runtime.cpu.phases import NativeKernel
@@ -50,11 +51,16 @@ def dump_plan(folder: Path, plan: Plan) -> None:
 
 
 def machine_code(assembly: str, host: Host) -> str:
-    """A module of LLVM assembly as the assembly of a host."""
+    """A module of LLVM assembly as the assembly of a host: one after the other what is compiled apart."""
+    glue, loops = hot_loops.parts(assembly)
+    return "\n".join([_emitted(module, host) for module in (glue, *loops.values())])
+
+
+def _emitted(module: str, host: Host) -> str:
     import llvmlite.binding as llvm
 
-    machine = target_machine(host)  # which also makes LLVM ready
-    found: str = machine.emit_assembly(llvm.parse_assembly(assembly, llvm.create_context()))
+    machine = target_machine(host, plain=hot_loops.is_glue(module))  # which also makes LLVM ready
+    found: str = machine.emit_assembly(llvm.parse_assembly(module, llvm.create_context()))
     return found
 
 

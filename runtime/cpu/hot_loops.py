@@ -150,6 +150,11 @@ def _types(parameters: str) -> str:
     return re.sub(r" %[\w.]+", "", parameters)
 
 
+def is_glue(module: str) -> bool:
+    """Whether a module, or what `parts` leaves of one, is to be compiled as it stands."""
+    return GLUE in module and ATTRIBUTES not in module
+
+
 def names(assembly: str) -> Iterable[str]:
     """The loops that are compiled apart from a kernel."""
     return [found[1] for found in LOOP.finditer(assembly)] if GLUE in assembly else ()

@@ -26,7 +26,6 @@ from weakref import WeakSet, WeakValueDictionary
 from graphc.errors import GraphcError, InternalError
 from graphc.runtime.cache import object_cache
 from graphc.runtime.cpu import hot_loops
-from graphc.runtime.cpu.builder import ATTRIBUTES
 from graphc.runtime.cpu.emitting import emitted
 from graphc.runtime.cpu.host import OPTIONS, Host, available_threads, target_machine, this_host
 from graphc.runtime.cpu.turns import SHORT_TURNS
@@ -381,7 +380,7 @@ class _Machines:
 
     def compiled(self, assembly: str) -> bytes:
         """The object file of a module."""
-        plain = hot_loops.GLUE in assembly and ATTRIBUTES not in assembly
+        plain = hot_loops.is_glue(assembly)
         if plain not in self._made:
             self._made[plain] = target_machine(self._host, plain=plain)
         return emitted(assembly, self._made[plain])
