@@ -14,7 +14,7 @@ from checkout import ROOT
 from cuda_driver import Foreign, on_host
 
 import graphc as gc
-from benchmarks import charts, gpu, load, op_cases, ops, peers, threads, worker
+from benchmarks import charts, gpu, load, memory, op_cases, ops, peers, threads, worker
 from benchmarks.__main__ import parsed
 from benchmarks.op_cases import CASES, WITHOUT_CASE, WITHOUT_GRADIENT
 from benchmarks.options import Options
@@ -282,6 +282,27 @@ def test_the_peak_is_that_of_the_steps():
     size = 64 << 20
     prepared = Prepared(lambda: np.ones(size, np.uint8))
     assert 0.9 * size < (found := worker.peak(prepared, steps=2))["peak"] - found["idle"] < 1.5 * size
+
+
+@pytest.mark.parametrize(("later", "reached"), [(90, True), (131, False)])
+def test_memory_is_that_of_a_process_that_finds_the_step_compiled_and_the_other_is_told(monkeypatch, later, reached):
+    started = []
+
+    class Process:
+        def __init__(self, system, options, caches):
+            started.append(caches)
+
+        __enter__, __exit__, answer = lambda self: self, lambda *_: None, lambda _: {}
+
+        def ask(self, what, **given):
+            peak = [150, later][len(started) - 1]
+            return {"prepare": {}, "peak": {"idle": 200 * memory.MIB, "peak": (200 + peak) * memory.MIB}}[what]
+
+    monkeypatch.setattr(memory, "Worker", Process)
+    rows = [*memory.rows("graphc run", Options(), limit=130)]
+    assert started[0] == started[1] and len(started) == 2
+    assert [row.measured for row in rows] == [f"{later} MiB", "200 MiB", "150 MiB"]
+    assert [row.reached for row in rows] == [reached, True, True]
 
 
 def test_a_system_that_is_not_installed_says_so():
