@@ -11,11 +11,11 @@ import inspect
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, NamedTuple, overload
 
 from graphc import ir
 from graphc.attrs import Attrs
+from graphc.cached import cached_property
 from graphc.errors import ArgumentError, GraphcError
 from graphc.ir import Leaf, Node, Program, make, reachable, substitute
 from graphc.op import Cotangents, NoGradient, Op, Samples

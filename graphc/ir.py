@@ -13,11 +13,11 @@ import weakref
 from _weakref import _remove_dead_weakref  # type: ignore[attr-defined]  # what WeakValueDictionary uses
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from graphc.attrs import NO_ATTRS, Attrs
+from graphc.cached import cached_property
 from graphc.dims import Guard, take_guards
 from graphc.errors import ArgumentError, GraphcError, GraphError, ShapeError, did_you_mean
 from graphc.occurrences import Occurrence, context, current_occurrence, derived_by, place

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
+from graphc.cached import cached_property
 from graphc.dims import Dim
 from graphc.ir import Node, Program
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from graphc import ir
 from graphc.attrs import Attrs, normalise
+from graphc.cached import cached_property
 from graphc.dims import Dim, take_guards
 from graphc.errors import ArgumentError, GraphcError, did_you_mean
 from graphc.ir import Node, make

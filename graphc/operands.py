@@ -12,12 +12,12 @@ import inspect
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from graphc.attrs import Attrs
+from graphc.cached import cached_property
 from graphc.dims import Dim, require_equal, take_guards
 from graphc.errors import ArgumentError, DTypeError, GraphcError, ShapeError, did_you_mean
 from graphc.ir import Node, make

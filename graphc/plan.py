@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Literal, NamedTuple, TypeVar
 
+from graphc.cached import cached_property
 from graphc.ir import Node, Program
 from graphc.kernel import Kernel
 from graphc.plan_report import report_lines

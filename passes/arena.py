@@ -20,11 +20,13 @@ import heapq
 from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
+
+from graphc.cached import cached_property
 
 Ints = npt.NDArray[np.int64]
 Order = Callable[["Buffers"], Ints]

@@ -11,10 +11,10 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property
 from statistics import median
 from typing import Any, NamedTuple
 
+from graphc.cached import cached_property
 from graphc.errors import ArgumentError
 from graphc.files import as_path, write_atomically
 from graphc.plan_text import with_unit

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import cached_property
 
+from graphc.cached import cached_property
 from graphc.dims import Dim, product
 from graphc.kernel import Region
 from graphc.runtime.contraction import Contraction, contraction, layout, transposed

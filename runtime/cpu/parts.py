@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
+from graphc.cached import cached_property
 from graphc.runtime.cpu import packs
 from graphc.runtime.cpu.jit import Code, Loading, Unit, unit_of
 

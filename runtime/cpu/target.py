@@ -8,12 +8,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from graphc.cached import cached_property
 from graphc.collector import paused
 from graphc.dims import evaluate
 from graphc.dumps import folder_of

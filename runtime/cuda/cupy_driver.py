@@ -11,11 +11,12 @@ import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache, cached_property, partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
+from graphc.cached import cached_property
 from graphc.errors import DeviceError, MissingExtra
 from graphc.op import Array
 from graphc.runtime.cuda import cublas, cublaslt, cudnn

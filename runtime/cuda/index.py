@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 
+from graphc.cached import cached_property
 from graphc.dims import Dim, ceil_div, product
 from graphc.ir import Node
 from graphc.op import Op

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from copy import copy
-from functools import cached_property
 
+from graphc.cached import cached_property
 from graphc.dims import Dim, DimExpr, ceil_div, product
 from graphc.ir import Node
 from graphc.kernel import Region

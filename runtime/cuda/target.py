@@ -13,11 +13,12 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
+from graphc.cached import cached_property
 from graphc.errors import DeviceError, InternalError, ResourceError
 from graphc.ir import Node, Program
 from graphc.kernel import Kernel
