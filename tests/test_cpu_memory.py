@@ -224,3 +224,12 @@ def test_an_arena_that_is_too_large_is_told_by_the_run(monkeypatch: pytest.Monke
             step(np.zeros(SIZE))
         monkeypatch.undo()
         assert step(np.zeros(SIZE))[0] == SIZE + 1
+
+
+def test_a_plan_that_no_memory_holds_is_told_by_the_run() -> None:
+    with gc.Graph(), gc.Session(device="cpu", threads=2) as session:
+        x = gc.placeholder("x", (4,))
+        step = session.compile(gc.sum(gc.sort(gc.exp(gc.broadcast_to(gc.sum(x), (1 << 32, 1 << 30))))), [x])
+        with pytest.raises(gc.ResourceError, match="this run needs"):
+            step(np.zeros(4))
+        assert session.run(gc.sum(x), {x: np.ones(4)}) == 4

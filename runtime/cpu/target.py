@@ -249,9 +249,9 @@ class CpuExecutable:
 
     def foresee(self, dims: Mapping[str, int]) -> None:
         """Expect a run with these sizes: what can be done for it before its code is linked, is done now."""
-        with paused():
-            self._foreseen = found = self._placed(dims)
         with suppress(MemoryError):  # the run tells
+            with paused():
+                self._foreseen = found = self._placed(dims)
             self.target.memory.reserve(found[1].nbytes, ahead=self.target.pool.threads > 1)
 
     def plan(self, dims: Mapping[str, int]) -> Plan:
