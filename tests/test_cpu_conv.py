@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cpu_cores import INFO, WIDTHS, assemble, host_of, native, run
+from cpu_cores import INFO, WIDTHS, assemble, called, host_of, native, run
 from plan_testing import prepared
 
 import graphc as gc
@@ -18,7 +18,7 @@ from graphc.ops.conv import conv_input_grad, conv_op, conv_weight_grad
 from graphc.ops.windows import window_counts
 from graphc.passes.plan import plan_kernels
 from graphc.runtime.conv_geometry import described
-from graphc.runtime.cpu import conv_winograd_channels
+from graphc.runtime.cpu import conv_taps, conv_winograd_channels
 from graphc.runtime.cpu.conv import CORES, EXACT_CORES
 from graphc.runtime.cpu.host import HOSTS
 from graphc.runtime.cpu.phases import KernelCode
@@ -324,6 +324,36 @@ def test_taps_that_are_written_out_give_the_same_for_every_division(name: str, w
     )
     assert np.array_equal(whole, divided)
     case.check(whole)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", WRITTEN_OUT)
+def test_taps_that_are_written_out_give_the_same_where_channels_are_stored_last(name: str, width: int) -> None:
+    case = Case(conv_op, WRITTEN_OUT[name], batch=symbol("n"), steady=True)
+    count = len(case.feeds[case.places[0]])
+    last = gc.transpose(gc.maximum(case.node, 0.0), (0, *range(2, case.node.ndim), 1))
+    whole, divided = (
+        run([last], case.feeds, parts=parts, cores=EXACT_CORES, host=host_of(width), n=count)[0] for parts in (1, 3)
+    )
+    assert np.array_equal(whole, divided)
+    case.wanted = np.maximum(case.wanted, 0)
+    case.check(np.moveaxis(whole, -1, 1))
+
+
+@pytest.mark.parametrize("name", ["lines of many taps", "parts of lines"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_where_results_go_is_asked_for_when_no_channels_follow(name: str, dtype: str) -> None:
+    case = Case(conv_op, WRITTEN_OUT[name], steady=True)
+    last = gc.transpose(gc.cast(case.node, dtype), (0, 2, 3, 1))
+    (step,) = plan_kernels(prepared([last], info=INFO), INFO).steps
+    assembly = native(step.kernel, host_of(32), EXACT_CORES, step.steady).assembly
+    symbols = {symbol for symbol in called(assembly) if symbol.startswith("taps.")}
+    asked = {
+        hint
+        for symbol in symbols
+        for hint in re.findall(r"i32 (\d), i32 \d, i32 1\)", conv_taps.library(host_of(32), symbol))
+    }
+    assert symbols and asked == ({"0", "1"} if (name, dtype) == ("lines of many taps", "float32") else {"0"})
 
 
 def test_taps_that_are_written_out_meet_nothing_outside_of_the_source() -> None:

@@ -20,8 +20,8 @@ from graphc.dims import Dim, ceil_div
 from graphc.runtime.conv_geometry import Convolution, Sweep, sweep, two_dimensional
 from graphc.runtime.cpu import conv_taps, lanes
 from graphc.runtime.cpu.builder import Function
-from graphc.runtime.cpu.conv_source import is_channels_last, padded, padded_pixels, stores_channels_last
-from graphc.runtime.cpu.conv_taps import Group, Taps, alike, taps_tile
+from graphc.runtime.cpu.conv_source import is_channels_last, padded, padded_pixels, stored, stores_channels_last
+from graphc.runtime.cpu.conv_taps import Ahead, Group, Taps, alike, repeated, taps_tile
 from graphc.runtime.cpu.conv_tiles import (
     BYTES,
     FLOAT,
@@ -82,6 +82,11 @@ class Shape(NamedTuple):
     def width(self) -> int:
         """Points of a row."""
         return self.sweeps[1].points
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of a block."""
+        return self.images * -(-self.height // self.down) * -(-self.width // self.across)
 
     @property
     def is_written_out(self) -> bool:
@@ -162,6 +167,9 @@ def _tile(host: Host, lines: int, width: int, vectors: int) -> tuple[Tile, int, 
     return min(found)[2]
 
 
+Places = tuple[Value, Value, Value, Value]  # of the source, the weights, the sums and the results
+
+
 class _Channels:
     """The phases in the making."""
 
@@ -175,7 +183,9 @@ class _Channels:
         self.panel_size = shape.channels * shape.taps[0] * shape.taps[1] * self.panel
         points = -(-shape.images * shape.height * shape.width // self.wide) * self.wide
         self.row = (points // self.wide | 1) * self.wide  # of points, turned; rows fall into all sets of the cache
-        self.turns = not stores_channels_last(code.kernel.results[0])
+        region = code.kernel.results[0]
+        self.turns = not stores_channels_last(region)
+        self.stored = None if self.turns or shape.depth < shape.channels else stored(region)
         sizes = [points * self.panel, self.panel * self.row if self.turns else 0]
         self.places = [0, int(aligned(sizes[0] * BYTES))]
         self.scratch_bytes = self.places[1] + int(aligned(sizes[1] * BYTES))
@@ -250,12 +260,13 @@ class _Channels:
             if shape.depth < shape.channels:
                 zero_fill(f, self.host, sums, f.mul(count, self.panel))
             args = [n_count, p_count, frame.size(self.source.strides[0]), p]
-            f.call(self.sums(), "void", source, weights, sums, *map(f.i64, args))
+            first = f.mul(panel, self.panel)
+            o = f.add(f.mul(group, shape.rows), first)
+            results = sums if self.stored is None else frame.at(self.stored, (n, o, p, 0))
+            f.call(self.sums(), "void", source, weights, sums, results, *map(f.i64, args))
             if self.turns:
                 turn = turner(self.code.module, self.host, self.panel, self.row)
                 f.call(turn, "void", sums, turned, f.i64(count))
-            first = f.mul(panel, self.panel)
-            o = f.add(f.mul(group, shape.rows), first)
             o_count = f.min(self.panel, f.sub(shape.rows, first))
             bounds = [(n, f.add(n, n_count)), (o, f.add(o, o_count)), (p, f.add(p, p_count)), (0, shape.width)]
 
@@ -284,43 +295,42 @@ class _Channels:
     def sums(self) -> str:
         """The function that sums the products of a block: from source and weights to sums of points by channels.
 
-        Its other parameters: how many images and lines, the distance of images in the source, and the first line.
+        Its other parameters: where the results will be stored, if that is known; how many images and lines, the
+        distance of images in the source, and the first line.
         """
         name, module, shape = "sums", self.code.module, self.shape
         if module.has(name):
             return name
-        pointers, numbers = ("source", "weights", "target"), ("images", "lines", "image_step", "top")
+        pointers, numbers = ("source", "weights", "target", "results"), ("images", "lines", "image_step", "top")
         parameters = [*(("ptr noalias", pointer) for pointer in pointers), *((I64, number) for number in numbers)]
         f = module.function(name, parameters, internal=True)
-        source, weights, target, *counts = (f.parameter(k) for k in range(7))
+        source, weights, target, results, *counts = (f.parameter(k) for k in range(8))
         body = self.tiles_written_out if shape.is_written_out else self.tiles
 
         def some(c: Value, _: list[Value]) -> None:
             b = f.address(weights, f.mul(c, math.prod(shape.taps) * self.panel), FLOAT)
-            body(f, (source, b, target), c, counts)
+            body(f, (source, b, target, results), c, counts)
 
         f.loop(0, shape.channels, shape.depth, some)
         f.ret()
         return name
 
-    def tiles_written_out(
-        self, f: Function, places: tuple[Value, Value, Value], c: Value, numbers: Sequence[Value]
-    ) -> None:
+    def tiles_written_out(self, f: Function, places: Places, c: Value, numbers: Sequence[Value]) -> None:
         """The products of some channels from `c` on, tile by tile; those that meet the same in a loop."""
-        shape, (source, b, target), (images, lines, image_step, top) = self.shape, places, numbers
+        shape, (source, b, target, results), (images, lines, image_step, top) = self.shape, places, numbers
         channel, line, pixel = (int(step) for step in self.source.strides[1:])
         height, width = shape.sweeps
-        depth = f.min(shape.depth, f.sub(shape.channels, c))
-        tiles_down, tiles_across = -(-shape.height // shape.down), -(-shape.width // shape.across)
-        count = shape.images * tiles_down * tiles_across
-        some = shape.depth * math.prod(shape.taps) * self.panel
-        fetched = -(-shape.tile.vectors // count)
+        depth, ahead = f.min(shape.depth, f.sub(shape.channels, c)), self.ahead()
 
-        def later(n: Value, p: Value, j: Value) -> Value:
-            """The part of the next channels' weights that a tile fetches: all tiles wait for memory equally little."""
-            row = f.add(f.mul(n, tiles_down), f.div(p, shape.down))
-            tile = f.add(f.mul(row, tiles_across), f.div(j, shape.across))
-            return f.address(b, f.add(some, f.mul(tile, some // count)), FLOAT)
+        def far(n: Value, p: Value, j: Value) -> Value:
+            """The part of what lies far away that a tile asks for: all tiles wait for memory equally little."""
+            if self.stored is not None:
+                image, _, *line, point = (int(step) for step in self.stored.strides)
+                return f.address(results, f.add(f.mul(n, image), f.add(f.mul(p, sum(line)), f.mul(j, point))), FLOAT)
+            row = f.add(f.mul(n, -(-shape.height // shape.down)), f.div(p, shape.down))
+            tile = f.add(f.mul(row, -(-shape.width // shape.across)), f.div(j, shape.across))
+            some = shape.depth * math.prod(shape.taps) * self.panel
+            return f.address(b, f.add(some, f.mul(tile, some // shape.tiles)), FLOAT)
 
         def group(n: Value, down: Group, across: Group) -> None:
             taps = Taps(shape.tile.vectors, line, pixel, down.span, across.span)
@@ -330,8 +340,8 @@ class _Channels:
                 place = f.add(f.add(f.mul(n, image_step), f.mul(c, channel)), row)
                 number = f.add(f.mul(f.add(f.mul(n, shape.height), p), shape.width), j)
                 into = f.address(target, f.mul(number, self.panel), FLOAT)
-                at = f.address(source, place, FLOAT), b, into, later(n, p, j)
-                taps_tile(f, self.host, taps, at, depth, channel, adds=shape.depth < shape.channels, fetched=fetched)
+                at = f.address(source, place, FLOAT), b, into, far(n, p, j)
+                taps_tile(f, self.host, taps, at, depth, channel, adds=shape.depth < shape.channels, ahead=ahead)
 
             def at_line(p: Value, _: list[Value]) -> None:
                 f.loop(across.first, across.end, shape.across, lambda j, _: tile(p, j))
@@ -345,9 +355,18 @@ class _Channels:
 
         f.loop(0, images, 1, at_image)
 
-    def tiles(self, f: Function, places: tuple[Value, Value, Value], c: Value, numbers: Sequence[Value]) -> None:
+    def ahead(self) -> Ahead:
+        """What a tile asks for: where its results go, if no more channels follow; else its part of later weights."""
+        shape, repetitions = self.shape, repeated(self.shape.taps)
+        if self.stored is not None:
+            rows = -(-shape.tile.rows // (shape.depth * repetitions))
+            return Ahead(rows, shape.tile.vectors, int(self.stored.strides[-1]), writes=True)
+        vectors = -(-shape.tile.vectors * math.prod(shape.taps) // (repetitions * shape.tiles))
+        return Ahead(1, vectors, vectors * self.wide)
+
+    def tiles(self, f: Function, places: Places, c: Value, numbers: Sequence[Value]) -> None:
         """The same where taps are loops, and zeros lie around the source."""
-        shape, (source, b, target), (images, lines, image_step, _) = self.shape, places, numbers
+        shape, (source, b, target, _), (images, lines, image_step, _) = self.shape, places, numbers
         channel, line, pixel = (int(step) for step in self.source.strides[1:])
         height, width = shape.sweeps
         down, across = shape.taps

@@ -28,6 +28,16 @@ def stores_channels_last(region: Region) -> bool:
     return bool(region.stores) and all(store.access.strides[1] == 1 for store in region.stores)
 
 
+def stored(region: Region) -> Strided | None:
+    """Where a region stores its first output; None if that is not float32, or its strides are not known."""
+    if not region.stores or region.body.outputs[0].dtype != "float32":
+        return None
+    (write, access), *_ = region.stores
+    if not all(isinstance(step, int) for step in access.strides):
+        return None
+    return Strided("write", write, access.offset, access.strides, "float32")
+
+
 def padded(
     code: KernelCode, source: Strided, batch: Dim, channels: int, sizes: tuple[int, int], spans: Spans
 ) -> Strided:

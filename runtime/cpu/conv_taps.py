@@ -16,10 +16,11 @@ from graphc.runtime.conv_geometry import Sweep
 from graphc.runtime.cpu.builder import Function, Module
 from graphc.runtime.cpu.conv_tiles import BYTES, FLOAT, Tile, nested, put_tile
 from graphc.runtime.cpu.host import Host
-from graphc.runtime.cpu.packing import prefetch
+from graphc.runtime.cpu.packing import LINE, prefetch
 from graphc.runtime.cpu.values import I64, Int, Value, constant, vector
 
 WRITTEN = 9  # taps that are written out, at most
+NEXT = 512  # bytes of weights that the first cache is ahead: the first tile that meets them would wait for the second
 
 
 class Span(NamedTuple):
@@ -68,6 +69,21 @@ def alike(axis: Sweep, size: int) -> list[Group]:
     return [Group(firsts[0], min(firsts[-1] + size, axis.points), met) for met, firsts in found]
 
 
+class Ahead(NamedTuple):
+    """What a tile asks for, of what lies in memory: so much with each repetition of what is written out.
+
+    Attributes:
+        rows, vectors: how many rows, and how much of each.
+        step: from row to row, in elements.
+        writes: whether results go there when all tiles are computed; else, it is weights that are multiplied later.
+    """
+
+    rows: int = 0
+    vectors: int = 0
+    step: int = 0
+    writes: bool = False
+
+
 class Taps(NamedTuple):
     """What the code of a tile is made for.
 
@@ -81,6 +97,11 @@ class Taps(NamedTuple):
     pixel: int
     height: Span
     width: Span
+
+
+def repeated(taps: tuple[int, int]) -> int:
+    """How often what is written out is repeated for each channel: it is all taps, or those of a line."""
+    return 1 if math.prod(taps) <= WRITTEN else taps[0]
 
 
 def is_served(taps: tuple[int, int], lines: int) -> bool:
@@ -98,28 +119,27 @@ def taps_tile(
     channel: Int,
     *,
     adds: bool,
-    fetched: int,
+    ahead: Ahead,
 ) -> None:
     """Sum the products of some channels for a tile of points by a panel's vectors, or add them there.
 
     Args:
         places: where the first tap of the first point meets the source, the panel's weights, the tile of sums, and
-            weights that are multiplied later.
+            what is asked for ahead.
         depth: how many channels.
         channel: their distance in the source.
-        fetched: vectors of these later weights that are fetched for each tap.
     """
-    (a, b, c, later), height, count = places, taps.height, 1
+    (a, b, c, far), height, count = places, taps.height, 1
     row, apart = taps.width.taps * taps.vectors * host.lanes(BYTES), height.step * taps.line
     weights = height.taps * row
-    if height.taps * taps.width.taps > WRITTEN:
+    if repeated((height.taps, taps.width.taps)) > 1:
         there = [t for t in range(height.taps) if height.met(t)]
         first, count = there[0] if there else 0, len(there)
         a, b = f.address(a, first * apart, FLOAT), f.address(b, first * row, FLOAT)
         taps = taps._replace(height=ONE)
     numbers = (taps.vectors, taps.line, taps.pixel, *taps.height, *taps.width)
-    name = ".".join(map(str, ("taps", "add" if adds else "put", fetched, *numbers)))
-    f.call(name, "void", a, b, c, later, *[f.i64(number) for number in (depth, channel, weights, count, apart)])
+    name = ".".join(map(str, ("taps", "add" if adds else "put", *map(int, ahead), *numbers)))
+    f.call(name, "void", a, b, c, far, *[f.i64(number) for number in (depth, channel, weights, count, apart)])
 
 
 def library(host: Host, symbol: str) -> str:
@@ -129,42 +149,47 @@ def library(host: Host, symbol: str) -> str:
     written out is repeated for each, with the distance in the source: the weights follow each other.
     """
     _, mode, *numbers = symbol.split(".")
-    fetched, vectors, line, pixel, *axes = map(int, numbers)
-    module, fields = Module(), len(Span._fields)
+    rows, far_vectors, step, writes, vectors, line, pixel, *axes = map(int, numbers)
+    module, fields, ahead = Module(), len(Span._fields), Ahead(rows, far_vectors, step, bool(writes))
     taps = Taps(vectors, line, pixel, Span(*axes[:fields]), Span(*axes[fields:]))
     f = module.function(
         symbol, [*[("ptr noalias", letter) for letter in "abcd"], *[(I64, f"number{k}") for k in range(5)]]
     )
-    a, b, c, later, depth, channel, weights, count, apart = (f.parameter(k) for k in range(9))
+    a, b, c, far, depth, channel, weights, count, apart = (f.parameter(k) for k in range(9))
     lanes = host.lanes(BYTES)
     panel, tile = vectors * lanes, Tile(taps.height.points * taps.width.points, vectors)
     written = taps.height.taps * taps.width.taps
-    row: Sequence[Int] = (apart, written * panel, written * fetched * lanes)
+    row: Sequence[Int] = (apart, written * panel, rows * step)
     loops = [(depth, (channel, weights, f.mul(count, row[2]))), (count, row)]
     zeros = [constant(vector(FLOAT, lanes), 0)] * (tile.rows * vectors)
-    sums = nested(f, loops, (a, b, later), zeros, lambda at, sums: _products(f, host, taps, fetched, at, sums))
+    sums = nested(f, loops, (a, b, far), zeros, lambda at, sums: _products(f, host, taps, ahead, at, sums))
     put_tile(f, host, tile, c, panel, sums, adds=mode == "add")
     f.ret()
     return module.text()
 
 
 def _products(
-    f: Function, host: Host, taps: Taps, fetched: int, places: Sequence[Value], sums: list[Value]
+    f: Function, host: Host, taps: Taps, ahead: Ahead, places: Sequence[Value], sums: list[Value]
 ) -> list[Value]:
     """The sums, point by point, plus the products of what is written out.
 
-    Between the taps later weights are fetched, which also keeps LLVM from holding on to elements until the next tap.
+    Between the taps the next weights are asked for, which also keeps LLVM from holding on to elements until then.
     """
-    (left, right, later), (vectors, line, pixel, height, width) = places, taps
+    (left, right, far), (vectors, line, pixel, height, width) = places, taps
     lanes = host.lanes(BYTES)
     type, found = vector(FLOAT, lanes), list(sums)
+    cells = [divmod(k, ahead.vectors) for k in range(ahead.rows * ahead.vectors)]
+    written, near = height.taps * width.taps, vectors * host.vector_bytes
     for t in range(height.taps):
         for u in range(width.taps):
             tap = t * width.taps + u
-            of_tap, of_later = (range(tap * count, (tap + 1) * count) for count in (vectors, fetched))
+            of_tap = range(tap * vectors, (tap + 1) * vectors)
             weights = [f.load(type, f.address(right, k * lanes, FLOAT), BYTES) for k in of_tap]
-            for k in of_later:
-                prefetch(f, f.address(later, k * lanes, FLOAT), level=2)
+            for at in range(tap * near, (tap + 1) * near, LINE):
+                prefetch(f, f.address(right, at + NEXT, "i8"))
+            for i, v in cells[tap * len(cells) // written : (tap + 1) * len(cells) // written]:
+                at_far = f.address(far, i * ahead.step + v * lanes, FLOAT)
+                prefetch(f, at_far, write=ahead.writes, level=1 if ahead.writes else 2)
             for i, h in height.met(t):
                 for j, w in width.met(u):
                     factor = f.splat(f.load(FLOAT, f.address(left, h * line + w * pixel, FLOAT), BYTES), lanes)
