@@ -58,6 +58,35 @@ def test_a_fork_waits_for_what_is_being_linked() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_nothing_begins_to_be_linked_while_a_process_forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    may_end, made = threading.Event(), list[jit._Linking]()
+
+    def link() -> Mapping[str, int]:
+        may_end.wait()
+        return {"f": 7}
+
+    other = threading.Thread(target=lambda: made.append(jit._Linking(link)))
+
+    class Closing(forks.Gate):
+        """What the process does after it has waited for what is being linked."""
+
+        def close(self) -> None:
+            other.start()
+            other.join(0.1)
+            super().close()
+
+    monkeypatch.setattr(forks, "PAST_THE_LOCK", Closing())
+    child = os.fork()
+    if not child:
+        os._exit(7 if all(library._linked.done() for library in made) else 1)
+    may_end.set()
+    other.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert made[0]["f"] == 7
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 @pytest.mark.parametrize("way", [lambda: forks.PAST_THE_LOCK, forks._lock], ids=["past the lock", "under the lock"])
 def test_a_fork_waits_until_no_other_thread_is_within_llvm(way: Callable[[], AbstractContextManager[object]]) -> None:
     import llvmlite.binding  # noqa: F401 - whose lock it is

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from copy import copy
 from functools import cache, partial
-from threading import Lock, Thread
+from threading import Lock, RLock, Thread
 from typing import Any, NamedTuple
 from weakref import WeakSet, WeakValueDictionary
 
@@ -92,11 +92,12 @@ class _Linking:
     def __init__(self, link: Callable[[], Mapping[str, int]]) -> None:
         self._link = link
         self._linked: Future[Mapping[str, int]] = Future()
-        _linking.add(self)
-        try:
-            Thread(target=self._work, name="graphc-link").start()
-        except RuntimeError:  # the system grants no more threads
-            self._work()
+        with _beginning:
+            try:
+                Thread(target=self._work, name="graphc-link").start()
+            except RuntimeError:  # the system grants no more threads
+                self._work()
+            _linking.add(self)
 
     def _work(self) -> None:
         try:
@@ -113,16 +114,20 @@ class _Linking:
 
 
 _linking: WeakSet[_Linking] = WeakSet()
+_beginning = RLock()  # who begins to link has it, and who forks; a signal may have one and the same thread do both
 
 
 def _wait_for_linking() -> None:
-    """A child has only the thread that forks: what others have begun would never be done there."""
+    """A child has only the thread that forks: what others have begun would never be done there; nor begin they now."""
+    _beginning.acquire()
     for library in list(_linking):
         library.wait()
 
 
 if hasattr(os, "register_at_fork"):  # the last to be registered comes first: what is linked needs LLVM; see `forks`
-    os.register_at_fork(before=_wait_for_linking)
+    os.register_at_fork(
+        before=_wait_for_linking, after_in_parent=_beginning.release, after_in_child=_beginning.release
+    )
 
 
 @cache
