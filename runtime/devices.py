@@ -12,7 +12,7 @@ import numpy as np
 from graphc.errors import ArgumentError, GraphcError, InternalError, did_you_mean
 from graphc.passes.pipeline import PIPELINE, Pass, check_switches, switches
 from graphc.passes.plan import TECHNIQUES
-from graphc.runtime.cpu.driver import driver
+from graphc.runtime.cpu.driver import require_code
 from graphc.runtime.cpu.host import lacking
 from graphc.runtime.cpu.target import CpuTarget
 from graphc.runtime.plan import PlanTarget
@@ -72,7 +72,7 @@ FALLBACK = "reference"
 def _cpu(settings: Settings) -> Target:
     if missing := lacking():
         raise GraphcError(f"the processor lacks {missing}")
-    driver()  # the first code that this process loads: where this fails, nothing can be run
+    require_code()
     return CpuTarget(settings.threads, settings.disable & SWITCHES, conv_precision=settings.conv_precision)
 
 

@@ -7,7 +7,7 @@ from functools import cache
 from typing import NamedTuple
 
 from graphc.ir import Program
-from graphc.runtime.cpu import outlines
+from graphc.runtime.cpu import outlines, packs, parts
 from graphc.runtime.cpu.jit import Code, Loading
 from graphc.runtime.cpu.packs import Pack
 from graphc.runtime.cpu.target import CpuExecutable, CpuTarget, shared_parts
@@ -49,6 +49,8 @@ def making(
     if found is not None:
         whole = cache(lambda: target.compile(optimise(resolve(program))))
         return Making(found.needs, lambda: CpuExecutable(target, found.symbolic, found.pack, whole))
+    # Other threads compile that while the passes run.
+    parts.begin(shared_parts(0 if key is None else packs.MIN_KERNELS))
     made = _anew(target, resolve(program), optimise)
 
     def finish() -> Executable:

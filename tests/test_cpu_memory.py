@@ -7,6 +7,7 @@ import mmap
 import sys
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 import graphc as gc
 from graphc.runtime.cpu import memory
 from graphc.runtime.cpu.driver import PAGE, driver
-from graphc.runtime.cpu.memory import AHEAD, Memory, prefault
+from graphc.runtime.cpu.memory import AHEAD, Expected, Memory, prefault
 from graphc.runtime.pages import LEAST, Pages
 
 SIZE = LEAST // 4  # floats of a variable whose slot lies in a range of its own
@@ -110,6 +111,20 @@ def test_who_asks_for_memory_loads_the_driver_not_the_thread(monkeypatch: pytest
     prefault(fresh(AHEAD))
     ended()
     assert loads == [threading.current_thread()]
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_new_arrays_wait_until_the_driver_is_there(loaded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    touched: list[int] = []
+    monkeypatch.setattr(memory, "prefault", lambda array: touched.append(array.nbytes))
+    monkeypatch.setattr(memory, "module", lambda: SimpleNamespace(loaded=driver().code if loaded else None))
+    expected = Expected()
+    pages = [fresh(AHEAD * k).view(Pages) for k in (1, 2)]
+    expected.add([pages[0][:AHEAD], pages[0][AHEAD:], pages[1][:1], np.zeros(AHEAD)])
+    assert sorted(touched) == ([AHEAD, 2 * AHEAD] if loaded else [])
+    for _ in range(2):
+        expected.prefault()
+        assert sorted(touched) == [AHEAD, 2 * AHEAD], "each block once, and arrays with memory of their own not at all"
 
 
 def test_little_memory_is_worth_no_thread(asked: list[int]) -> None:

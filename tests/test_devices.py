@@ -88,7 +88,7 @@ def test_a_broken_invariant_is_not_hidden_by_numpy(monkeypatch):
     def broken():
         raise gc.InternalError("LLVM refuses generated code")
 
-    monkeypatch.setattr("graphc.runtime.devices.driver", broken)
+    monkeypatch.setattr("graphc.runtime.devices.require_code", broken)
     with pytest.raises(gc.InternalError):
         gc.Session(device="cpu")
     gc.Session(device="reference")

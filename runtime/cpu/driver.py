@@ -25,7 +25,7 @@ from graphc.op import Array
 from graphc.runtime.cpu.builder import Function, Module
 from graphc.runtime.cpu.fields import I32, Fields, both, call, do, is_zero, unless
 from graphc.runtime.cpu.host import Host, this_host
-from graphc.runtime.cpu.jit import Code
+from graphc.runtime.cpu.jit import Code, compiled
 from graphc.runtime.cpu.parts import Part
 from graphc.runtime.cpu.values import I64, PTR, Int, Value, constant
 from graphc.runtime.cpu.waiting import futexes, has_futexes, pausing
@@ -402,6 +402,19 @@ def module() -> Part:
     host = this_host()
     futex = ("futex_wait", "futex_wake") if has_futexes(host) else ()
     return Part("driver", ("run", "worker", "end", "pauses", "touch", *futex), lambda: assembly(host))
+
+
+@cache
+def require_code() -> None:
+    """See that this process can run generated code: load the driver, or where it must be compiled first, less.
+
+    Raises:
+        GraphcError, OSError, RuntimeError: it can't; what follows can't be run either. InternalError: LLVM refuses it.
+    """
+    if module().is_at_hand:
+        driver()
+    else:
+        Code([compiled("define void @f() {\nret void\n}\n", this_host())], ["f"])
 
 
 @cache

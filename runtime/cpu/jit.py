@@ -264,7 +264,7 @@ class Loading:
         try:
             new = self._linked(later)
         except BaseException:
-            self._compiler.stop()
+            self._compiler.stop(self._units)
             raise
         self._found.update(new)
         _loaded.update(new)
@@ -423,6 +423,8 @@ class Compiler:
             company: modules that have the same may be in one object file; with None, one is alone in its own.
         """
         with self._lock:
+            if key in self._made:
+                return
             self._made[key], self._waiting[key] = Future(), _Waiting(assembly, company)
             if self._running >= self._threads - 1:
                 return
@@ -444,10 +446,12 @@ class Compiler:
             self._make(following, machines)
         return made.result()
 
-    def stop(self) -> None:
-        """Compile nothing more."""
+    def stop(self, keys: Iterable[str]) -> None:
+        """Don't compile these modules any more, unless that has been begun; nobody may ask for them."""
         with self._lock:
-            self._waiting.clear()
+            for key in keys:
+                if self._waiting.pop(key, None) is not None:
+                    del self._made[key]
 
     def _next(self, leaving: int = 0) -> dict[str, str]:
         """Modules that wait, to be compiled together; none if there is none: then so many threads end."""

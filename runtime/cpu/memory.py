@@ -14,8 +14,9 @@ from graphc.dims import evaluate
 from graphc.ir import Node
 from graphc.op import Array
 from graphc.plan import Plan
-from graphc.runtime.cpu.driver import aligned_memory, driver
+from graphc.runtime.cpu.driver import aligned_memory, driver, module
 from graphc.runtime.cpu.phases import NativeKernel
+from graphc.runtime.pages import Pages
 from graphc.runtime.strided import aligned
 
 AHEAD = 4 << 20  # bytes from which a thread is worth starting: the system clears as many in half a millisecond
@@ -43,6 +44,25 @@ class Memory:
     def base(self) -> int:
         """The address of the first byte."""
         return address(self.bytes)
+
+
+class Expected:
+    """New arrays whose memory another thread makes as soon as the driver is there, whose code it runs."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Pages] = []
+
+    def add(self, arrays: Iterable[Array]) -> None:
+        """Arrays that will be written to."""
+        shared = {id(array.base): array.base for array in arrays if isinstance(array.base, Pages)}
+        self._waiting += shared.values()
+        if module().loaded is not None:
+            self.prefault()
+
+    def prefault(self) -> None:
+        """`prefault` what waits, when the driver is there or there was time to compile it."""
+        while self._waiting:
+            prefault(self._waiting.pop())
 
 
 class Kept(Memory):

@@ -32,7 +32,7 @@ from graphc.runtime.cpu.dump import dump_kernels, dump_plan
 from graphc.runtime.cpu.host import Host, this_host
 from graphc.runtime.cpu.jit import Code, Loading, Objects, Unit, unit_of
 from graphc.runtime.cpu.kernels import CORES, EXACT_CORES, function, native_kernel
-from graphc.runtime.cpu.memory import Kept, Layout, Memory, address, prefault
+from graphc.runtime.cpu.memory import Expected, Kept, Layout, Memory, address
 from graphc.runtime.cpu.outlines import Outline
 from graphc.runtime.cpu.packs import Pack
 from graphc.runtime.cpu.parts import Part
@@ -41,7 +41,6 @@ from graphc.runtime.cpu.phases import NativeKernel
 from graphc.runtime.cpu.pool import shared_pool
 from graphc.runtime.cpu.profile import run_recorded
 from graphc.runtime.cpu.report import made_of
-from graphc.runtime.pages import Pages
 from graphc.runtime.plan import Sizes, run_step
 from graphc.runtime.profile import Description, Recorder
 from graphc.runtime.reference import NOWHERE, DrawKey
@@ -94,6 +93,7 @@ class CpuTarget:
         self.epoch = np.zeros(1, np.int64)  # counts the runs that changed variables
         self._natives: dict[Variant, NativeKernel | None] = {}
         self._units: dict[Variant, Unit] = {}
+        self._expected = Expected()
 
     def native(self, variant: Variant) -> NativeKernel | None:
         """The code of a kernel, made once, whose assembly may be missing; None where NumPy runs it."""
@@ -161,13 +161,14 @@ class CpuTarget:
 
     def expect(self, arrays: Iterable[Array]) -> None:
         """Have the memory of new arrays made by another thread, if runs may use several."""
-        shared = {id(array.base): array.base for array in arrays if isinstance(array.base, Pages)}
-        for pages in shared.values() if self.pool.threads > 1 else ():
-            prefault(pages)
+        if self.pool.threads > 1:
+            self._expected.add(arrays)
 
     def compile(self, program: Program) -> CpuExecutable:
         """Fuse, schedule and generate code for a program whose passes have run."""
-        return CpuExecutable(self, plan_kernels(program, self.info, disable=self.disable))
+        symbolic = plan_kernels(program, self.info, disable=self.disable)
+        self._expected.prefault()  # other threads have compiled the driver meanwhile
+        return CpuExecutable(self, symbolic)
 
     def close(self) -> None:
         """Free the memory of runs, and let go of the threads, which end with their last user."""
@@ -210,15 +211,14 @@ class CpuExecutable:
         symbolic, self.kept = target.within_budget(symbolic)
         library = partial(function, target.host)
         loading = Loading(library, pack.objects)
-        shared = shared_parts(len(variants))
-        for part in shared:
-            part.take(loading)
         self.natives: dict[Variant, NativeKernel] = {}
         for variant in _variants(symbolic):
             native = target.native(variant)
             if native is not None:
                 self.natives[variant] = native
                 loading.take(pack.loaded(target.unit(variant)), partial(target.assembly, variant))
+        for part in shared_parts(len(variants)):
+            part.take(loading)
         by_numpy = [at for at, variant in enumerate(symbolic.variants) if variant not in self.natives]
         self._together = "commands" not in target.disable
         last = max(by_numpy, default=-1) if self._together else len(symbolic.steps) - 1
@@ -227,8 +227,8 @@ class CpuExecutable:
             written = {variant: target.written(variant) for variant in self.natives}
             dump_kernels(self._folder, self.symbolic, written, target.host, library)
         codes = loading.codes(later=whole is not None)
-        self._shared = codes[: len(shared)]
-        self.code = dict(zip(self.natives, codes[len(shared) :], strict=True))
+        self.code = dict(zip(self.natives, codes, strict=False))
+        self._shared = codes[len(self.natives) :]
         if key is not None and pack is packs.EMPTY:
             objects = loading.objects()
             if objects is None:
