@@ -110,7 +110,7 @@ def test_a_list_keeps_a_copy_of_the_arguments() -> None:
     assert y.tolist() == [1, 7]
 
 
-def test_each_worker_has_memory_of_its_own_with_a_gap_before_that_of_the_next(pools: dict[int, Pool]) -> None:
+def test_each_worker_has_memory_of_its_own_with_a_gap_before_and_after_it(pools: dict[int, Pool]) -> None:
     scratch, pool = Scratch(3, 1000), pools[3]
     first = scratch.address + 64
     stride = 4096 + GUARD
@@ -119,6 +119,8 @@ def test_each_worker_has_memory_of_its_own_with_a_gap_before_that_of_the_next(po
         assert ran([command("own", units=200, cost=COSTLY)], y, pool, scratch) == 0
         assert set(y.tolist()) <= {first, first + stride, first + 2 * stride}
     assert first % 64 == 0
+    owner = scratch.memory.base
+    assert first - owner.ctypes.data >= GUARD and owner.ctypes.data + owner.nbytes - (first + 2 * stride) >= stride
     before = scratch.address
     scratch.reserve(900)
     assert scratch.address == before

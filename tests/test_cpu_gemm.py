@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import cpu_gemm
 import ml_dtypes
 import numpy as np
 import pytest
-from cpu_gemm import INFO, called, run
+from cpu_gemm import INFO, called, load, run
 from plan_testing import prepared
 
 import graphc as gc
 from graphc.dims import symbol
 from graphc.passes.plan import plan_kernels
+from graphc.runtime.cpu import microkernels
+from graphc.runtime.cpu.builder import Function
 from graphc.runtime.cpu.gemm import CORES, library
 from graphc.runtime.cpu.host import HOSTS, narrowed, this_host
 from graphc.runtime.cpu.jit import compiled
 from graphc.runtime.cpu.kernels import native_kernel
+from graphc.runtime.cpu.microkernels import tile
+from graphc.runtime.cpu.values import Value
 
 WIDTHS = [width for width in (64, 32, 16) if width <= this_host().vector_bytes]
 HALVES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
@@ -327,6 +333,36 @@ def test_results_are_stored_where_views_put_them(shape):
     np.testing.assert_allclose(found, wanted.swapaxes(0, 1), rtol=1e-5, atol=1e-5)
     (found,) = run([gc.matrix_transpose(gc.relu(x @ y))], feeds)
     np.testing.assert_allclose(found, np.maximum(wanted, 0).swapaxes(1, 2), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["nn", "tn"])
+@pytest.mark.parametrize("shape", [(170, 300, 128), (170, 250, 512), (41, 40, 1024), (511, 512, 512)])
+def test_no_rows_below_b_are_asked_for(shape, layout, monkeypatch):
+    """Or memory of another worker that lies there would go to and fro between two caches."""
+    log = np.zeros(1 << 20, np.int64)  # how many addresses were asked for, and which
+    monkeypatch.setattr(microkernels, "prefetch", partial(noted, log))
+    monkeypatch.setattr(cpu_gemm, "function", lambda name, host: compiled(library(host, name), host))  # not one kept
+    m, k, n = shape
+    a, x, x_shape = operand("x", (m, k), layout[0], "float32")
+    b, y, y_shape = operand("y", (k, n), layout[1], "float32")
+    feeds = {x: np.ones(x_shape, np.float32), y: np.ones(y_shape, np.float32)}
+    values, (kernel,), (result,) = load([a @ b], feeds, this_host(), {})
+    kernel.run()
+    asked = log[1 : 1 + log[0]]
+    (memory,) = [value for value in values if value.array is not values[result].array and value.array.shape == (k, n)]
+    after_last = memory.address + memory.array.nbytes + tile(this_host(), "float32").width * 4
+    assert len(asked) > 0
+    assert memory.address <= min(asked) and max(asked) < after_last
+
+
+def noted(log: Any, f: Function, at: Value, *, write: bool = False, level: int = 1) -> None:
+    """In place of asking for an address that is read, write it down."""
+    if write:
+        return
+    place = Value(f"inttoptr (i64 {log.ctypes.data} to ptr)", "ptr")
+    count = f.i64(f.add(f.load("i64", place, 8), 1))
+    f.store(f.convert("ptrtoint", at, "i64"), f.address(place, count, "i64"), 8)
+    f.store(count, place, 8)
 
 
 def test_infinities_and_nan_stay_where_they_belong():

@@ -54,7 +54,7 @@ NEVER = -1  # no epoch
 # Memory of the workers: the bytes of each, and then, aligned, those of worker 0, 1, ...
 STRIDE, FIRST = 0, 64
 PAGE = 4096
-GUARD = 64 << 10  # bytes between those of two: what is asked for ahead of its use may lie beyond, but not with another
+GUARD = 64 << 10  # bytes before and after those of each: what is asked for ahead of its use may lie beyond its array
 
 # The state of a pool; what different threads write at the same time lies in different pairs of cache lines.
 REMAINING, CLOSING = 0, 8  # tickets of each part of the command at hand that nobody took; whether workers shall end
@@ -540,7 +540,7 @@ class Scratch:
         if nbytes <= self.nbytes:
             return
         stride = -(-nbytes // PAGE) * PAGE + GUARD  # a page belongs to one worker, whose use of it places it
-        self.memory = aligned_memory(FIRST + stride * self.workers)
+        self.memory = aligned_memory(GUARD + FIRST + stride * self.workers)[GUARD:]
         self.memory[STRIDE : STRIDE + 8].view(np.int64)[0] = stride
         self.nbytes = nbytes
         self.address: int = self.memory.ctypes.data

@@ -355,7 +355,10 @@ def _copied(maker: _Maker, f: Function, x: _Operands, width: int, masks: Sequenc
 
 
 def _gemm(maker: _Maker, symbol: str, layout: str) -> None:
-    """Panels of rows, in each strip of columns; each panel asks for a part of the next panel of B."""
+    """Panels of rows, in each strip of columns; each panel asks for a part of the next panel of B.
+
+    No panel asks for rows below the last: what lies there another worker may write, and would fetch back each time.
+    """
     f, x = maker.begin(symbol)
     steps = PACE[layout]
     panels = f.div(f.add(x.m, f.sub(x.height, 1)), x.height)
@@ -365,14 +368,16 @@ def _gemm(maker: _Maker, symbol: str, layout: str) -> None:
     def column(strip: _Operands, first: int, kind: _Strip) -> None:
         most = kind.shape.rows
         expected = f.i64(f.div(f.add(paces, most - 1), f.max(paces, 1)))  # rows of C of each pace
-        ahead = f.mul(f.mul(share, paces), strip.b_panel)
+        ahead = f.mul(share, paces)
 
         def panel(number: Value, carried: list[Value]) -> Sequence[Value]:
             start = f.mul(number, x.height)
             end = f.min(x.m, f.add(start, x.height))
             a = f.sub(0, f.mul(start, _row(layout, x)))
-            following = f.address(strip.panel, f.mul(number, ahead), maker.element)
-            here = strip._replace(m=expected, height=share, panel=following)
+            asked = f.mul(number, ahead)
+            following = f.address(strip.panel, f.mul(asked, strip.b_panel), maker.element)
+            left = f.div(f.max(0, f.sub(strip.k, asked)), f.max(paces, 1))
+            here = strip._replace(m=expected, height=f.i64(f.min(share, left)), panel=following)
 
             def tiles(i: Value, _: list[Value]) -> None:
                 at = f.add(a, f.mul(i, _row(layout, x)))
