@@ -22,8 +22,8 @@ class _Pauses:
     An interrupt may come before any line. A block is known weakly, so one that couldn't say that it ended is gone with
     its frame; and that the collector is to run again is forgotten only once it does.
 
-    The collector counts what it has not scanned to know when a full collection is due. `_grow_old` takes these objects
-    from its count, and other garbage that is young then with them: `unseen` counts them instead.
+    The collector knows from what it has scanned when a full collection is due, and what `_grow_old` takes from it isn't
+    counted. `unseen` counts that, garbage of the program among it: a collection is due when it is as much as there is.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class _Pauses:
         self.unseen = 0
 
     def begin(self, block: _Pause) -> None:
-        if self.unseen and gc.isenabled() and self.unseen > sys.getallocatedblocks() // 2:
+        if self.unseen and gc.isenabled() and self.unseen > sys.getallocatedblocks():
             self.unseen = 0
             gc.collect()
         self.blocks.add(block)

@@ -59,7 +59,7 @@ def test_garbage_of_the_block_is_collected_by_a_full_collection():
 def test_garbage_between_many_blocks_is_collected(monkeypatch):
     """What becomes garbage later is alive when its block ends, so it is old and no scan for young garbage finds it."""
     monkeypatch.setattr(collector._pauses, "unseen", 0)
-    monkeypatch.setattr(sys, "getallocatedblocks", lambda: 10 * MANY)
+    monkeypatch.setattr(sys, "getallocatedblocks", lambda: 5 * MANY)
     seen, alive = [], []
     for _ in range(12):
         ring = Ring()
