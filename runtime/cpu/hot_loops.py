@@ -25,6 +25,7 @@ NAMES = re.compile(r"(?<=%)[\w.]+|^b\d+(?=:$)", re.MULTILINE)  # with the labels
 VALUE = re.compile(r"^  %([\w.]+) =", re.MULTILINE)
 LABEL = re.compile(r"b\d+|entry")
 GLOBAL = re.compile(r"@(?!llvm\.)")
+GLOBALS = re.compile(r"@([\w.]+)")  # names of functions and tables
 CALL = re.compile(r"\bcall [^\n@(]*(?:@(?!llvm\.)|%)")
 INTRINSIC = re.compile(r"@(llvm\.[\w.]+)\(")
 DECLARED = re.compile(r"^declare [^@\n]*@([\w.]+)\(.*$", re.MULTILINE)
@@ -66,10 +67,14 @@ def kernel_text(module: Module) -> str:
             glue.append(function.text(apart.lines, "#1"))
             loops += apart.loops
     text = "\n".join(glue)
-    for function, loop in shared.items():
-        text = re.sub(rf"@{re.escape(function.name)}(?![\w.])", f"@{loop.name}", text)
+    text = renamed(text, {function.name: loop.name for function, loop in shared.items()})
     texts = {loop.name: loop.text for loop in loops}.values()
     return "\n".join([*module.declared.values(), text, *texts, ATTRIBUTES, GLUE, METADATA, ""])
+
+
+def renamed(assembly: str, names: Mapping[str, str]) -> str:
+    """Assembly in which functions and tables have other names."""
+    return GLOBALS.sub(lambda found: f"@{names.get(found[1], found[1])}", assembly) if names else assembly
 
 
 def _own(function: Function) -> Loop | None:

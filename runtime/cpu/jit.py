@@ -35,7 +35,7 @@ LOCAL = re.compile(r"^(?:define (?:internal|private) [^@\n]*)?@([\w.]+)(?=\(| =)
 SHARED = "declare ", "attributes ", "!"  # what lines begin with that modules have in common
 OF_LIBRARY = re.compile(r"^declare [^@\n]*@((?!llvm\.)\w+\.[\w.]+)\(", re.MULTILINE)
 
-TOGETHER = 24 << 10  # characters of assembly that are compiled as one module, about
+TOGETHER = 56 << 10  # characters of assembly that are compiled as one module, about
 ELSEWHERE = b"in the object file of "  # what is kept of a module that another's object file has
 
 Library = Callable[[str], str]  # the assembly of a function, by name
@@ -341,7 +341,7 @@ def _lines(assembly: str, word: str) -> str:
 def _renamed(assembly: str, prefix: str) -> str:
     """A module whose functions that others may call begin with `prefix`."""
     names = DEFINED.findall(_lines(assembly, "define "))
-    return re.sub(rf"@({'|'.join(map(re.escape, names))})(?![\w.])", rf"@{prefix}\1", assembly) if names else assembly
+    return hot_loops.renamed(assembly, {name: f"{prefix}{name}" for name in names})
 
 
 def _joined(assemblies: Sequence[str]) -> str:
@@ -355,12 +355,10 @@ def _joined(assemblies: Sequence[str]) -> str:
         for linkage in ("internal ", "private "):
             text = text.replace(f"\ndefine weak {linkage}", f"\ndefine {linkage}")
         names = LOCAL.findall("\n".join([_lines(text, "define "), _lines(text, "@")]))
-        if names:
-            text = re.sub(rf"@({'|'.join(map(re.escape, names))})(?![\w.])", rf"@m{number}.\1", text)
-        for line in "\n".join([_lines(text, word) for word in SHARED]).split("\n"):
-            shared[line] = None
-            text = text.replace(f"\n{line}\n", "\n")
-        texts.append(text)
+        text = hot_loops.renamed(text, {name: f"m{number}.{name}" for name in names})
+        lines = text.split("\n")
+        shared.update(dict.fromkeys([line for line in lines if line.startswith(SHARED)]))
+        texts.append("\n".join([line for line in lines if not line.startswith(SHARED)]))
     return "\n".join([*shared, *texts])
 
 
