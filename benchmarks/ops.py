@@ -5,7 +5,8 @@ from, or that is the same tensor, is copied there, since a result of graphc is a
 without that copy is printed beside it.
 
 Most ops are far from the limit, and a few turns show it. Those that are near it or beyond take all the turns of the
-options, and the medians are of all of them: so it isn't chance that decides.
+options, and the medians are of all of them: so it isn't chance that decides. They are prepared anew every few turns,
+by both systems: where the arrays come to lie in memory is chance, too, and stays until then.
 """
 
 from __future__ import annotations
@@ -87,20 +88,19 @@ def sampled_op(name: str, workers: tuple[Worker, Worker], options: Options) -> S
 
 
 def sampled(name: str, workers: tuple[Worker, Worker], options: Options) -> Sample:
-    """Both prepare what has this name; then they take turns: more of them where the first ones are near the limit.
+    """Both prepare what has this name and take turns: again and again where the first turns are near the limit.
 
     Raises:
         WorkerError: one of them can't.
     """
-    values, steps = [], []
-    for worker in workers:
-        worker.ask("prepare", workload=name)
-        values.append(np.array(worker.ask("values")["values"]))
-        steps.append(worker.ask("time", steps=0, turn=options.turn * TURN)["steps"])
+    values: list[np.ndarray] = []
+    steps: list[int] = []
     seconds: tuple[list[float], list[float]] = ([], [])
     for number in range(options.rounds):
         if number == ROUNDS and median(seconds[0]) < NEAR * median(seconds[1]):
             break
+        if number % ROUNDS == 0:
+            values, steps = map(list, zip(*[prepared(name, worker, options) for worker in workers], strict=True))
         for worker, count, found in zip(workers, steps, seconds, strict=True):
             time.sleep(PAUSE)
             found.append(worker.ask("time", steps=count, turn=options.turn)["seconds"])
@@ -108,10 +108,16 @@ def sampled(name: str, workers: tuple[Worker, Worker], options: Options) -> Samp
     return Sample(name, median(seconds[0]), median(seconds[1]), is_random or agree(*values))
 
 
+def prepared(name: str, worker: Worker, options: Options) -> tuple[np.ndarray, int]:
+    """Have a system prepare what has this name: values of the first steps, and how many steps a turn shall have."""
+    worker.ask("prepare", workload=name)
+    values = np.array(worker.ask("values")["values"])
+    return values, worker.ask("time", steps=0, turn=options.turn * TURN)["steps"]
+
+
 def alone(name: str, worker: Worker, options: Options) -> float:
     """The median of a system that takes no turns, in seconds."""
-    worker.ask("prepare", workload=name)
-    steps = worker.ask("time", steps=0, turn=options.turn * TURN)["steps"]
+    _, steps = prepared(name, worker, options)
     rounds = min(ROUNDS, options.rounds)
     return median([worker.ask("time", steps=steps, turn=options.turn)["seconds"] for _ in range(rounds)])
 
