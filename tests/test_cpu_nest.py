@@ -134,3 +134,18 @@ def test_counters_of_eight_bytes_take_part_in_vectors_of_any_element(
     check(gc.max(masked, 1), {x: array}, np.where(seen, array, np.array(-9, dtype)).max(1), width)
     check(gc.where(columns < 2, x, 1), {x: array}, np.where(np.arange(shape[1]) < 2, array, np.array(1, dtype)), width)
     check(gc.where(rows >= columns, rows * columns, 0), {}, np.where(seen, np.indices(shape).prod(0), 0), width)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(2, 2, 2, 2), (6, 5, 3, 3), (37, 1, 4, 3), (0, 2, 3, 3)], ids=str)
+def test_rows_of_two_axes_keep_what_lies_beside_in_lanes(shape: tuple[int, ...], dtype: str, width: int) -> None:
+    """Vectors may lie along the outer one, of a size that comes with the run; what they keep must not overlap."""
+    array = np.clip(np.round(values(shape)), -1, 2).astype(dtype)
+    x = gc.placeholder("x", ("n", *shape[1:]), dtype)
+    whole = gc.clip(gc.round(x), -4, 4)
+    (found,) = run(
+        [gc.minimum(gc.prod(whole, axis=(0, 2), keepdims=True), whole)], {x: array}, host=host_of(width), n=shape[0]
+    )
+    wanted = np.clip(array, -4, 4)
+    np.testing.assert_array_equal(found, np.minimum(wanted.prod((0, 2), keepdims=True), wanted))

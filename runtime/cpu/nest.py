@@ -580,8 +580,10 @@ class Nest:
         f = self.f
         size = kept_bytes(self.region, self.lanes, by_row=self.axis in self.reduced)
         base = f.address(self.frame.scratch, self.frame.size(size * self._slots[node]), "i8")
-        row = point.row if self.axis in self.reduced else f.mul(point.row, self.lanes)
-        return f.address(base, row, REGISTER_TYPE[node.dtype])
+        at: Int = 0
+        for k in sorted(self.reduced, key=lambda loop: loop == self.axis):  # lanes lie beside each other
+            at = f.add(f.mul(at, self.extents[k]), point.index[k])
+        return f.address(base, at if self.axis in self.reduced else f.mul(at, self.lanes), REGISTER_TYPE[node.dtype])
 
     def keep(self, point: _Point, current: Pass) -> None:
         """Keep what later passes need."""
