@@ -362,7 +362,7 @@ class _Channels:
             rows = -(-shape.tile.rows // (shape.depth * repetitions))
             return Ahead(rows, shape.tile.vectors, int(self.stored.strides[-1]), writes=True)
         vectors = -(-shape.tile.vectors * math.prod(shape.taps) // (repetitions * shape.tiles))
-        return Ahead(1, vectors, vectors * self.wide)
+        return Ahead(1, vectors, vectors * self.wide, writes=False)
 
     def tiles(self, f: Function, places: Places, c: Value, numbers: Sequence[Value]) -> None:
         """The same where taps are loops, and zeros lie around the source."""

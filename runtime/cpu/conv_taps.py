@@ -78,10 +78,10 @@ class Ahead(NamedTuple):
         writes: whether results go there when all tiles are computed; else, it is weights that are multiplied later.
     """
 
-    rows: int = 0
-    vectors: int = 0
-    step: int = 0
-    writes: bool = False
+    rows: int
+    vectors: int
+    step: int
+    writes: bool
 
 
 class Taps(NamedTuple):
