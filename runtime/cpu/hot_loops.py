@@ -2,8 +2,8 @@
 
 A phase that calls functions of a library, or of its kernel, is *glue*, but for its loops without calls: it runs once
 where they run thousands of times. So these loops become functions, and what is left needs no optimisation, which takes
-LLVM three quarters of its time. Loops and functions of kernels are named by their text: kernels share those that are the
-same.
+LLVM three quarters of its time. Loops and functions of kernels are named by their text: kernels share those that are
+the same.
 
 The assembly of a kernel has all, as one module; `parts` takes it apart.
 """

@@ -125,9 +125,7 @@ def _wait_for_linking() -> None:
 
 
 if hasattr(os, "register_at_fork"):  # the last to be registered comes first: what is linked needs LLVM; see `forks`
-    os.register_at_fork(
-        before=_wait_for_linking, after_in_parent=_beginning.release, after_in_child=_beginning.release
-    )
+    os.register_at_fork(before=_wait_for_linking, after_in_parent=_beginning.release, after_in_child=_beginning.release)
 
 
 @cache
