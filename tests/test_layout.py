@@ -17,6 +17,7 @@ from checkout import PACKAGE_DIRS, ROOT, code_files, modules, shown
 ROOMS = {
     "core": [
         "graphc.attrs",
+        "graphc.cached",
         "graphc.collector",
         "graphc.composites",
         "graphc.dims",
