@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -21,11 +23,11 @@ PREFIX = "loop."  # of the names of loops
 GLUE = "attributes #1 = { nounwind noinline optnone }"  # in modules that are compiled as they stand
 
 NAME = re.compile(r"%([\w.]+)")
-NAMES = re.compile(r"(?<=%)[\w.]+|^b\d+(?=:$)", re.MULTILINE)  # with the labels of blocks
+NAMES = re.compile(r"([%\n])([\w.]+)")  # with the labels of blocks, as no other line begins so
 VALUE = re.compile(r"^  %([\w.]+) =", re.MULTILINE)
 LABEL = re.compile(r"b\d+|entry")
 GLOBAL = re.compile(r"@(?!llvm\.)")
-GLOBALS = re.compile(r"@([\w.]+)")  # names of functions and tables
+GLOBALS = re.compile(r"(@[\w.]+)")  # names of functions and tables
 CALL = re.compile(r"\bcall [^\n@(]*(?:@(?!llvm\.)|%)")
 INTRINSIC = re.compile(r"@(llvm\.[\w.]+)\(")
 DECLARED = re.compile(r"^declare [^@\n]*@([\w.]+)\(.*$", re.MULTILINE)
@@ -74,7 +76,12 @@ def kernel_text(module: Module) -> str:
 
 def renamed(assembly: str, names: Mapping[str, str]) -> str:
     """Assembly in which functions and tables have other names."""
-    return GLOBALS.sub(lambda found: f"@{names.get(found[1], found[1])}", assembly) if names else assembly
+    if not names:
+        return assembly
+    new = {f"@{name}": f"@{other}" for name, other in names.items()}
+    pieces = GLOBALS.split(assembly)
+    pieces[1::2] = [new.get(name, name) for name in pieces[1::2]]
+    return "".join(pieces)
 
 
 def _own(function: Function) -> Loop | None:
@@ -94,14 +101,16 @@ def _name(text: str) -> str:
 def _taken_apart(function: Function) -> _Apart | None:
     """A function and its loops that call nothing; None if one has to stay."""
     lines = list(function.lines)
+    calling = [number for number, line in enumerate(lines) if "call " in line and CALL.search(line)]
     free: list[Span] = []
     for span in function.spans:  # the outer ones come last
-        if not CALL.search("\n".join(lines[span.first : span.last])):
+        if bisect_left(calling, span.first) == bisect_left(calling, span.last):
             free = [inner for inner in free if not span.first <= inner.first < span.last]
             free.append(span)
     loops = []
+    uses = Counter(NAME.findall("\n".join(lines))) if free else Counter()
     for span in sorted(free, reverse=True):
-        loop = _loop(function, lines, span)
+        loop = _loop(function, lines, span, uses)
         if loop is None:
             return None
         after = lines[span.last].removesuffix(":")
@@ -110,24 +119,31 @@ def _taken_apart(function: Function) -> _Apart | None:
     return _Apart(lines, loops[::-1])
 
 
-def _loop(function: Function, lines: Sequence[str], span: Span) -> Loop | None:
-    """A loop as a function; None where that would need more than what it takes from before it."""
+def _loop(function: Function, lines: Sequence[str], span: Span, uses: Mapping[str, int]) -> Loop | None:
+    """A loop as a function; None where that would need more than what it takes from before it.
+
+    Args:
+        uses: how often each name is in the function.
+    """
     after = lines[span.last].removesuffix(":")
     body = "\n".join(lines[span.first : span.last])
-    own = set(VALUE.findall(body))
-    outside = "\n".join([*lines[: span.first], *lines[span.last :]])
-    if span.carries or GLOBAL.search(body) or not own.isdisjoint(NAME.findall(outside)):
+    own, inside = set(VALUE.findall(body)), Counter(NAME.findall(body))
+    if span.carries or GLOBAL.search(body) or any(inside[name] < uses[name] for name in own):
         return None
-    used = [name for name in dict.fromkeys(NAME.findall(body)) if name not in own]
+    used = [name for name in inside if name not in own]
     taken = [name for name in used if not LABEL.fullmatch(name)]
     labels = {line.removesuffix(":") for line in body.split("\n") if line.endswith(":")}
     before = next(name for name in used if LABEL.fullmatch(name) and name not in labels and name != after)
     typed = [(function.types[f"%{name}"], name) for name in taken]
     parameters = ", ".join([f"{type} %{name}" for type, name in typed])
     first = lines[span.first].removesuffix(":")
-    text = f"({parameters}) #0 {{\n%{before}:\n  br label %{first}\n{body}\n{after}:\n  ret void\n}}"
-    new = {before: "entry"}
-    text = NAMES.sub(lambda name: new.setdefault(name[0], f"x{len(new)}"), text).replace("%entry:", "entry:", 1)
+    text = f"({parameters}) #0 {{\n{before}:\n  br label %{first}\n{body}\n{after}:\n  ret void\n}}"
+    pieces, new = NAMES.split(text), {before: "entry"}
+    for name in pieces[2::3]:
+        if name not in new:
+            new[name] = f"x{len(new)}"
+    pieces[2::3] = [new[name] for name in pieces[2::3]]
+    text = "".join(pieces)
     name = _name(text)
     return Loop(name, f"define void @{name}{text}", f"call void @{name}({parameters})")
 
