@@ -29,6 +29,8 @@ def plus(a: Sum, b: Sum, times: int = 1) -> Sum:
     offset = a.offset + times * b.offset
     if not b.terms:
         return Sum(a.terms, offset)
+    if not a.terms:
+        return Sum({value: times * factor for value, factor in b.terms.items()} if times != 1 else b.terms, offset)
     terms = dict(a.terms)
     for value, factor in b.terms.items():
         found = terms.get(value, 0) + times * factor

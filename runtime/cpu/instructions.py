@@ -7,8 +7,8 @@ doesn't change are computed before it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from functools import partial, reduce
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import reduce
 from itertools import groupby
 from typing import NamedTuple
 
@@ -61,30 +61,36 @@ class Instructions:
 
     def emit(self, type: str, instruction: str) -> Value:
         """A value of an instruction that has effects or reads memory: never remembered."""
+        return self._put(self._lines, len(self._blocks) - 1, type, instruction)
+
+    def _put(self, lines: list[str], depth: int, type: str, instruction: str) -> Value:
         self._count += 1
-        value = Value(f"%v{self._count}", type)
-        self._lines.append(f"  {value.text} = {instruction}")
-        self._depths[value.text] = len(self._blocks) - 1
-        self.types[value.text] = type
-        return value
+        text = f"%v{self._count}"
+        lines.append(f"  {text} = {instruction}")
+        self._depths[text] = depth
+        self.types[text] = type
+        return Value(text, type)
 
     def pure(self, type: str, instruction: str) -> Value:
         """A value that depends on its operands alone: found again while it dominates."""
         found = self._known.get(instruction) or self._always.get(instruction)
         if found is None:
-            found = self._known[instruction] = self.emit(type, instruction)
+            found = self._known[instruction] = self._put(self._lines, len(self._blocks) - 1, type, instruction)
             self._blocks[-1].append(instruction)
         return found
 
     def _early(self, depth: int, type: str, instruction: str) -> Value:
         """`pure`, of values that are not deeper than `depth`: before the loops that don't change them."""
         found = self._known.get(instruction) or self._always.get(instruction)
-        if found is not None:
-            return found
-        for loop in self._loops:
-            if loop.depth >= depth:
-                return self._elsewhere(loop.before, loop.depth, lambda: self.pure(type, instruction))
-        return self.pure(type, instruction)
+        if found is None:
+            lines, at = self._lines, len(self._blocks) - 1
+            for loop in self._loops:
+                if loop.depth >= depth:
+                    lines, at = loop.before, loop.depth
+                    break
+            found = self._known[instruction] = self._put(lines, at, type, instruction)
+            self._blocks[at].append(instruction)
+        return found
 
     def do(self, instruction: str) -> None:
         """An instruction without a value."""
@@ -177,31 +183,32 @@ class Instructions:
         """An i64 as a value."""
         return number if isinstance(number, Value) else Value(str(number), I64)
 
-    def _integer(self, operation: str, a: Int, b: Int) -> Value:
+    def _integer(self, operation: str, one: str, other: str) -> Value:
         """What is computed of two integers, before the loops that change neither."""
-        one, other = text_of(a), text_of(b)
         return self._early(max(self._depth(one), self._depth(other)), I64, f"{operation} i64 {one}, {other}")
 
     def add(self, a: Int, b: Int) -> Int:
         """a + b."""
-        if isinstance(a, int) and isinstance(b, int):
-            return a + b
-        if isinstance(a, int) and a == 0:
-            return b
-        if isinstance(b, int) and b == 0:
+        if isinstance(a, int):
+            if isinstance(b, int):
+                return a + b
+            if a == 0:
+                return b
+        elif isinstance(b, int) and b == 0:
             return a
-        return self._as_sum(self._integer("add nsw", a, b), a, b)
+        return self._as_sum(self._integer("add nsw", text_of(a), text_of(b)), a, b)
 
     def _sum(self, number: Int) -> Sum:
         """What an integer is, as far as that is known."""
         if isinstance(number, int):
             return Sum({}, number)
-        return self._sums.get(number.text) or Sum({number.text: 1}, 0)
+        text = number.text
+        return self._sums.get(text) or Sum({text: 1}, 0)
 
     def _as_sum(self, value: Value, a: Int, b: Int, times: int = 1) -> Value:
         """Remember that a value is a + times * b."""
         if value.text not in self._sums:
-            found = plus(self._sum(a), self._sum(b), times)
+            found = plus(self._sum(a) if a else ZERO, self._sum(b), times)
             if len(found.terms) <= MAX_TERMS:
                 self._sums[value.text] = found
         return value
@@ -212,18 +219,18 @@ class Instructions:
             return a - b
         if isinstance(b, int) and b == 0:
             return a
-        return self._as_sum(self._integer("sub nsw", a, b), a, b, -1)
+        return self._as_sum(self._integer("sub nsw", text_of(a), text_of(b)), a, b, -1)
 
     def mul(self, a: Int, b: Int) -> Int:
         """a * b."""
-        if isinstance(a, int) and isinstance(b, int):
-            return a * b
-        for one, other in ((a, b), (b, a)):
-            if isinstance(one, int) and one in (0, 1):
-                return other if one else 0
-            if isinstance(one, int):
-                return self._as_sum(self._integer("mul nsw", other, one), 0, other, one)
-        return self._integer("mul nsw", a, b)
+        if isinstance(a, int):
+            return a * b if isinstance(b, int) else self._times(b, a)
+        return self._times(a, b) if isinstance(b, int) else self._integer("mul nsw", a.text, b.text)
+
+    def _times(self, a: Value, factor: int) -> Int:
+        if factor in (0, 1):
+            return a if factor else 0
+        return self._as_sum(self._integer("mul nsw", a.text, str(factor)), 0, a, factor)
 
     def div(self, a: Int, b: Int) -> Int:
         """a / b, of what is not negative."""
@@ -262,26 +269,27 @@ class Instructions:
 
     def address(self, base: Value, index: Int, element: str) -> Value:
         """The address of an element of an array of scalars or vectors (`"i8"` to count in bytes)."""
-        root, start = self._places.get(base.text, (base, ZERO))
+        root, start = self._places.get(base.text) or (base, ZERO)
         place = plus(start, self._sum(index), bytes_of(element))
-        key = (root.text, *place.terms.items())
-        at = self._known.get(key)
-        if at is None:
-            at = self._known[key] = self._far(root, place)
-            self._blocks[self._depth(at.text)].append(key)
+        at = self._far(root, place.terms) if place.terms else root
         if place.offset:
             at = self.pure(PTR, f"getelementptr i8, ptr {at.text}, i64 {place.offset}")
         self._places[at.text] = root, place
         return at
 
-    def _far(self, base: Value, place: Sum) -> Value:
-        """The address so many bytes from a base, but for what is known now: what is known first is added first."""
-        at, least = base, self._depth(base.text)
-        terms = sorted([(self._depth(text), text) for text in place.terms])
-        for depth, group in groupby(terms, lambda term: max(least, term[0])):
-            parts = [self.mul(Value(text, I64), place.terms[text]) for _, text in group]
-            total = reduce(partial(self._integer, "add nsw"), parts)
-            at = self._early(depth, PTR, f"getelementptr i8, ptr {at.text}, i64 {text_of(total)}")
+    def _far(self, base: Value, terms: Mapping[str, int]) -> Value:
+        """The address that lies a sum of bytes from a base: what is known first is added first."""
+        key = (base.text, *terms.items())
+        at = self._known.get(key)
+        if at is None:
+            at, least = base, self._depth(base.text)
+            ordered = sorted([(self._depth(text), text) for text in terms])
+            for depth, group in groupby(ordered, lambda term: max(least, term[0])):
+                parts = [text_of(self._times(Value(text, I64), terms[text])) for _, text in group]
+                total = reduce(lambda a, b: self._integer("add nsw", a, b).text, parts)
+                at = self._early(depth, PTR, f"getelementptr i8, ptr {at.text}, i64 {total}")
+            self._known[key] = at
+            self._blocks[self._depth(at.text)].append(key)
         return at
 
     def _depth(self, text: str) -> int:

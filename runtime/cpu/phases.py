@@ -195,7 +195,7 @@ class Frame:
         if found is None:
             code = self.code
             slot = code.reads + code.writes + code.draws + bool(code.steady) + code.number_of(dim)
-            found = self._sizes[dim] = self._argument(slot)
+            found = self._sizes[dim] = self.f.in_entry(lambda: self._argument(slot))
         return found
 
     def sizes(self, dims: Sequence[Dim]) -> list[Int]:
@@ -203,12 +203,10 @@ class Frame:
         return [self.size(dim) for dim in dims]
 
     def _argument(self, slot: int) -> Value:
-        f = self.f
-        return f.in_entry(lambda: f.load(I64, f.address(self._args, slot, I64), 8))
+        return self.f.load(I64, self.f.address(self._args, slot, I64), 8)
 
-    def _buffer(self, slot: Value) -> Value:
-        f = self.f
-        return f.in_entry(lambda: f.load(PTR, f.address(self._table, slot, PTR), 8))
+    def _buffer(self, slot: int) -> Value:
+        return self.f.load(PTR, self.f.address(self._table, self._argument(slot), PTR), 8)
 
     def read(self, number: int) -> Value:
         """The address of a buffer that the kernel reads."""
@@ -235,7 +233,7 @@ class Frame:
     def _slot(self, slot: int) -> Value:
         found = self._slots.get(slot)
         if found is None:
-            found = self._slots[slot] = self._buffer(self._argument(slot))
+            found = self._slots[slot] = self.f.in_entry(lambda: self._buffer(slot))
         return found
 
     def workspace(self, offset: Dim) -> Value:
