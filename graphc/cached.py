@@ -1,11 +1,13 @@
-"""Attributes that are computed when they are first asked for."""
+"""What is computed of an object when it is first asked for, and then kept with it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any, Generic, TypeVar, overload
 
 T = TypeVar("T")
+Owner = TypeVar("Owner")
 
 
 class cached_property(Generic[T]):
@@ -34,3 +36,19 @@ class cached_property(Generic[T]):
             return self
         value: T = instance.__dict__.setdefault(self._name, self._compute(instance))
         return value
+
+
+def kept_with(compute: Callable[[Owner], T]) -> Callable[[Owner], T]:
+    """A function of one object, whose value is kept in the object's `__dict__`.
+
+    It is to an object what a `cached_property` is, for what isn't the business of the object's own module.
+    """
+    name = f"{compute.__module__}.{compute.__qualname__}"
+
+    @wraps(compute)
+    def found(owner: Owner) -> T:
+        kept = owner.__dict__
+        value: T = kept[name] if name in kept else kept.setdefault(name, compute(owner))
+        return value
+
+    return found

@@ -1,4 +1,4 @@
-"""Attributes that are computed once: what is kept, and what other threads and forked processes see of it."""
+"""What is computed once of an object: what is kept, and what other threads and forked processes see of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from graphc.cached import cached_property
+from graphc.cached import cached_property, kept_with
 from tests.checkout import modules
 
 PATIENT_S = 60  # for what takes microseconds
@@ -82,6 +82,32 @@ def test_a_process_forked_meanwhile_computes_it_for_itself() -> None:
     go.set()
     thread.join()
     assert os.waitstatus_to_exitcode(status) == 1
+
+
+def test_a_function_of_an_object_is_computed_once_for_each() -> None:
+    @kept_with
+    def double(counted: Counted) -> int:
+        """Twice what it says of itself."""
+        counted.times += 1
+        return 2 * counted.times
+
+    one, other = Counted(), Counted()
+    assert [double(one), double(one), double(other)] == [2, 2, 2]
+    assert one.times == other.times == 1
+    assert one.number == 2, "it is apart from what the object computes of itself"
+    assert double.__doc__ == "Twice what it says of itself."
+
+
+def test_functions_of_one_name_in_different_rooms_are_kept_apart() -> None:
+    def named(module: str) -> Callable[[Counted], str]:
+        def whose(counted: Counted) -> str:
+            return module
+
+        whose.__module__ = module
+        return kept_with(whose)
+
+    counted = Counted()
+    assert [named("one")(counted), named("other")(counted)] == ["one", "other"]
 
 
 def test_no_module_takes_the_attributes_of_functools() -> None:

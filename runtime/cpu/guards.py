@@ -6,8 +6,9 @@ Where no lane takes that side, it isn't computed, and memory stays unread for wh
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+from graphc.cached import kept_with
 from graphc.ir import Node
 from graphc.kernel import Load, Region
 from graphc.ops.math import where
@@ -24,7 +25,8 @@ def guards_of(region: Region) -> Mapping[Node, Sequence[Node]]:
     return {selection: nodes for selection, nodes in _owned(region).items() if not reads.isdisjoint(nodes)}
 
 
-def counted(region: Region) -> set[Node]:
+@kept_with
+def counted(region: Region) -> Collection[Node]:
     """The values that are made of counters and numbers alone."""
     loads = _loads(region)
     found: set[Node] = set()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from graphc.cached import kept_with
 from graphc.dims import Dim, product
 from graphc.ir import Node
 from graphc.kernel import Region
@@ -18,7 +19,8 @@ from graphc.runtime.strided import aligned
 KEPT = 0.15  # nanoseconds an element: a value that costs more is kept for later passes
 
 
-def passes_of(region: Region) -> list[Pass]:
+@kept_with
+def passes_of(region: Region) -> Sequence[Pass]:
     """The passes over the row of a region; one, if it has no reductions."""
     return regions.passes_of(region, _is_costly)
 
