@@ -43,6 +43,14 @@ def is_alone(array: Array) -> bool:
     return array.base is None or isinstance(array.base, Pages)
 
 
+def aligned_memory(nbytes: int) -> Array:
+    """Bytes whose address is a multiple of `ALIGN`, not initialised; much memory begins with a large page."""
+    align = HUGE if nbytes >= LEAST else ALIGN
+    memory = np.empty(nbytes + align, np.uint8)  # NumPy asks for large pages
+    start = -memory.ctypes.data % align
+    return memory[start : start + nbytes]
+
+
 def _arrays(wanted: Sequence[tuple[np.dtype[Any], tuple[int, ...]]]) -> list[Array]:
     sizes = [-(-dtype.itemsize * math.prod(shape) // ALIGN) * ALIGN for dtype, shape in wanted]
     if sum(sizes) < LEAST:

@@ -16,8 +16,9 @@ import pytest
 import graphc as gc
 from graphc.runtime.cpu import memory
 from graphc.runtime.cpu.driver import PAGE, driver
-from graphc.runtime.cpu.memory import AHEAD, Expected, Memory, prefault
-from graphc.runtime.pages import LEAST, Pages
+from graphc.runtime.cpu.memory import AHEAD, Expected, Kept, Memory, prefault, reserve_all
+from graphc.runtime.pages import HUGE, LEAST, Pages
+from graphc.runtime.strided import ALIGN
 
 SIZE = LEAST // 4  # floats of a variable whose slot lies in a range of its own
 
@@ -222,6 +223,27 @@ def test_a_step_that_cannot_be_compiled_changes_no_value() -> None:
         assert all(not value.any() for value in session._state.values.values())
         assert session.run([loss, update], {x: np.ones(SIZE)})[0] == SIZE
         assert not session[w].any()
+
+
+def test_kept_blocks_lie_one_after_the_other_and_share_nothing() -> None:
+    blocks = [Kept(nbytes) for nbytes in (LEAST // 2 + 1, 1, LEAST // 2, 3 * ALIGN)]
+    reserve_all(blocks)
+    assert blocks[0].base % HUGE == 0 and all(block.base % ALIGN == 0 for block in blocks)
+    for k, block in enumerate(blocks):
+        assert block.bytes.size == block.nbytes
+        block.bytes[:] = k
+    assert all((block.bytes == k).all() for k, block in enumerate(blocks))
+    assert blocks[-1].base + blocks[-1].nbytes - blocks[0].base < sum(block.nbytes + ALIGN for block in blocks)
+
+
+def test_kept_blocks_stay_where_they_are_when_more_are_wanted() -> None:
+    first, second = Kept(ALIGN + 1), Kept(5)
+    reserve_all([first])
+    first.bytes[:] = 7
+    base = first.base
+    reserve_all([second, first])
+    second.bytes[:] = 9
+    assert first.base == base and (first.bytes == 7).all()
 
 
 def test_an_arena_that_is_too_large_is_told_by_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

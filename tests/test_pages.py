@@ -37,6 +37,14 @@ def test_arrays_are_zeros_that_share_nothing(more: list[tuple[str, tuple[int, ..
     assert not more or found[0].ctypes.data % HUGE == 0
 
 
+@pytest.mark.parametrize("nbytes", [1, ALIGN, LEAST - 1, LEAST, LEAST + 3])
+def test_memory_is_aligned_and_much_of_it_to_a_large_page(nbytes: int) -> None:
+    found = pages.aligned_memory(nbytes)
+    assert (found.dtype, found.shape, found.strides) == (np.uint8, (nbytes,), (1,))
+    assert found.ctypes.data % (HUGE if nbytes >= LEAST else ALIGN) == 0
+    found[:] = 1
+
+
 def test_copies_are_in_order_and_their_own() -> None:
     given = [np.arange(LEAST // 4, dtype=np.int32).reshape(2, -1).T, np.arange(6.0)[::2], np.array(3)]
     found = pages.copies(given)

@@ -29,7 +29,7 @@ from graphc.runtime.cpu.jit import Code, compiled
 from graphc.runtime.cpu.parts import Part
 from graphc.runtime.cpu.values import I64, PTR, Int, Value, constant
 from graphc.runtime.cpu.waiting import futexes, has_futexes, pausing
-from graphc.runtime.strided import ALIGN
+from graphc.runtime.pages import aligned_memory
 
 # `python -m benchmarks threads` measures what these rest on.
 PARALLEL_NS = 8_000  # commands that cost less run on one thread
@@ -590,10 +590,3 @@ def run(commands: CommandList, table: int, scratch: Scratch, pool: Threads | Non
 def is_helped(commands: CommandList, pool: Threads) -> bool:
     """Whether a pool has threads that can help with a plan."""
     return commands.parallel and pool.threads > 1
-
-
-def aligned_memory(nbytes: int) -> Array:
-    """Bytes whose address is a multiple of `ALIGN`, not initialised."""
-    memory = np.empty(nbytes + ALIGN, np.uint8)
-    start = -memory.ctypes.data % ALIGN
-    return memory[start : start + nbytes]

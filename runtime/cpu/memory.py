@@ -6,6 +6,7 @@ first, a fourth of the step's time. Another thread can have that done while the 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from threading import Thread
 from typing import NamedTuple
@@ -14,9 +15,9 @@ from graphc.dims import evaluate
 from graphc.ir import Node
 from graphc.op import Array
 from graphc.plan import Plan
-from graphc.runtime.cpu.driver import aligned_memory, driver, module
+from graphc.runtime.cpu.driver import driver, module
 from graphc.runtime.cpu.phases import NativeKernel
-from graphc.runtime.pages import Pages
+from graphc.runtime.pages import Pages, aligned_memory
 from graphc.runtime.strided import aligned
 
 AHEAD = 4 << 20  # bytes from which a thread is worth starting: the system clears as many in half a millisecond
@@ -71,6 +72,16 @@ class Kept(Memory):
     def __init__(self, nbytes: int) -> None:
         super().__init__()
         self.nbytes = nbytes
+
+
+def reserve_all(blocks: Iterable[Kept]) -> None:
+    """See that all have their bytes. Those that have none yet lie one after the other, so that large pages hold them:
+    they live as long as the last of them."""
+    new = [block for block in blocks if block.bytes.size < block.nbytes]
+    begins = [0, *itertools.accumulate([int(aligned(block.nbytes)) for block in new])]
+    shared = aligned_memory(begins[-1])
+    for block, begin in zip(new, begins, strict=False):
+        block.bytes = shared[begin : begin + block.nbytes]
 
 
 class Layout(NamedTuple):

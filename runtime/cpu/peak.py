@@ -10,13 +10,14 @@ import numpy as np
 
 from graphc.op import Array
 from graphc.runtime.cpu.builder import Module
-from graphc.runtime.cpu.driver import Command, CommandList, Scratch, aligned_memory, run
+from graphc.runtime.cpu.driver import Command, CommandList, Scratch, run
 from graphc.runtime.cpu.fields import Fields
 from graphc.runtime.cpu.host import Host, this_host
 from graphc.runtime.cpu.jit import load
 from graphc.runtime.cpu.phases import PARAMETERS
 from graphc.runtime.cpu.pool import shared_pool
 from graphc.runtime.cpu.values import I64, MEMORY_TYPE, PTR, Int, Value, constant, vector
+from graphc.runtime.pages import aligned_memory
 from graphc.runtime.profile import Peak
 from graphc.runtime.strided import itemsize
 

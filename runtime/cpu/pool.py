@@ -20,8 +20,9 @@ import numpy as np
 
 from graphc.errors import ArgumentError
 from graphc.op import Array
-from graphc.runtime.cpu.driver import POOL_BYTES, SPIN, THREADS, WAIT, WAKE, Driver, aligned_memory, driver
+from graphc.runtime.cpu.driver import POOL_BYTES, SPIN, THREADS, WAIT, WAKE, Driver, driver
 from graphc.runtime.cpu.host import available_threads
+from graphc.runtime.pages import aligned_memory
 
 SPIN_NS = 50_000  # before a thread that waits sleeps
 SAMPLE = 1_000  # pauses that are timed to know how many that is

@@ -27,7 +27,6 @@ from graphc.runtime.cpu.driver import (
     CommandList,
     Scratch,
     Threads,
-    aligned_memory,
     run,
 )
 from graphc.runtime.cpu.fields import Fields, call
@@ -35,6 +34,7 @@ from graphc.runtime.cpu.host import Host, this_host
 from graphc.runtime.cpu.jit import Code, load
 from graphc.runtime.cpu.phases import PARAMETERS
 from graphc.runtime.cpu.values import I64, PTR, Value, constant
+from graphc.runtime.pages import aligned_memory
 from graphc.runtime.profile import Recorder, Span
 
 # What a timed command takes as `args`: the phase, what that takes, the log, and the command's number. Byte offsets.

@@ -32,7 +32,7 @@ from graphc.runtime.cpu.dump import dump_kernels, dump_plan
 from graphc.runtime.cpu.host import Host, this_host
 from graphc.runtime.cpu.jit import Code, Loading, Objects, Unit, unit_of
 from graphc.runtime.cpu.kernels import CORES, EXACT_CORES, function, native_kernel
-from graphc.runtime.cpu.memory import Expected, Kept, Layout, Memory, address
+from graphc.runtime.cpu.memory import Expected, Kept, Layout, Memory, address, reserve_all
 from graphc.runtime.cpu.outlines import Outline
 from graphc.runtime.cpu.packs import Pack
 from graphc.runtime.cpu.parts import Part
@@ -396,8 +396,8 @@ class Bound:
 
         What plans write over variables, they count themselves (`CpuTarget.epoch`); here other arrays are noticed.
         """
+        reserve_all(self._kept.values())
         for slot, block in self._kept.items():
-            block.reserve(block.nbytes)
             table[slot] = block.base
         arrays = [values[node] for node in self._sources]
         if len(self._seen) != len(arrays) or any(r() is not a for r, a in zip(self._seen, arrays, strict=True)):
