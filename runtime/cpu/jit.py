@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from copy import copy
 from functools import cache, partial
-from threading import Lock, RLock, Thread
+from threading import Lock, RLock, Thread, local
 from typing import Any, NamedTuple
 from weakref import WeakSet, WeakValueDictionary
 
@@ -272,17 +272,14 @@ class Loading:
         """The new modules by key, in one library: linking them one by one takes more than twice as long."""
         if not self._units:
             return {}
-        functions = [] if self._functions is None else self._functions.codes()
+        functions = [] if self._functions is None else self._functions.codes(later=later)
+        new = {key: self._compiler.take(key) for key in self._units if key not in self._images}
+        self._images.update(new)
         addresses = {name: code.address(name) for name, code in zip(self._called, functions, strict=True)}
-        made: dict[bytes, str] = {}
-        for key in self._units:
-            if key not in self._images:
-                image = self._images[key] = self._compiler.take(key)
-                first = made.setdefault(image, key)
-                object_cache().put(key, image if first == key else ELSEWHERE + first.encode())
         exported = [_prefix(key) + name for key, unit in self._units.items() for name in unit.symbols]
         library = Code(dict.fromkeys(self._images.values()), exported, addresses, later=later)
         library._needed = tuple(functions)
+        _keep(new)
         return {key: library.part(_prefix(key)) for key in self._units}
 
 
@@ -292,6 +289,14 @@ def load(assemblies: Sequence[str], symbols: Sequence[Sequence[str]], library: L
     for assembly, names in zip(assemblies, symbols, strict=True):
         loading.add(assembly, names)
     return loading.codes()
+
+
+def _keep(images: Mapping[str, bytes]) -> None:
+    """Keep new object files on disk, one that several modules have in common once."""
+    kept: dict[bytes, str] = {}
+    for key, image in images.items():
+        first = kept.setdefault(image, key)
+        object_cache().put(key, image if first == key else ELSEWHERE + first.encode())
 
 
 def _image_of(key: str, kept: bytes | None) -> bytes | None:
@@ -410,6 +415,7 @@ class Compiler:
         self._lock = Lock()
         self._waiting: dict[str, _Waiting] = {}
         self._made: dict[str, Future[bytes]] = {}
+        self._taking = local()  # to make LLVM's machines takes as long as to compile a small module: one for a thread
         self._running = 0
 
     def begin(self, key: str, assembly: str, company: object = None) -> None:
@@ -437,7 +443,7 @@ class Compiler:
         Raises:
             InternalError: LLVM refuses it.
         """
-        made, machines = self._made[key], _Machines(self._host)
+        made, machines = self._made[key], self._taking.__dict__.setdefault("machines", _Machines(self._host))
         while not made.done() and (following := self._next()):
             self._make(following, machines)
         return made.result()

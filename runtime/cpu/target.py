@@ -226,7 +226,7 @@ class CpuExecutable:
         if self._folder is not None:
             written = {variant: target.written(variant) for variant in self.natives}
             dump_kernels(self._folder, self.symbolic, written, target.host, library)
-        codes = loading.codes(later=whole is not None)
+        codes = loading.codes(later=True)  # linked while it is kept on disk, and the run prepared
         self.code = dict(zip(self.natives, codes, strict=False))
         self._shared = codes[len(self.natives) :]
         if key is not None and pack is packs.EMPTY:
