@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 from graphc.ir import Program
-from graphc.runtime.cpu import outlines, packs, parts
-from graphc.runtime.cpu.jit import Code, Loading
+from graphc.runtime.cpu import likely, outlines, packs, parts
+from graphc.runtime.cpu.jit import Code, Loading, expect, new_compiler
+from graphc.runtime.cpu.kernels import function
 from graphc.runtime.cpu.packs import Pack
 from graphc.runtime.cpu.target import CpuExecutable, CpuTarget, shared_parts
 from graphc.runtime.needs import Needs, needs_of
@@ -43,15 +44,18 @@ def making(
         settings: what they depend on besides the program and the target.
     """
     if not isinstance(target, CpuTarget):
-        return _anew(target, resolve(program), optimise)
+        return _anew(resolve(program), optimise, target.compile)
     key = outlines.key_of(program, [*settings, repr(target.host), target.conv_precision, *sorted(target.disable)])
     found = outlines.recalled(key, program, _loaded)
     if found is not None:
         whole = cache(lambda: target.compile(optimise(resolve(program))))
         return Making(found.needs, lambda: CpuExecutable(target, found.symbolic, found.pack, whole))
     # Other threads compile that while the passes run.
-    parts.begin(shared_parts(0 if key is None else packs.MIN_KERNELS))
-    made = _anew(target, resolve(program), optimise)
+    compiler = new_compiler()
+    parts.begin(shared_parts(0 if key is None else packs.MIN_KERNELS), compiler)
+    if key is not None:
+        expect(likely.functions(program, target.host), partial(function, target.host), compiler)
+    made = _anew(resolve(program), optimise, partial(target.compile, compiler=compiler))
 
     def finish() -> Executable:
         executable = made.finish()
@@ -62,9 +66,11 @@ def making(
     return Making(made.needs, finish)
 
 
-def _anew(target: Target, resolved: Program, optimise: Callable[[Program], Program]) -> Making:
+def _anew(
+    resolved: Program, optimise: Callable[[Program], Program], compile: Callable[[Program], Executable]
+) -> Making:
     optimised = optimise(resolved)
-    return Making(needs_of(resolved, optimised), lambda: target.compile(optimised))
+    return Making(needs_of(resolved, optimised), lambda: compile(optimised))
 
 
 def _loaded(pack: Pack) -> Sequence[Code]:

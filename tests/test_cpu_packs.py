@@ -157,7 +157,7 @@ def variants_of(monkeypatch: pytest.MonkeyPatch, **changes: object) -> list[Vari
     plans: list[CpuExecutable] = []
     compile = target.CpuTarget.compile
     monkeypatch.setattr(
-        target.CpuTarget, "compile", lambda self, program: plans.append(compile(self, program)) or plans[-1]
+        target.CpuTarget, "compile", lambda *args, **more: plans.append(compile(*args, **more)) or plans[-1]
     )
     chain(**changes)
     return list(dict.fromkeys(step.variant for step in plans[-1].symbolic.steps))

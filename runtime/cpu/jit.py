@@ -190,7 +190,7 @@ class Loading:
     ) -> None:
         self._library = library
         self._recalled = recalled
-        self._compiler = Compiler(this_host(), TOGETHER) if compiler is None else compiler
+        self._compiler = compiler or new_compiler()
         self._keys: list[str] = []  # of all modules, in order
         self._found: dict[str, Code] = {}  # what is loaded already
         self._units: dict[str, Unit] = {}  # the other modules
@@ -260,6 +260,7 @@ class Loading:
             GraphcError: the system allows no generated code. InternalError: LLVM refuses a module.
         """
         try:
+            self._compiler.settle()
             new = self._linked(later)
         except BaseException:
             self._compiler.stop(self._units)
@@ -281,6 +282,17 @@ class Loading:
         library._needed = tuple(functions)
         _keep(new)
         return {key: library.part(_prefix(key)) for key in self._units}
+
+
+def expect(names: Iterable[str], library: Library, compiler: Compiler) -> None:
+    """Have functions of a library compiled that are most likely needed, unless they are there already."""
+    company = object()
+    for name in names:
+        assembly = library(name)
+        unit = unit_of(assembly, [name])
+        if unit.key not in _loaded and object_cache().find(unit.key) is None:
+            own = _renamed(hot_loops.parts(assembly)[0], _prefix(unit.key))
+            compiler.begin(unit.key, own, None if unit.calls else company, is_likely=True)
 
 
 def load(assemblies: Sequence[str], symbols: Sequence[Sequence[str]], library: Library | None = None) -> list[Code]:
@@ -397,10 +409,16 @@ class _Waiting(NamedTuple):
 
     assembly: str
     company: object
+    is_likely: bool
+
+
+def new_compiler() -> Compiler:
+    """For the modules of a plan."""
+    return Compiler(this_host(), TOGETHER)
 
 
 class Compiler:
-    """Compiles modules on all cores, the longest of those that wait first.
+    """Compiles modules on all cores, what is needed before what is likely, the longest of those that wait first.
 
     Its threads end when no module waits; one that asks for a module which isn't ready helps.
 
@@ -418,16 +436,19 @@ class Compiler:
         self._taking = local()  # to make LLVM's machines takes as long as to compile a small module: one for a thread
         self._running = 0
 
-    def begin(self, key: str, assembly: str, company: object = None) -> None:
+    def begin(self, key: str, assembly: str, company: object = None, *, is_likely: bool = False) -> None:
         """Compile a module in the background.
 
         Args:
             company: modules that have the same may be in one object file; with None, one is alone in its own.
+            is_likely: whether nobody needs it yet; see `settle`.
         """
         with self._lock:
             if key in self._made:
+                if key in self._waiting and not is_likely:
+                    self._waiting[key] = self._waiting[key]._replace(is_likely=False)
                 return
-            self._made[key], self._waiting[key] = Future(), _Waiting(assembly, company)
+            self._made[key], self._waiting[key] = Future(), _Waiting(assembly, company, is_likely)
             if self._running >= self._threads - 1:
                 return
             self._running += 1
@@ -448,6 +469,12 @@ class Compiler:
             self._make(following, machines)
         return made.result()
 
+    def settle(self) -> None:
+        """Don't compile any more what is merely likely, unless that has been begun: all that is needed is known."""
+        with self._lock:
+            likely = [key for key, waiting in self._waiting.items() if waiting.is_likely]
+        self.stop(likely)
+
     def stop(self, keys: Iterable[str]) -> None:
         """Don't compile these modules any more, unless that has been begun; nobody may ask for them."""
         with self._lock:
@@ -461,7 +488,7 @@ class Compiler:
             if not self._waiting:
                 self._running -= leaving
                 return {}
-            longest = sorted(self._waiting, key=lambda key: len(self._waiting[key].assembly), reverse=True)
+            longest = sorted(self._waiting, key=self._rank, reverse=True)
             company = self._waiting[longest[0]].company
             alike = [key for key in longest[1:] if self._waiting[key].company is company is not None]
             share = sum([len(self._waiting[key].assembly) for key in longest]) // self._threads
@@ -473,6 +500,11 @@ class Compiler:
                     break
                 taken[key] = self._waiting.pop(key).assembly
             return taken
+
+    def _rank(self, key: str) -> tuple[bool, int]:
+        """What is greatest comes next."""
+        waiting = self._waiting[key]
+        return not waiting.is_likely, len(waiting.assembly)
 
     def _make(self, modules: Mapping[str, str], machines: _Machines) -> None:
         """Compile modules together; where LLVM refuses that, one by one, to know which it is."""

@@ -69,9 +69,9 @@ class Part:
 class Batch:
     """Parts that are loaded together, and compiled by other threads from now on, if they have to be."""
 
-    def __init__(self, parts: Sequence[Part]) -> None:
+    def __init__(self, parts: Sequence[Part], compiler: Compiler | None = None) -> None:
         self.parts = parts
-        self._loading = Loading(compiler=_compiler())
+        self._loading = Loading(compiler=compiler or _compiler())
         for part in parts:
             self._loading.take(part.unit, part.write)
         _batches.add(self)
@@ -100,11 +100,15 @@ _batches: WeakSet[Batch] = WeakSet()
 _loading = RLock()  # of who loads a part
 
 
-def begin(parts: Iterable[Part]) -> None:
-    """Have those parts compiled in the background of which nothing is known yet; nobody waits for it."""
+def begin(parts: Iterable[Part], compiler: Compiler | None = None) -> None:
+    """Have those parts compiled in the background of which nothing is known yet; nobody waits for it.
+
+    Args:
+        compiler: of what else is begun, so that no more threads are busy than help.
+    """
     new = [part for part in parts if part.loaded is None and part.begun is None]
     if new:
-        batch = Batch(new)
+        batch = Batch(new, compiler)
         for part in new:
             part.begun = batch
 

@@ -30,7 +30,7 @@ from graphc.runtime.cpu.copies import Copy
 from graphc.runtime.cpu.driver import Command, CommandList, Scratch, State, run
 from graphc.runtime.cpu.dump import dump_kernels, dump_plan
 from graphc.runtime.cpu.host import Host, this_host
-from graphc.runtime.cpu.jit import Code, Loading, Objects, Unit, unit_of
+from graphc.runtime.cpu.jit import Code, Compiler, Loading, Objects, Unit, unit_of
 from graphc.runtime.cpu.kernels import CORES, EXACT_CORES, function, native_kernel
 from graphc.runtime.cpu.memory import Expected, Kept, Layout, Memory, address, reserve_all
 from graphc.runtime.cpu.outlines import Outline
@@ -164,11 +164,11 @@ class CpuTarget:
         if self.pool.threads > 1:
             self._expected.add(arrays)
 
-    def compile(self, program: Program) -> CpuExecutable:
-        """Fuse, schedule and generate code for a program whose passes have run."""
+    def compile(self, program: Program, compiler: Compiler | None = None) -> CpuExecutable:
+        """Fuse, schedule and generate code for a program whose passes have run; `compiler` may have begun with it."""
         symbolic = plan_kernels(program, self.info, disable=self.disable)
         self._expected.prefault()  # other threads have compiled the driver meanwhile
-        return CpuExecutable(self, symbolic)
+        return CpuExecutable(self, symbolic, compiler=compiler)
 
     def close(self) -> None:
         """Free the memory of runs, and let go of the threads, which end with their last user."""
@@ -187,6 +187,7 @@ class CpuExecutable:
         symbolic: the plan, or its outline; see `outlines`.
         pack: the code of an outline.
         whole: makes what the outline is of, for what a run doesn't know.
+        compiler: of the plan's modules.
 
     Attributes:
         pack: under which its code is kept, or None.
@@ -199,6 +200,7 @@ class CpuExecutable:
         symbolic: SymbolicPlan,
         pack: Pack = packs.EMPTY,
         whole: Callable[[], CpuExecutable] | None = None,
+        compiler: Compiler | None = None,
     ) -> None:
         self.target = target
         self._whole = whole
@@ -210,7 +212,7 @@ class CpuExecutable:
         target.learn(variants, pack)
         symbolic, self.kept = target.within_budget(symbolic)
         library = partial(function, target.host)
-        loading = Loading(library, pack.objects)
+        loading = Loading(library, pack.objects, compiler)
         self.natives: dict[Variant, NativeKernel] = {}
         for variant in _variants(symbolic):
             native = target.native(variant)
