@@ -407,11 +407,13 @@ def test_weights_that_come_from_memory_give_the_same(name: str, monkeypatch: pyt
     for width in WIDTHS:
         found = []
         for most in (1 << 40, 0):
-            monkeypatch.setattr(conv_winograd_channels, "NEAREST", most)
+            monkeypatch.setattr(conv_winograd_channels, "LARGE", most)
             found.append(run([case.node], case.feeds, cores={conv_op: core}, host=host_of(width))[0])
         assert np.array_equal(*found)
         case.check(found[0])
-    assert ["_memory_" in first for first, *_ in symbols] == [False, True] * len(WIDTHS)
+    modes = [first.split(".")[3].split("_") for first, *_ in symbols]
+    asked = [(fetches, lines != "0") for _, fetches, _, lines in modes]
+    assert asked == [("far", False), ("second", True)] * len(WIDTHS)
 
 
 def test_small_images_with_many_weights_take_small_tiles() -> None:

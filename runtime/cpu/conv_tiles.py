@@ -23,9 +23,9 @@ PRODUCTS_PER_NS = 50
 LOOPS = 3  # that a sum of products can go through
 STRIDED = 8  # rows up to which their distance may be a parameter: each takes a register
 LATENCY = 8  # products that must be in flight to hide how long each takes
-# Into which levels of the cache B is fetched, and how many bytes ahead: hardware stops at the end of a page. The first
-# level has too few reads in flight for what comes from memory.
-FETCHES: Mapping[str, Sequence[tuple[int, int]]] = {"": (), "far": [(1, 8192)], "memory": [(2, 16384), (1, 512)]}
+# How many bytes ahead B is fetched into the first cache, from the last or from the second: hardware stops at the end of
+# a page.
+FETCHES: Mapping[str, Sequence[int]] = {"": (), "far": [8192], "second": [512]}
 NEAR = 8  # outer products that A is ahead where it comes from the second cache: a row would keep all its reads waiting
 
 
@@ -140,6 +140,19 @@ def row_by_row(f: Function, loops: Sequence[tuple[Int, Int]], row: Int) -> list[
     return found[::-1]
 
 
+class Later(NamedTuple):
+    """What will be read later, and is fetched into the second cache meanwhile: the first has too few reads in flight
+    for what comes from memory.
+
+    Attributes:
+        at: where it begins.
+        lines: of the cache, with each outer product.
+    """
+
+    at: Value
+    lines: int
+
+
 class Lines(NamedTuple):
     """Where a tile's rows of A are: a few, one after the other, then as many from the next line on."""
 
@@ -158,6 +171,7 @@ def product_tile(
     adds: bool = True,
     fetches: str = "",
     near: bool = False,
+    later: Later | None = None,
 ) -> None:
     """Compute a sum of outer products for a tile of C, or add it there.
 
@@ -167,12 +181,13 @@ def product_tile(
         places: where A, B and the tile of C begin; the vectors of C are aligned.
         loops: at most `LOOPS`, outermost first.
         rows: distances of the rows of A and C.
-        fetches: which of `FETCHES`, where B is read in order from where caches end, or from memory.
+        fetches: which of `FETCHES`, where B is read in order.
         near: whether A is read in order from the second cache; its rows follow each other in memory.
     """
     a_row, c_row = rows
-    name, step = tile_function(tile, a_row, adds=adds, fetches=fetches, near=near)
-    f.call(name, "void", *places, *[f.i64(number) for number in (*every_run(loops), step, c_row)])
+    name, step = tile_function(tile, a_row, adds=adds, fetches=fetches, near=near, later=later.lines if later else 0)
+    numbers = [f.i64(number) for number in (*every_run(loops), step, c_row)]
+    f.call(name, "void", *places, *([later.at] if later else []), *numbers)
 
 
 def every_run(loops: Sequence[Run]) -> list[Int]:
@@ -181,24 +196,25 @@ def every_run(loops: Sequence[Run]) -> list[Int]:
 
 
 def tile_function(
-    tile: Tile, a_row: int | Lines, *, adds: bool, fetches: str = "", near: bool = False
+    tile: Tile, a_row: int | Lines, *, adds: bool, fetches: str = "", near: bool = False, later: int = 0
 ) -> tuple[str, int]:
     """The function that `product_tile` calls, and the distance of A's rows that it takes: 0 if they are compiled in."""
     if isinstance(a_row, int) and tile.rows > STRIDED:
         a_row = Lines(tile.rows, a_row, 0)
     step, known = (a_row, ()) if isinstance(a_row, int) else (0, a_row)
-    modes = "add" if adds else "put", fetches, "near" if near else ""
+    modes = "add" if adds else "put", fetches, "near" if near else "", str(later)
     return ".".join(map(str, ("outer", *tile, "_".join(modes), *known))), step
 
 
 def library(host: Host, symbol: str) -> str:
     """The assembly of a function that `product_tile` calls."""
     _, rows, vectors, modes, *known = symbol.split(".")
-    mode, fetches, near = modes.split("_")
-    tile, module = Tile(int(rows), int(vectors)), Module()
+    mode, fetches, near, lines_later = modes.split("_")
+    tile, module, later = Tile(int(rows), int(vectors)), Module(), int(lines_later)
     numbers = [(I64, f"number{k}") for k in range(3 * LOOPS + 2)]
-    f = module.function(symbol, [*[("ptr noalias", letter) for letter in "abc"], *numbers])
-    a, b, c, *given, a_row, c_row = (f.parameter(k) for k in range(3 * LOOPS + 5))
+    f = module.function(symbol, [*[("ptr noalias", letter) for letter in ("abcd" if later else "abc")], *numbers])
+    a, b, c, *given, a_row, c_row = (f.parameter(k) for k in range(3 * LOOPS + 5 + (later > 0)))
+    far = [given.pop(0)] if later else []
     ahead = f.mul(given[-2], NEAR)  # along the innermost loop
     if known:
         lines = Lines(*map(int, known))
@@ -208,18 +224,24 @@ def library(host: Host, symbol: str) -> str:
         distances = [f.mul(k, a_row) for k in range(tile.rows)]  # before the loops
 
     def step(places: Sequence[Value], sums: list[Value]) -> list[Value]:
-        left, right = places
-        for level, distance in FETCHES[fetches]:
+        left, right, *there = places
+        for distance in FETCHES[fetches]:
             for v in range(tile.vectors):
-                prefetch(f, f.address(right, distance + v * host.vector_bytes, "i8"), level=level)
+                prefetch(f, f.address(right, distance + v * host.vector_bytes, "i8"))
+        for line in range(later):
+            prefetch(f, f.address(there[0], line * LINE, "i8"), level=2)
         if near:
             for at in range(0, tile.rows * BYTES, LINE):
                 prefetch(f, f.address(f.address(left, ahead, FLOAT), at, "i8"))
         return outer_product(f, host, tile, left, distances, right, BYTES, sums)
 
-    loops = [(given[k], given[k + 1 : k + 3]) for k in range(0, 3 * LOOPS, 3)]
+    loops: list[tuple[Int, Sequence[Int]]] = []
+    step_later: Int = later * LINE // BYTES
+    for k in reversed(range(0, 3 * LOOPS, 3)):
+        loops.insert(0, (given[k], [*given[k + 1 : k + 3], *[step_later] * len(far)]))
+        step_later = f.mul(step_later, given[k])
     zeros = [constant(vector(FLOAT, host.lanes(BYTES)), 0)] * (tile.rows * tile.vectors)
-    put_tile(f, host, tile, c, c_row, nested(f, loops, (a, b), zeros, step), adds=mode == "add")
+    put_tile(f, host, tile, c, c_row, nested(f, loops, (a, b, *far), zeros, step), adds=mode == "add")
     f.ret()
     return module.text()
 

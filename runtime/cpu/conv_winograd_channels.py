@@ -26,6 +26,7 @@ from graphc.runtime.cpu.conv_tiles import (
     LATENCY,
     PRODUCTS_PER_NS,
     VECTORS,
+    Later,
     Run,
     Tile,
     even_part,
@@ -44,7 +45,6 @@ from graphc.runtime.cpu.winograd import FOUR, TAPS, TWO, Transform, store_column
 from graphc.runtime.strided import Strided, aligned
 
 LARGE = 1 << 18  # elements of weights that the second cache doesn't hold beside the tiles
-NEAREST = 1 << 20  # elements of weights that mostly stay in the last cache from run to run, though others pass
 CACHED = 1 << 18  # elements of the transformed tiles of a block, if units are panels
 MANY = 28  # tiles of such a block: one pass over each panel, so that no thread needs the tiles that others transform
 FEW = 16  # tiles of a block, if it is a unit
@@ -122,8 +122,8 @@ def _shape(transform: Transform, convolution: Convolution, host: Host) -> Shape:
         passes = -(-grid.most // tile.rows)
         reads = tile.rows + 2 * tile.vectors + -(-tile.rows * BYTES // LINE)  # all lines are asked for ahead, too
         each = max(tile.rows * tile.vectors, reads, LATENCY) / 2
-        first = max(each, tile.vectors * host.vector_bytes / speed) if is_large else each
-        return transform.places * channels * blocks * -(-vectors // tile.vectors) * (first + (passes - 1) * each)
+        all_passes = max(passes * each, is_large * tile.vectors * host.vector_bytes / speed)
+        return transform.places * channels * blocks * -(-vectors // tile.vectors) * all_passes
 
     most = [(host.registers - 1 - count) // count for count in range(1, min(VECTORS, vectors) + 1)]
     tile = min([Tile(even_part(grid.most, rows), count) for count, rows in enumerate(most, 1)], key=cycles)
@@ -322,7 +322,8 @@ class _Winograd:
         f = module.function(name, [*pointers, (I64, "count")], internal=True)
         tiles, weights, sums, count = (f.parameter(k) for k in range(4))
         adds, wide = shape.channels > DEPTH, self.wide
-        fetches = "memory" if self.places * shape.rows * shape.channels > NEAREST else "far"
+        is_large, passes = self.places * shape.rows * shape.channels > LARGE, -(-shape.grid.most // shape.tile.rows)
+        lines = -(-shape.tile.vectors * self.host.vector_bytes // (passes * LINE)) if is_large else 0
         if adds:
             zero_fill(f, self.host, sums, self.places * self.sum_place)
 
@@ -343,8 +344,11 @@ class _Winograd:
                     left = f.address(a, f.add(f.mul(row, self.tile_row), f.mul(j, step)), FLOAT)
                     right = f.address(b, f.mul(k, self.panel), FLOAT)
                     at = (left, right, f.address(c, f.mul(j, self.panel), FLOAT))
+                    share = f.mul(f.mul(f.div(j, shape.tile.rows), depth), lines * LINE // BYTES)
+                    later = Later(f.address(right, f.add(self.weight_place, share), FLOAT), lines) if lines else None
+                    fetches, rows = "second" if lines else "far", (step, self.panel)
                     product_tile(
-                        f, shape.tile, at, loops, (step, self.panel), adds=adds, fetches=fetches, near=self.in_rows
+                        f, shape.tile, at, loops, rows, adds=adds, fetches=fetches, near=self.in_rows, later=later
                     )
 
                 f.loop(0, count, shape.tile.rows, tile)
