@@ -22,7 +22,7 @@ from graphc.runtime.cpu import conv_taps, conv_winograd_channels
 from graphc.runtime.cpu.conv import CORES, EXACT_CORES
 from graphc.runtime.cpu.host import HOSTS
 from graphc.runtime.cpu.phases import KernelCode
-from graphc.runtime.cpu.winograd import FOUR, TWO, Transform
+from graphc.runtime.cpu.winograd import FOUR, TRANSFORMS, Transform
 from graphc.types import np_dtype
 
 # (x, w, stride, padding, dilation, groups)
@@ -367,9 +367,9 @@ def test_taps_that_are_written_out_meet_nothing_outside_of_the_source() -> None:
 
 
 @pytest.mark.parametrize("by_panels", [False, True], ids=["blocks", "panels"])
-@pytest.mark.parametrize("transform", [FOUR, TWO], ids=["4x4", "2x2"])
+@pytest.mark.parametrize("transform", TRANSFORMS, ids=[each.name for each in TRANSFORMS])
 @pytest.mark.parametrize("name", [*TRANSFORMED, "tiny"])
-def test_tiles_of_both_sizes_give_the_same(
+def test_tiles_of_all_sizes_give_the_same(
     name: str, transform: Transform, by_panels: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(conv_winograd_channels, "UNITS", 1 << 20 if by_panels else 0)
@@ -416,10 +416,12 @@ def test_weights_that_come_from_memory_give_the_same(name: str, monkeypatch: pyt
     assert asked == [("far", False), ("second", True)] * len(WIDTHS)
 
 
-def test_small_images_with_many_weights_take_small_tiles() -> None:
-    case = Case(conv_op, ((1, 512, 14, 14), (512, 512, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1), steady=True)
+@pytest.mark.parametrize(("channels", "size", "tiles"), [(512, 14, "2x2"), (256, 14, "4x2"), (128, 28, "4x4")])
+def test_small_images_with_many_weights_take_small_tiles(channels: int, size: int, tiles: str) -> None:
+    shapes = (1, channels, size, size), (channels, channels, 3, 3)
+    case = Case(conv_op, (*shapes, (1, 1), ((1, 1), (1, 1)), (1, 1), 1), steady=True)
     (step,) = plan_kernels(prepared([case.node], info=INFO), INFO).steps
-    assert native(step.kernel, HOSTS["avx512"], steady=step.steady).notes[0].startswith("winograd 2x2")
+    assert native(step.kernel, HOSTS["avx512"], steady=step.steady).notes[0].startswith(f"winograd {tiles}")
 
 
 def test_steady_weights_may_be_computed_on_the_way() -> None:

@@ -34,7 +34,7 @@ from graphc.runtime.cpu.conv_tiles import BYTES, counters
 from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.phases import KernelCode
 from graphc.runtime.cpu.values import MEMORY_TYPE, Int, Value, constant
-from graphc.runtime.cpu.winograd import FOUR, TWO
+from graphc.runtime.cpu.winograd import TRANSFORMS
 from graphc.runtime.strided import itemsize
 from graphc.target import NO_PREFERENCE, Order, Preference
 
@@ -51,11 +51,11 @@ class Algorithm(NamedTuple):
 _TRANSFORMS = (
     *(
         Algorithm(
-            f"winograd {side}x{side}, channels in lanes",
+            f"winograd {transform.name}, channels in lanes",
             partial(conv_winograd_channels.is_served, transform),
             partial(conv_winograd_channels.winograd, transform),
         )
-        for side, transform in ((4, FOUR), (2, TWO))
+        for transform in TRANSFORMS
     ),
     Algorithm("winograd 4x4", conv_winograd.is_served, conv_winograd.winograd),
     Algorithm("winograd 4x4", conv_winograd_weight.is_served, conv_winograd_weight.winograd_weight),
@@ -105,7 +105,7 @@ def preference(host: Host, precision: str, core: Node, steady: Collection[int]) 
     if last is None or not conv_channels.fits(convolution, host) or math.prod(convolution.extents("w")) > HEAVY:
         return NO_PREFERENCE
     if precision != "exact":
-        if any(conv_winograd_channels.fits(transform, convolution, host) for transform in (FOUR, TWO)):
+        if any(conv_winograd_channels.fits(transform, convolution, host) for transform in TRANSFORMS):
             whole = int(convolution.inputs) % host.lanes(BYTES) == 0
             return Preference({0: last} if whole else {}, last)
         if conv_winograd.is_profitable(convolution, host):

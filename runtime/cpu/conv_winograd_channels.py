@@ -5,8 +5,8 @@ few such vectors, in the order in which they are read: for each place, for each 
 tiles are read element by element, so that a few tiles leave no lanes over.
 
 Where weights are large, a unit of work is a panel, which is read from memory once for a block of tiles that both
-threads find in their caches; else, a block of tiles, which the unit transforms for itself. Tiles of 2x2 need less than
-half the memory for the weights of those of 4x4, and waste less of small images.
+threads find in their caches; else, a block of tiles, which the unit transforms for itself. Tiles of 4x2 need two thirds
+of the memory for the weights of those of 4x4, and tiles of 2x2 less than half; they waste less of small images, too.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.packing import LINE
 from graphc.runtime.cpu.phases import Frame, KernelCode, Place
 from graphc.runtime.cpu.values import I64, Int, Value, constant, vector
-from graphc.runtime.cpu.winograd import FOUR, TAPS, TWO, Transform, store_column, two_passes
+from graphc.runtime.cpu.winograd import TAPS, TRANSFORMS, Pass, Transform, store_column, two_passes
 from graphc.runtime.strided import Strided, aligned
 
 LARGE = 1 << 18  # elements of weights that the second cache doesn't hold beside the tiles
@@ -52,7 +52,7 @@ UNITS = 8  # that there should be
 SPEEDS = ((1 << 20, 8), (3 << 20, 6))  # bytes that arrive in a cycle of so many elements of large weights, at most
 SLOWEST = 4  # of more, which other layers push out of the last cache, too
 USED = 0.93  # part of all cycles that the direct way makes use of
-TRANSFORM = 80  # cycles for each vector of results or of tiles' elements: transformed, moved, turned
+TRANSFORM = 9  # cycles for each vector of a place of tiles: transformed, moved, turned
 BEGINNING = 100_000  # cycles that phases take to begin, and threads to read what others have written
 
 
@@ -88,7 +88,7 @@ def fits(transform: Transform, convolution: Convolution, host: Host) -> bool:
         return False
     if min(int(convolution.inputs), int(convolution.outputs)) < LEAST or host.lanes(BYTES) < 4:
         return False
-    shapes = {each: _shape(each, convolution, host) for each in (FOUR, TWO)}
+    shapes = {each: _shape(each, convolution, host) for each in TRANSFORMS}
     own = shapes[transform].cycles
     return own <= min(shape.cycles for shape in shapes.values()) and own < 0.9 * _direct_cycles(convolution, host)
 
@@ -127,7 +127,7 @@ def _shape(transform: Transform, convolution: Convolution, host: Host) -> Shape:
 
     most = [(host.registers - 1 - count) // count for count in range(1, min(VECTORS, vectors) + 1)]
     tile = min([Tile(even_part(grid.most, rows), count) for count, rows in enumerate(most, 1)], key=cycles)
-    transforms = TRANSFORM * transform.results * (rows + channels) * blocks * grid.most / wide
+    transforms = TRANSFORM * transform.places * (rows + channels) * blocks * grid.most / wide
     return Shape(rows, channels, grid, tile, by_panels, cycles(tile) + transforms + BEGINNING)
 
 
@@ -155,7 +155,7 @@ class _Winograd:
 
     def __init__(self, code: KernelCode, shape: Shape, source: Strided, weight: Strided) -> None:
         self.code, self.host, self.shape, self.weight = code, code.host, shape, weight
-        self.places, self.results = shape.grid.transform.places, shape.grid.transform.results
+        self.places, (self.down, self.across) = shape.grid.transform.places, shape.grid.transform
         self.wide = wide = code.host.lanes(BYTES)
         self.type = vector(FLOAT, wide)
         self.panel = shape.tile.vectors * wide
@@ -174,8 +174,8 @@ class _Winograd:
             self.tiles = ChannelTiles(code, grid, source, vectors, tiles, self.tile_place, shape.tile.rows)
         self.units = self.tiles.units if isinstance(self.tiles, ChannelTiles) else shape.channels
         self.sum_place = tiles * self.panel + wide
-        self.width = grid.width.results if grid.across > 1 else self.results  # points from line to line
-        points = grid.images * grid.lines * self.results * self.width + self.results
+        self.width = grid.width.results if grid.across > 1 else self.across.results  # points from line to line
+        points = grid.images * grid.lines * self.down.results * self.width + self.across.results
         points = -(-points // wide) * wide
         self.point_row = (points // wide | 1) * wide
         own = 0 if shape.by_panels else self.places * self.tile_place
@@ -205,10 +205,11 @@ class _Winograd:
 
     def weights_phase(self) -> None:
         """Transform the weights of a panel in each unit."""
-        shape, transform = self.shape, self.shape.grid.transform
-        cost = shape.rows * shape.channels * transform.places
+        shape = self.shape
+        cost = shape.rows * shape.channels * self.places
         frame = self.code.phase(self.panels, cost, prepares=self.weights.is_kept)
-        f, lines = frame.f, transform.lines(frame.f)
+        f = frame.f
+        rows, columns = (Pass(side.lines(f).taps, TAPS, side.met) for side in (self.across, self.down))
         o_step, i_step, down, across = (frame.size(step) for step in self.weight.strides)
         steps = f.binary("mul", f.counter(self.wide), f.splat(f.i64(o_step), self.wide))
 
@@ -225,9 +226,10 @@ class _Winograd:
                 return [f.gather(self.type, tap, BYTES, mask) for tap in taps]
 
             def store(j: Value, values: Sequence[Value]) -> None:
-                store_column(f, f.address(into, f.mul(j, self.weight_place), FLOAT), values, self.weight_place)
+                at = f.address(into, f.mul(j, self.weight_place), FLOAT)
+                store_column(f, at, values, self.across.met, self.weight_place)
 
-            two_passes(f, self.type, lines.taps, (TAPS, transform.side), load, store)
+            two_passes(f, self.type, rows, columns, load, store)
 
         def unit(panel: Value, _: list[Value]) -> None:
             def channel(c: Value, _: list[Value]) -> None:
@@ -293,15 +295,15 @@ class _Winograd:
         f.call(self.transformed_back(), "void", sums, points, f.i64(tile_lines))
         if self.turns:
             turn = turner(self.code.module, self.host, self.panel, self.point_row)
-            f.call(turn, "void", points, turned, f.i64(f.mul(tile_lines, self.results * self.width)))
-        o, top = f.mul(panel, self.panel), f.mul(line, self.results)
-        bottom = f.min(f.add(top, f.mul(lines, self.results)), grid.height.results)
+            f.call(turn, "void", points, turned, f.i64(f.mul(tile_lines, self.down.results * self.width)))
+        o, top = f.mul(panel, self.panel), f.mul(line, self.down.results)
+        bottom = f.min(f.add(top, f.mul(lines, self.down.results)), grid.height.results)
         o_end = f.min(f.add(o, self.panel), shape.rows)
         bounds = [(n, f.add(n, n_count)), (o, o_end), (top, bottom), (0, grid.width.results)]
 
         def element(index: Sequence[Int]) -> Value:
             image, row, h, w = index
-            at = f.add(f.mul(f.sub(image, n), grid.lines * self.results), f.sub(h, top))
+            at = f.add(f.mul(f.sub(image, n), grid.lines * self.down.results), f.sub(h, top))
             point, channel = f.add(f.mul(at, self.width), w), f.sub(row, o)
             if self.turns:
                 return f.address(turned, f.add(f.mul(channel, self.point_row), point), FLOAT)
@@ -370,26 +372,26 @@ class _Winograd:
             return name
         f = module.function(name, [("ptr noalias", "sums"), ("ptr noalias", "points"), (I64, "lines")], internal=True)
         sums, points, count = (f.parameter(k) for k in range(3))
-        transform, align, results = grid.transform, self.host.vector_bytes, self.results
-        lines = transform.lines(f)
+        down, across, align = self.down, self.across, self.host.vector_bytes
+        first, last = (Pass(side.lines(f).results, side.met, side.results) for side in (down, across))
 
         def some(line: Value, column: Int, v: int) -> None:
             number = f.add(f.mul(line, grid.across), column)
             begin = f.address(sums, f.add(f.mul(number, self.panel), v), FLOAT)
-            point = f.add(f.mul(line, results * self.width), f.mul(column, results))
+            point = f.add(f.mul(line, down.results * self.width), f.mul(column, across.results))
             into = f.address(points, f.add(f.mul(point, self.panel), v), FLOAT)
 
             def load(j: Value) -> list[Value]:
-                first = f.address(begin, f.mul(j, self.sum_place), FLOAT)
-                step = transform.side * self.sum_place
-                return [f.load(self.type, f.address(first, i * step, FLOAT), align) for i in range(transform.side)]
+                top = f.address(begin, f.mul(j, self.sum_place), FLOAT)
+                step = across.met * self.sum_place
+                return [f.load(self.type, f.address(top, i * step, FLOAT), align) for i in range(down.met)]
 
             def store(i: Value, values: Sequence[Value]) -> None:
                 row = f.address(into, f.mul(i, self.width * self.panel), FLOAT)
                 for k, value in enumerate(values):
                     f.store(value, f.address(row, k * self.panel, FLOAT), align)
 
-            two_passes(f, self.type, lines.results, (transform.side, results), load, store)
+            two_passes(f, self.type, first, last, load, store)
 
         def at_tile(line: Value, back: Value) -> None:
             for v in range(0, self.panel, self.wide):

@@ -18,7 +18,7 @@ from graphc.runtime.cpu.conv_rows import clear_rows
 from graphc.runtime.cpu.conv_tiles import BYTES, FLOAT, counters, even_part
 from graphc.runtime.cpu.phases import Frame, KernelCode
 from graphc.runtime.cpu.values import I64, Int, Value, constant, vector
-from graphc.runtime.cpu.winograd import Transform, store_column, two_passes
+from graphc.runtime.cpu.winograd import Pass, Transform, store_column, two_passes
 from graphc.runtime.cpu.winograd_library import Sources, stage_size, transform_sources
 from graphc.runtime.strided import Strided
 
@@ -41,12 +41,12 @@ class Grid(NamedTuple):
     @property
     def down(self) -> int:
         """Lines of tiles in an image."""
-        return -(-self.height.results // self.transform.results)
+        return -(-self.height.results // self.transform.down.results)
 
     @property
     def across(self) -> int:
         """Tiles of a line."""
-        return -(-self.width.results // self.transform.results)
+        return -(-self.width.results // self.transform.across.results)
 
     @property
     def line_blocks(self) -> int:
@@ -169,7 +169,7 @@ class ChannelTiles:
 
         def there() -> None:
             source = frame.at(self.source, (f.add(n, image), f.mul(number, self.wide)))
-            top = f.add(f.mul(f.add(line, t), grid.transform.results), grid.height.reach[0])
+            top = f.add(f.mul(f.add(line, t), grid.transform.down.results), grid.height.reach[0])
             at = f.mul(f.add(f.mul(image, grid.lines), t), grid.across * self.wide)
             f.call(self.line(), "void", source, f.address(into, at, FLOAT), f.i64(top))
 
@@ -198,19 +198,19 @@ class ChannelTiles:
         parameters = [("ptr noalias", "source"), ("ptr noalias", "target"), (I64, "top")]
         f = module.function(name, parameters, internal=True)
         source, target, top = (f.parameter(k) for k in range(3))
-        results, side, start = grid.transform.results, grid.transform.side, grid.width.reach[0]
-        lines = grid.transform.lines(f)
+        (down, across), start = grid.transform, grid.width.reach[0]
+        rows, columns = (Pass(side.lines(f).source, side.met, side.met) for side in (across, down))
         line_step, pixel = (int(step) for step in self.source.strides[2:])
 
         def tile(exists: Sequence[bool], j: Value, _: list[Value]) -> None:
-            begin = f.address(source, f.mul(f.add(f.mul(j, results), start), pixel), FLOAT)
+            begin = f.address(source, f.mul(f.add(f.mul(j, across.results), start), pixel), FLOAT)
             into = f.address(target, f.mul(j, self.wide), FLOAT)
 
             def load(r: Value) -> list[Value]:
                 h = f.i64(f.add(top, r))
                 inside = f.splat(f.compare("icmp ult", h, f.i64(grid.height.size)), self.wide)
                 row = f.address(begin, f.mul(h, line_step), FLOAT)
-                places = [f.address(row, k * pixel, FLOAT) for k in range(side)]
+                places = [f.address(row, k * pixel, FLOAT) for k in range(across.met)]
                 zero = constant(self.type, 0)
                 return [
                     f.load(self.type, at, BYTES, inside) if there else zero
@@ -218,12 +218,12 @@ class ChannelTiles:
                 ]
 
             def store(j: Value, values: Sequence[Value]) -> None:
-                store_column(f, f.address(into, f.mul(j, self.place), FLOAT), values, self.place)
+                store_column(f, f.address(into, f.mul(j, self.place), FLOAT), values, across.met, self.place)
 
-            two_passes(f, self.type, lines.source, (side, side), load, store)
+            two_passes(f, self.type, rows, columns, load, store)
 
-        all_columns = [range(start + j * results, start + j * results + side) for j in range(grid.across)]
-        existing = [tuple([0 <= w < grid.width.size for w in columns]) for columns in all_columns]
+        firsts = [start + j * across.results for j in range(grid.across)]
+        existing = [tuple([0 <= w < grid.width.size for w in range(first, first + across.met)]) for first in firsts]
         low = 0
         for exists, alike in itertools.groupby(existing):
             high = low + len(list(alike))

@@ -4,7 +4,7 @@ The results fall into tiles of 4x4. With y = A^T [(G w G^T) * (B^T d B)] A, wher
 that a tile meets, * works place by place, so that sums over the channels become 36 products of matrices, one for each
 place. The polynomials are interpolated at 0, 3/4, -3/4, 3/2, -3/2 and infinity, which rounds five times less than the
 usual points 0, 1, -1, 2, -2. Tiles of 2x2, at 0, 1, -1 and infinity, take 16 products for 4 results, not 36, and less
-than half the memory for transformed taps.
+than half the memory for transformed taps; those of 4x2 take 24 products for 8, and two thirds of the memory.
 
 A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016; points as in B. Barabasz,
 A. Anderson, K. Soodhalter and D. Gregg, "Error analysis and improving the accuracy of Winograd convolution for deep
@@ -136,69 +136,91 @@ class Forward(Protocol):
         ...
 
 
-class Transform(NamedTuple):
-    """A size of tiles: the results along a side, and the transforms."""
+class Side(NamedTuple):
+    """Of tiles, along one axis: the results, and the transforms."""
 
     results: int
     lines: Callable[[Function], Forward]
 
     @property
-    def side(self) -> int:
-        """Of the part of the source that a tile meets."""
+    def met(self) -> int:
+        """Elements of the source that a tile meets."""
         return self.results + TAPS - 1
+
+
+class Transform(NamedTuple):
+    """A size of tiles."""
+
+    down: Side
+    across: Side
 
     @property
     def places(self) -> int:
         """Products of a tile."""
-        return self.side**2
+        return self.down.met * self.across.met
+
+    @property
+    def name(self) -> str:
+        """How many results a tile has, down and across."""
+        return f"{self.down.results}x{self.across.results}"
 
 
-FOUR, TWO = Transform(RESULTS, Lines), Transform(2, ShortLines)
+_LONG, _SHORT = Side(RESULTS, Lines), Side(2, ShortLines)
+FOUR, MIXED, TWO = TRANSFORMS = Transform(_LONG, _LONG), Transform(_LONG, _SHORT), Transform(_SHORT, _SHORT)
+
+
+class Pass(NamedTuple):
+    """A multiplication by T: `line` computes T x, of so many values so many."""
+
+    line: Callable[[Sequence[Value]], list[Value]]
+    given: int
+    made: int
 
 
 def two_passes(
     f: Function,
     type: str,
-    line: Callable[[Sequence[Value]], list[Value]],
-    sizes: tuple[int, int],
+    rows: Pass,
+    columns: Pass,
     load: Callable[[Value], Sequence[Value]],
     store: Callable[[Value, Sequence[Value]], None],
 ) -> None:
-    """Emit T X T^T, where `line` computes T x: for the rows of X, and then for the columns of what comes out.
+    """Emit S X T^T, where `rows` computes T x for the rows of X, and `columns` S y for the columns of what comes out.
 
     Loops keep the code small; what lies between the passes would not fit the registers anyway.
 
     Args:
-        sizes: of x and of T x.
         load: the values of a row of X.
         store: takes the values of a column of the result.
     """
-    given, made = sizes
-    between, align = f.stack(type, given * made), bytes_of(type)
+    between, align = f.stack(type, columns.given * rows.made), bytes_of(type)
 
     def row(i: Value, _: list[Value]) -> None:
-        begin = f.address(between, f.mul(i, made), type)
-        for k, value in enumerate(line(load(i))):
+        begin = f.address(between, f.mul(i, rows.made), type)
+        for k, value in enumerate(rows.line(load(i))):
             f.store(value, f.address(begin, k, type), align)
 
     def column(j: Value, _: list[Value]) -> None:
         begin = f.address(between, j, type)
-        store(j, line([f.load(type, f.address(begin, i * made, type), align) for i in range(given)]))
+        column = [f.load(type, f.address(begin, i * rows.made, type), align) for i in range(columns.given)]
+        store(j, columns.line(column))
 
-    f.loop(0, given, 1, row)
-    f.loop(0, made, 1, column)
+    f.loop(0, columns.given, 1, row)
+    f.loop(0, rows.made, 1, column)
 
 
-def store_column(f: Function, at: Value, values: Sequence[Value], apart: Int, mask: Value | None = None) -> None:
+def store_column(
+    f: Function, at: Value, values: Sequence[Value], across: int, apart: Int, mask: Value | None = None
+) -> None:
     """Store the values of a column of places.
 
     Args:
-        values: as many as places have rows and columns.
         at: where the first goes.
-        apart: distance of neighbouring places in memory, in elements; those of a column are a row of places apart.
+        across: places in a row.
+        apart: distance of neighbouring places in memory, in elements.
     """
     for i, value in enumerate(values):
-        f.store(value, f.address(at, f.mul(i * len(values), apart), "float"), 4, mask)
+        f.store(value, f.address(at, f.mul(i * across, apart), "float"), 4, mask)
 
 
 # --------------------------------------------------------------------------------------------- lanes

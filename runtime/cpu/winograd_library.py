@@ -16,12 +16,12 @@ from graphc.runtime.cpu.host import Host
 from graphc.runtime.cpu.shared import Shared
 from graphc.runtime.cpu.values import Int, Value, vector
 from graphc.runtime.cpu.winograd import (
-    FOUR,
     RESULTS,
     SIDE,
     TAPS,
-    TWO,
+    TRANSFORMS,
     Lines,
+    Pass,
     Transform,
     interleaved,
     spread_apart,
@@ -129,7 +129,7 @@ class Sources(NamedTuple):
 
 def stage_size(host: Host, transform: Transform, row: int) -> int:
     """Elements of the memory for rows of elements that `transform_sources` needs."""
-    return 2 * transform.side * (row * transform.results + host.lanes(BYTES))
+    return 2 * transform.down.met * (row * transform.across.results + host.lanes(BYTES))
 
 
 def transform_sources(f: Function, transform: Transform, places: Sequence[Value], how: Sources) -> None:
@@ -139,13 +139,13 @@ def transform_sources(f: Function, transform: Transform, places: Sequence[Value]
         places: the channel in the first image, where the transformed tiles go, memory for rows of elements that is
             finite, a row of zeros as long as the source's.
     """
-    shared.call(f, f"winograd.sources.{transform.results}", places, how)
+    shared.call(f, f"winograd.sources.{transform.name}", places, how)
 
 
 def _weights(f: Function, host: Host, given: Sequence[Value], variant: Sequence[str]) -> None:
     source, target, rows, channels, row_step, channel_step, down, across, place = given
     inner, last = variant
-    wide, lines = host.lanes(BYTES), Lines(f)
+    wide, taps = host.lanes(BYTES), Pass(Lines(f).taps, TAPS, SIDE)
     type = vector(FLOAT, wide)
     steps = f.binary("mul", f.counter(wide, "i32"), f.splat(f.convert("trunc", channel_step, "i32"), wide))
 
@@ -156,13 +156,13 @@ def _weights(f: Function, host: Host, given: Sequence[Value], variant: Sequence[
 
         def load(i: Value) -> list[Value]:
             row = f.address(at, f.mul(i, down), FLOAT)
-            taps = [f.addresses(f.address(row, f.mul(j, across), FLOAT), steps, FLOAT) for j in range(TAPS)]
-            return [f.gather(type, tap, BYTES, mask) for tap in taps]
+            places = [f.addresses(f.address(row, f.mul(j, across), FLOAT), steps, FLOAT) for j in range(TAPS)]
+            return [f.gather(type, place, BYTES, mask) for place in places]
 
         def store(j: Value, values: Sequence[Value]) -> None:
-            store_column(f, f.address(into, f.mul(j, place), FLOAT), values, place, mask)
+            store_column(f, f.address(into, f.mul(j, place), FLOAT), values, SIDE, place, mask)
 
-        two_passes(f, type, lines.taps, (TAPS, SIDE), load, store)
+        two_passes(f, type, taps, taps, load, store)
 
     if inner == "channels":
         f.loop(0, rows, 1, lambda r, _: f.loop(0, channels, wide, lambda c, _: some(r, c)) and None)
@@ -172,7 +172,7 @@ def _weights(f: Function, host: Host, given: Sequence[Value], variant: Sequence[
 
 def _results(f: Function, host: Host, given: Sequence[Value], _: Sequence[str]) -> None:
     source, target, vectors, place, row_size = given
-    wide, lines, align = host.lanes(BYTES), Lines(f), host.vector_bytes
+    wide, results, align = host.lanes(BYTES), Pass(Lines(f).results, SIDE, RESULTS), host.vector_bytes
     type = vector(FLOAT, wide)
 
     def some(v: Value, _: list[Value]) -> None:
@@ -188,7 +188,7 @@ def _results(f: Function, host: Host, given: Sequence[Value], _: Sequence[str]) 
             for k, value in enumerate(interleaved(f, values)):
                 f.store(value, f.address(row, k * wide, FLOAT), align)
 
-        two_passes(f, type, lines.results, (SIDE, RESULTS), load, store)
+        two_passes(f, type, results, results, load, store)
 
     f.loop(0, vectors, 1, some)
 
@@ -197,6 +197,7 @@ def _line(f: Function, host: Host, given: Sequence[Value], variant: Sequence[str
     source, target, tiles, columns, row, place = given
     wide = host.lanes(BYTES)
     line, side = {"source": (Lines(f).source, SIDE), "gradients": (Lines(f).gradients, RESULTS)}[variant[0]]
+    each = Pass(line, side, SIDE)
     type = vector(FLOAT, wide)
 
     def tile(t: Value, _: list[Value]) -> None:
@@ -211,9 +212,9 @@ def _line(f: Function, host: Host, given: Sequence[Value], variant: Sequence[str
                 return [f.load(type, f.address(pixels, f.mul(j, row), FLOAT), BYTES) for j in range(side)]
 
             def store(j: Value, values: Sequence[Value]) -> None:
-                store_column(f, f.address(into, f.mul(j, place), FLOAT), values, place)
+                store_column(f, f.address(into, f.mul(j, place), FLOAT), values, SIDE, place)
 
-            two_passes(f, type, line, (side, SIDE), load, store)
+            two_passes(f, type, each, each, load, store)
 
         f.loop(0, row, wide, some)
 
@@ -222,7 +223,7 @@ def _line(f: Function, host: Host, given: Sequence[Value], variant: Sequence[str
 
 def _sums(f: Function, host: Host, given: Sequence[Value], _: Sequence[str]) -> None:
     source, target, channels, place, down, across = given
-    wide = host.lanes(BYTES)
+    wide, taps = host.lanes(BYTES), Pass(Lines(f).tap_gradients, SIDE, TAPS)
     type = vector(FLOAT, wide)
 
     def some(c: Value, _: list[Value]) -> None:
@@ -237,7 +238,7 @@ def _sums(f: Function, host: Host, given: Sequence[Value], _: Sequence[str]) -> 
             for i, value in enumerate(values):
                 f.store(value, f.address(column, f.mul(i, down), FLOAT), BYTES)
 
-        two_passes(f, type, Lines(f).tap_gradients, (SIDE, TAPS), load, store)
+        two_passes(f, type, taps, taps, load, store)
 
     f.loop(0, channels, wide, some)
 
@@ -250,11 +251,11 @@ def _sources(f: Function, host: Host, given: Sequence[Value], variant: Sequence[
     """
     source, target, stage, zeros, *numbers = given
     images, first, count, most, across, top, left, height, width, image_step, line_step, row_size, place = numbers
-    transform = next(each for each in (TWO, FOUR) if each.results == int(variant[0]))
-    wide, results, side = host.lanes(BYTES), transform.results, transform.side
+    down, aside = next(each for each in TRANSFORMS if each.name == variant[0])
+    wide, results = host.lanes(BYTES), aside.results
     type = vector(FLOAT, wide)
     stage_row = f.add(f.mul(row_size, results), wide)
-    copy_size, elements = f.mul(side, stage_row), f.mul(results, across)
+    copy_size, elements = f.mul(down.met, stage_row), f.mul(results, across)
 
     def copy(lanes: int) -> None:
         """Copy all lines, so many elements at a time."""
@@ -262,7 +263,7 @@ def _sources(f: Function, host: Host, given: Sequence[Value], variant: Sequence[
 
         def row(n: Value, t: Value, r: Value) -> None:
             tile_line = f.add(f.mul(n, most), t)
-            h = f.i64(f.add(f.add(f.mul(f.add(first, t), results), r), top))
+            h = f.i64(f.add(f.add(f.mul(f.add(first, t), down.results), r), top))
             here = f.address(source, f.add(f.mul(n, image_step), f.mul(h, line_step)), FLOAT)
             begin = f.select(f.compare("icmp ult", h, height), here, zeros)
             into = f.address(stage, f.add(f.mul(r, stage_row), f.mul(tile_line, elements)), FLOAT)
@@ -278,7 +279,7 @@ def _sources(f: Function, host: Host, given: Sequence[Value], variant: Sequence[
             f.loop(0, elements, lanes, piece)
 
         def line(n: Value, t: Value) -> None:
-            f.loop(0, side, 1, lambda r, _: row(n, t, r))
+            f.loop(0, down.met, 1, lambda r, _: row(n, t, r))
 
         f.loop(0, images, 1, lambda n, _: f.loop(0, count, 1, lambda t, _: line(n, t)) and None)
 
@@ -291,12 +292,13 @@ def _sources(f: Function, host: Host, given: Sequence[Value], variant: Sequence[
             whole, last = (
                 [f.load(type, f.address(at, j * wide, FLOAT), BYTES) for j in range(results)] for at in copies
             )
-            return [*spread_apart(f, whole, results), *spread_apart(f, last, side - results)]
+            return [*spread_apart(f, whole, results), *spread_apart(f, last, aside.met - results)]
 
         def store(j: Value, values: Sequence[Value]) -> None:
-            store_column(f, f.address(into, f.mul(j, place), FLOAT), values, place)
+            store_column(f, f.address(into, f.mul(j, place), FLOAT), values, aside.met, place)
 
-        two_passes(f, type, transform.lines(f).source, (side, side), load, store)
+        rows, columns = (Pass(side.lines(f).source, side.met, side.met) for side in (aside, down))
+        two_passes(f, type, rows, columns, load, store)
 
     f.if_(f.is_less(1, across), lambda: copy(wide), lambda: copy(min(results, wide)))
     f.loop(0, f.div(row_size, wide), 1, some)
