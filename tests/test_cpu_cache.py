@@ -298,6 +298,35 @@ def test_small_modules_have_one_object_file_that_is_kept_once(
     assert (objects.hits, objects.misses) == (3, 9)
 
 
+@pytest.mark.parametrize("attributes", ["", "#1 "], ids=["others", "glue"])
+def test_what_nobody_asks_for_may_call_what_is_missing(
+    objects: ObjectCache, monkeypatch: pytest.MonkeyPatch, attributes: str
+) -> None:
+    monkeypatch.setattr(jit, "available_threads", lambda: 1)
+    text = (
+        "declare i64 @work.WHICH(i64)\n"
+        f"define i64 @phase0(i64 %x) {attributes}{{\n  %y = call i64 @work.WHICH(i64 %x)\n  ret i64 %y\n}}\n"
+        f"{jit.hot_loops.GLUE if attributes else ''}\n"
+    )
+    modules = [text.replace("WHICH", name) for name in ("one", "two", "three")]
+    numbers = {"work.one": 1, "work.two": 2, "work.three": 3}
+
+    def load(texts: list[str]) -> list[jit.Code]:
+        asked.clear()
+        return jit.load(texts, [["phase0"]] * len(texts), library)
+
+    def library(name: str) -> str:
+        asked.append(name)
+        return module(numbers[name], name)
+
+    asked: list[str] = []
+    assert [result(code, 10) for code in load(modules)] == [11, 12, 13]
+    sizes = sorted([len(file.read_bytes()) for file in folder_of(objects).iterdir()])
+    assert sizes[3] < 200 < sizes[4], "the three that call are in one file, and the three functions in another"
+    assert [result(code, 10) for code in load(modules[1:2])] == [12] and asked == ["work.two"]
+    assert (objects.hits, objects.misses) == (2, 6)
+
+
 def test_functions_that_two_object_files_have(objects: ObjectCache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jit, "available_threads", lambda: 1)
     one, two, three, four = [module(k) for k in range(4)]

@@ -5,8 +5,7 @@ a dot, as no name of the C library does.
 
 Small modules are compiled several at a time, as each takes LLVM a millisecond besides what its lines take. They are in
 one object file then, which is kept once. An object may thus have more than is asked for: of functions that several
-objects have, each the same, one is taken, since all are weak; and only modules that call no others are in company, so
-that nothing else is needed.
+objects have, each the same, one is taken, since all are weak. What functions call that nobody asks for may be missing.
 """
 
 from __future__ import annotations
@@ -33,6 +32,7 @@ from graphc.runtime.cpu.turns import SHORT_TURNS
 DEFINED = re.compile(r"^define (?!internal |private )[^@\n]*@([\w.]+)\(", re.MULTILINE)
 LOCAL = re.compile(r"^(?:define (?:internal|private) [^@\n]*)?@([\w.]+)(?=\(| =)", re.MULTILINE)
 SHARED = "declare ", "attributes ", "!"  # what lines begin with that modules have in common
+CALLED = re.compile(r"^declare (?=[^@\n]*@(?!llvm\.)\w+\.)", re.MULTILINE)  # of a library
 OF_LIBRARY = re.compile(r"^declare [^@\n]*@((?!llvm\.)\w+\.[\w.]+)\(", re.MULTILINE)
 
 TOGETHER = 56 << 10  # characters of assembly that are compiled as one module, about
@@ -222,7 +222,7 @@ class Loading:
         parts = cache(lambda: hot_loops.parts(assembly()))
         image = self._recalled.images.get(key) or _image_of(key, object_cache().get(key))
         if image is None:
-            self._compiler.begin(key, _renamed(parts()[0], _prefix(key)), None if unit.calls else self)
+            self._compiler.begin(key, _renamed(parts()[0], _prefix(key)), self)
         else:
             self._images[key] = image
         loops = [name for name in unit.calls if name.startswith(hot_loops.PREFIX)]
@@ -292,7 +292,7 @@ def expect(names: Iterable[str], library: Library, compiler: Compiler) -> None:
         unit = unit_of(assembly, [name])
         if unit.key not in _loaded and object_cache().find(unit.key) is None:
             own = _renamed(hot_loops.parts(assembly)[0], _prefix(unit.key))
-            compiler.begin(unit.key, own, None if unit.calls else company, is_likely=True)
+            compiler.begin(unit.key, own, company, is_likely=True)
 
 
 def load(assemblies: Sequence[str], symbols: Sequence[Sequence[str]], library: Library | None = None) -> list[Code]:
@@ -371,6 +371,7 @@ def _joined(assemblies: Sequence[str]) -> str:
             text = text.replace(f"\ndefine weak {linkage}", f"\ndefine {linkage}")
         names = LOCAL.findall("\n".join([_lines(text, "define "), _lines(text, "@")]))
         text = hot_loops.renamed(text, {name: f"m{number}.{name}" for name in names})
+        text = CALLED.sub("declare extern_weak ", text)
         lines = text.split("\n")
         shared.update(dict.fromkeys([line for line in lines if line.startswith(SHARED)]))
         texts.append("\n".join([line for line in lines if not line.startswith(SHARED)]))
@@ -440,7 +441,8 @@ class Compiler:
         """Compile a module in the background.
 
         Args:
-            company: modules that have the same may be in one object file; with None, one is alone in its own.
+            company: modules that have the same may be in one object file, those that are glue apart from the others;
+                with None, one is alone in its own.
             is_likely: whether nobody needs it yet; see `settle`.
         """
         with self._lock:
@@ -448,6 +450,7 @@ class Compiler:
                 if key in self._waiting and not is_likely:
                     self._waiting[key] = self._waiting[key]._replace(is_likely=False)
                 return
+            company = company and (company, hot_loops.is_glue(assembly))
             self._made[key], self._waiting[key] = Future(), _Waiting(assembly, company, is_likely)
             if self._running >= self._threads - 1:
                 return
@@ -490,7 +493,7 @@ class Compiler:
                 return {}
             longest = sorted(self._waiting, key=self._rank, reverse=True)
             company = self._waiting[longest[0]].company
-            alike = [key for key in longest[1:] if self._waiting[key].company is company is not None]
+            alike = [key for key in longest[1:] if self._waiting[key].company == company is not None]
             share = sum([len(self._waiting[key].assembly) for key in longest]) // self._threads
             left = min(self._together, share)
             taken: dict[str, str] = {}

@@ -16,11 +16,12 @@ from graphc.ops.linalg import matmul_op
 from graphc.runtime.conv_geometry import described
 from graphc.runtime.cpu.conv_winograd import is_profitable
 from graphc.runtime.cpu.host import Host
+from graphc.runtime.cpu.winograd import FOUR
 
 PRODUCTS = "gemm.rows", "gemm.columns"
 WEIGHT_GRADIENTS = "source.pad.near", "source.turn", "rows.clear", "product.tiles"
 WINOGRAD = (
-    "winograd.sources.4",
+    f"winograd.sources.{FOUR.name}",
     "winograd.weights.channels.whole",
     "winograd.results",
     "winograd.line.source",
