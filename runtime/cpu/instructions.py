@@ -349,7 +349,7 @@ class Instructions:
         )
 
     def addresses(self, base: Value, offsets: Value, element: str) -> Value:
-        """The addresses of the elements at a vector of i64 offsets."""
+        """The addresses of the elements at a vector of i64 offsets; or at one, of which nothing is known."""
         type = with_element(offsets.type, PTR)
         return self.pure(type, f"getelementptr inbounds {element}, ptr {base.text}, {offsets.type} {offsets.text}")
 

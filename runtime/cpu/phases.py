@@ -206,7 +206,7 @@ class Frame:
         return self.f.load(I64, self.f.address(self._args, slot, I64), 8)
 
     def _buffer(self, slot: int) -> Value:
-        return self.f.load(PTR, self.f.address(self._table, self._argument(slot), PTR), 8)
+        return self.f.load(PTR, self.f.addresses(self._table, self._argument(slot), PTR), 8)
 
     def read(self, number: int) -> Value:
         """The address of a buffer that the kernel reads."""
