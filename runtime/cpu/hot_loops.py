@@ -30,8 +30,9 @@ GLOBAL = re.compile(r"@(?!llvm\.)")
 GLOBALS = re.compile(r"(@[\w.]+)")  # names of functions and tables
 CALL = re.compile(r"\bcall [^\n@(]*(?:@(?!llvm\.)|%)")
 INTRINSIC = re.compile(r"@(llvm\.[\w.]+)\(")
-DECLARED = re.compile(r"^declare [^@\n]*@([\w.]+)\(.*$", re.MULTILINE)
-LOOP = re.compile(rf"^define void @({re.escape(PREFIX)}\w+)\((.*)\) #0 {{\n(?:.*\n)*?}}\n", re.MULTILINE)
+DECLARED = re.compile(r"declare [^@]*@([\w.]+)\(.*")
+PARAMETER = re.compile(r" %[\w.]+")
+LOOP, END = f"define void @{PREFIX}", "\n}\n"  # how loops begin and end
 
 
 class Loop(NamedTuple):
@@ -155,20 +156,18 @@ def parts(assembly: str) -> tuple[str, Mapping[str, str]]:
     """A kernel without its loops, and the modules of these, by name; all of it where none are apart."""
     if GLUE not in assembly:
         return assembly, {}
-    declared = {found[1]: found[0] for found in DECLARED.finditer(assembly)}
+    glue, *texts = assembly.split(LOOP)
+    declared = {found[1]: found[0] for found in map(DECLARED.match, glue.split("\n")) if found}
     loops: dict[str, str] = {}
     calls = []
-    for found in LOOP.finditer(assembly):
-        text, name = found[0], found[1]
-        needed = [declared[each] for each in dict.fromkeys(INTRINSIC.findall(text))]
-        loops[name] = "\n".join([*needed, f"{text}{ATTRIBUTES}", METADATA, ""])
-        calls.append(f"declare void @{name}({_types(found[2])})")
-    return "\n".join([*calls, LOOP.sub("", assembly).replace(f"{ATTRIBUTES}\n", "", 1)]), loops
-
-
-def _types(parameters: str) -> str:
-    """The types of parameters that are written with names."""
-    return re.sub(r" %[\w.]+", "", parameters)
+    for text in texts:
+        body, end, rest = text.partition(END)
+        name, _, parameters = body.partition(") #0 {")[0].partition("(")
+        needed = [declared[each] for each in dict.fromkeys(INTRINSIC.findall(body))]
+        loops[PREFIX + name] = "\n".join([*needed, f"{LOOP}{body}{end}{ATTRIBUTES}", METADATA, ""])
+        calls.append(f"declare void @{PREFIX}{name}({PARAMETER.sub('', parameters)})")
+        glue += rest
+    return "\n".join([*calls, glue.replace(f"{ATTRIBUTES}\n", "", 1)]), loops
 
 
 def is_glue(module: str) -> bool:
@@ -178,4 +177,5 @@ def is_glue(module: str) -> bool:
 
 def names(assembly: str) -> Iterable[str]:
     """The loops that are compiled apart from a kernel."""
-    return [found[1] for found in LOOP.finditer(assembly)] if GLUE in assembly else ()
+    texts = assembly.split(LOOP)[1:] if GLUE in assembly else ()
+    return [PREFIX + text.partition("(")[0] for text in texts]

@@ -33,6 +33,7 @@ DEFINED = re.compile(r"^define (?!internal |private )[^@\n]*@([\w.]+)\(", re.MUL
 LOCAL = re.compile(r"^(?:define (?:internal|private) [^@\n]*)?@([\w.]+)(?=\(| =)", re.MULTILINE)
 SHARED = "declare ", "attributes ", "!"  # what lines begin with that modules have in common
 CALLED = re.compile(r"^declare (?=[^@\n]*@(?!llvm\.)\w+\.)", re.MULTILINE)  # of a library
+HIDDEN = "internal ", "private "  # what functions begin with that no other module sees
 OF_LIBRARY = re.compile(r"^declare [^@\n]*@((?!llvm\.)\w+\.[\w.]+)\(", re.MULTILINE)
 
 TOGETHER = 56 << 10  # characters of assembly that are compiled as one module, about
@@ -366,15 +367,15 @@ def _joined(assemblies: Sequence[str]) -> str:
     shared: dict[str, None] = {}
     texts = []
     for number, assembly in enumerate(assemblies):
-        text = f"\n{assembly}".replace("\ndefine ", "\ndefine weak ")
-        for linkage in ("internal ", "private "):
-            text = text.replace(f"\ndefine weak {linkage}", f"\ndefine {linkage}")
-        names = LOCAL.findall("\n".join([_lines(text, "define "), _lines(text, "@")]))
-        text = hot_loops.renamed(text, {name: f"m{number}.{name}" for name in names})
-        text = CALLED.sub("declare extern_weak ", text)
-        lines = text.split("\n")
+        around, *functions = f"\n{assembly}\n".split("\ndefine ")
+        pieces = [each.partition("\n}\n") for each in functions]
+        around = "\n".join([around, *[rest for _, _, rest in pieces]])
+        lines = CALLED.sub("declare extern_weak ", around).split("\n")
         shared.update(dict.fromkeys([line for line in lines if line.startswith(SHARED)]))
-        texts.append("\n".join([line for line in lines if not line.startswith(SHARED)]))
+        own = [line for line in lines if line and not line.startswith(SHARED)]
+        own += [("define " if body.startswith(HIDDEN) else "define weak ") + body + end for body, end, _ in pieces]
+        names = LOCAL.findall("\n".join([line.partition("\n")[0] for line in own]))
+        texts.append(hot_loops.renamed("\n".join(own), {name: f"m{number}.{name}" for name in names}))
     return "\n".join([*shared, *texts])
 
 
