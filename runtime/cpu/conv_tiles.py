@@ -231,7 +231,7 @@ def library(host: Host, symbol: str) -> str:
         for line in range(later):
             prefetch(f, f.address(there[0], line * LINE, "i8"), level=2)
         if near:
-            for at in range(0, tile.rows * BYTES, LINE):
+            for at in lines_of(tile.rows * BYTES):
                 prefetch(f, f.address(f.address(left, ahead, FLOAT), at, "i8"))
         return outer_product(f, host, tile, left, distances, right, BYTES, sums)
 
@@ -244,6 +244,11 @@ def library(host: Host, symbol: str) -> str:
     put_tile(f, host, tile, c, c_row, nested(f, loops, (a, b, *far), zeros, step), adds=mode == "add")
     f.ret()
     return module.text()
+
+
+def lines_of(nbytes: int) -> list[int]:
+    """Offsets that meet all lines of so many bytes of floats: whole lines, or whatever part of a line they begin with."""
+    return [*range(0, nbytes, LINE), *([nbytes - BYTES] if nbytes % LINE else [])]
 
 
 def turner(module: Module, host: Host, columns: int, row: int) -> str:

@@ -326,14 +326,15 @@ class _Winograd:
         adds, wide = shape.channels > DEPTH, self.wide
         is_large, passes = self.places * shape.rows * shape.channels > LARGE, -(-shape.grid.most // shape.tile.rows)
         lines = -(-shape.tile.vectors * self.host.vector_bytes // (passes * LINE)) if is_large else 0
-        if adds:
-            zero_fill(f, self.host, sums, self.places * self.sum_place)
 
         def place(p: Value, _: list[Value]) -> None:
             a, b, c = (
                 f.address(at, f.mul(p, apart), FLOAT)
                 for at, apart in ((tiles, self.tile_place), (weights, self.weight_place), (sums, self.sum_place))
             )
+
+            if adds:  # here, so that they are in the first cache where they are added to
+                zero_fill(f, self.host, c, self.sum_place)
 
             def some(k: Value, _: list[Value]) -> None:
                 depth = f.min(DEPTH, f.sub(shape.channels, k))
