@@ -247,7 +247,7 @@ def library(host: Host, symbol: str) -> str:
 
 
 def lines_of(nbytes: int) -> list[int]:
-    """Offsets that meet all lines of so many bytes of floats: whole lines, or whatever part of a line they begin with."""
+    """Offsets that meet every line of so many bytes of floats: whole lines, or beginning anywhere in one."""
     return [*range(0, nbytes, LINE), *([nbytes - BYTES] if nbytes % LINE else [])]
 
 
