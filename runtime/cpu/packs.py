@@ -71,11 +71,15 @@ def key_of(variants: Sequence[Variant], machine: Host, cores: str) -> str | None
     """
     if len(variants) < MIN_KERNELS or not versions():
         return None
+    kinds = Kinds()
     try:
-        lines = [repr([*map(_described, k.regions), _core(k), sorted(steady)]) for k, steady in variants]
+        regions = {region: _described(region, kinds) for k, _ in variants for region in k.regions}
+        number = {region: at for at, region in enumerate(regions)}
+        kernels = [([number[region] for region in k.regions], _core(k), sorted(steady)) for k, steady in variants]
     except ForeignError:
         return None
-    return hashlib.sha256("\n".join([versions(), repr(machine), cores, *lines]).encode()).hexdigest()
+    lines = [versions(), repr(machine), cores, repr((kinds.described, list(regions.values()), kernels))]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def recalled(key: str | None) -> Pack:
@@ -113,11 +117,32 @@ def _core(found: Kernel) -> Any:
     return len(found.operands), *own
 
 
-def _described(region: Region) -> Any:
+class Kinds:
+    """Numbers for nodes that differ in their operands alone, which few do that a plan has many of.
+
+    Attributes:
+        described: what each number stands for.
+    """
+
+    def __init__(self) -> None:
+        self._numbers: dict[object, int] = {}
+        self.described: list[tuple[Any, ...]] = []
+
+    def number(self, node: Node) -> int:
+        """The number of a node's kind; raises ForeignError as `described_node` does."""
+        key = node.op, node.type, node.attrs.key
+        found = self._numbers.get(key)
+        if found is None:
+            found = self._numbers[key] = len(self.described)
+            self.described.append(described_node(node))
+        return found
+
+
+def _described(region: Region, kinds: Kinds) -> Any:
     """A region as nested tuples and lists of texts and numbers."""
     number = {node: k for k, node in enumerate(region.values)}
-    nodes = [(*described_node(node), [number[i] for i in node.inputs]) for node in region.values]
-    inputs = [(str(node.type), number.get(node)) for node in region.body.inputs]
+    nodes = [(kinds.number(node), *[number[i] for i in node.inputs]) for node in region.values]
+    inputs = [(kinds.number(node), number.get(node)) for node in region.body.inputs]
     outputs = [number[node] for node in region.body.outputs]
     moves = [(at, access.offset, access.strides) for at, access in (*region.loads, *region.stores)]
     return [*map(tuple, region.loops)], len(region.loads), moves, nodes, inputs, outputs
