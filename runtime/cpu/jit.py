@@ -275,13 +275,11 @@ class Loading:
         if not self._units:
             return {}
         functions = [] if self._functions is None else self._functions.codes(later=later)
-        new = {key: self._compiler.take(key) for key in self._units if key not in self._images}
-        self._images.update(new)
+        self._images.update({key: self._compiler.take(key) for key in self._units if key not in self._images})
         addresses = {name: code.address(name) for name, code in zip(self._called, functions, strict=True)}
         exported = [_prefix(key) + name for key, unit in self._units.items() for name in unit.symbols]
         library = Code(dict.fromkeys(self._images.values()), exported, addresses, later=later)
         library._needed = tuple(functions)
-        _keep(new)
         return {key: library.part(_prefix(key)) for key in self._units}
 
 
@@ -304,12 +302,12 @@ def load(assemblies: Sequence[str], symbols: Sequence[Sequence[str]], library: L
     return loading.codes()
 
 
-def _keep(images: Mapping[str, bytes]) -> None:
-    """Keep new object files on disk, one that several modules have in common once."""
-    kept: dict[bytes, str] = {}
-    for key, image in images.items():
-        first = kept.setdefault(image, key)
-        object_cache().put(key, image if first == key else ELSEWHERE + first.encode())
+def keep(image: bytes, keys: Sequence[str]) -> None:
+    """Keep an object file on disk, once for all modules that it has."""
+    first, *others = keys
+    object_cache().put(first, image)
+    for key in others:
+        object_cache().put(key, ELSEWHERE + first.encode())
 
 
 def _image_of(key: str, kept: bytes | None) -> bytes | None:
@@ -415,8 +413,8 @@ class _Waiting(NamedTuple):
 
 
 def new_compiler() -> Compiler:
-    """For the modules of a plan."""
-    return Compiler(this_host(), TOGETHER)
+    """For the modules of a plan, which are kept on disk."""
+    return Compiler(this_host(), TOGETHER, keep)
 
 
 class Compiler:
@@ -426,11 +424,15 @@ class Compiler:
 
     Args:
         together: characters of assembly of several modules that are compiled as one, about.
+        keep: gets each object file that is made, and the keys of the modules that it has.
     """
 
-    def __init__(self, host: Host, together: int = 0) -> None:
+    def __init__(
+        self, host: Host, together: int = 0, keep: Callable[[bytes, Sequence[str]], None] = lambda image, keys: None
+    ) -> None:
         self._host = host
         self._together = together
+        self._keep = keep
         self._threads = available_threads()  # asked once: the system's answer takes a quarter of a millisecond
         self._lock = Lock()
         self._waiting: dict[str, _Waiting] = {}
@@ -514,6 +516,7 @@ class Compiler:
         """Compile modules together; where LLVM refuses that, one by one, to know which it is."""
         try:
             image = machines.compiled(_joined([*modules.values()]))
+            self._keep(image, [*modules])
         except BaseException as error:
             if len(modules) > 1 and isinstance(error, InternalError):
                 for key, assembly in modules.items():

@@ -16,7 +16,7 @@ from graphc.cached import cached_property
 from graphc.runtime.cache import object_cache
 from graphc.runtime.cpu import packs
 from graphc.runtime.cpu.host import this_host
-from graphc.runtime.cpu.jit import Code, Compiler, Loading, Unit, unit_of
+from graphc.runtime.cpu.jit import Code, Compiler, Loading, Unit, keep, unit_of
 
 
 class Part:
@@ -93,7 +93,7 @@ class Batch:
 @cache
 def _compiler() -> Compiler:
     """One for all, so that no more threads are busy than help."""
-    return Compiler(this_host())
+    return Compiler(this_host(), keep=keep)
 
 
 _batches: WeakSet[Batch] = WeakSet()
