@@ -36,7 +36,7 @@ CALLED = re.compile(r"^declare (?=[^@\n]*@(?!llvm\.)\w+\.)", re.MULTILINE)  # of
 HIDDEN = "internal ", "private "  # what functions begin with that no other module sees
 OF_LIBRARY = re.compile(r"^declare [^@\n]*@((?!llvm\.)\w+\.[\w.]+)\(", re.MULTILINE)
 
-TOGETHER = 56 << 10  # characters of assembly that are compiled as one module, about
+TOGETHER = 112 << 10  # characters of assembly that are compiled as one module, about
 ELSEWHERE = b"in the object file of "  # what is kept of a module that another's object file has
 
 Library = Callable[[str], str]  # the assembly of a function, by name
