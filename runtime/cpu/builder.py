@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 from graphc.runtime.cpu.instructions import Instructions, OpenLoop
 from graphc.runtime.cpu.values import I64, PTR, Int, Value, literal
+
+T = TypeVar("T")
 
 ATTRIBUTES = 'attributes #0 = { nounwind "prefer-vector-width"="512" }'
 METADATA = "!0 = !{i32 1}"
@@ -121,26 +122,30 @@ class Function(Instructions):
         head = f"define {linkage}{self.result} @{self.name}({parameters}) {attributes} {{"
         return "\n".join([head, "entry:", *self._entry, *(self._lines if lines is None else lines), "}"])
 
-    @contextmanager
-    def _inside(self) -> Iterator[None]:
+    def _inside(self, write: Callable[[], T]) -> T:
+        """What `write` gives, which writes a block that doesn't dominate what follows it."""
         self._blocks.append([])
-        yield
+        given = write()
         for instruction in self._blocks.pop():
             del self._known[instruction]
+        return given
 
-    @contextmanager
-    def _repeated(self, slot: int, phis: Sequence[Value]) -> Iterator[None]:
-        """The body of a loop, with values that change from step to step; `slot` gets what is computed before it."""
+    def _repeated(self, slot: int, phis: Sequence[Value], write: Callable[[], T]) -> T:
+        """What `write` gives, which writes the body of a loop, with values that change from step to step.
+
+        Args:
+            slot: gets what is computed before the loop.
+        """
         depth = len(self._blocks) - 1
         loop = OpenLoop(depth, [])
         self._loops.append(loop)
         self._depths.update([(phi.text, depth + 1) for phi in phis])
         self.types.update([(phi.text, phi.type) for phi in phis])
-        with self._inside():
-            yield
+        given = self._inside(write)
         self._depths.update([(phi.text, depth) for phi in phis])  # after the loop they are as what follows it
         self._loops.pop()
         self._lines[slot] = "\n".join(loop.before)
+        return given
 
     def _end_loop(self, first: int, after: str, phis: Sequence[Value]) -> None:
         """Go on after a loop whose head's label is this line."""
@@ -192,8 +197,7 @@ class Function(Instructions):
         self.do(f"%c{self._count} = icmp slt i64 {i.text}, {self.i64(high).text}")
         self.do(f"br i1 %c{self._count}, label %{inner}, label %{after}")
         self.begin(inner)
-        with self._repeated(early, [i, *phis]):
-            values = body(i, list(phis)) or ()
+        values = self._repeated(early, [i, *phis], lambda: body(i, list(phis))) or ()
         assert len(values) == len(phis)
         self.do(f"{following} = add nsw i64 {i.text}, {step}")
         self.do(f"br label %{head}")
@@ -222,13 +226,16 @@ class Function(Instructions):
         phis = [Value(f"%p{self._count}.{k}", value.type) for k, value in enumerate(carried)]
         slot = len(self._lines)
         self._lines += [""] * len(phis)
-        with self._repeated(early, phis):
+
+        def write() -> Sequence[Value]:
             condition = test(list(phis))
             self.do(f"br i1 {condition.text}, label %{inner}, label %{after}")
             tested = self._block
             assert tested == head, "a test has no control flow of its own"
             self.begin(inner)
-            values = body(list(phis))
+            return body(list(phis))
+
+        values = self._repeated(early, phis, write)
         assert len(values) == len(phis)
         self.do(f"br label %{head}")
         for k, (phi, first, value) in enumerate(zip(phis, carried, values, strict=True)):
@@ -249,8 +256,7 @@ class Function(Instructions):
         found = []
         for block, branch in ((yes, then), (no, otherwise)):
             self.begin(block)
-            with self._inside():
-                values = list(branch() or ())
+            values = list(self._inside(branch) or ())
             self.do(f"br label %{after}")
             found.append((values, self._block))
         self.begin(after)

@@ -185,7 +185,8 @@ class Instructions:
 
     def _integer(self, operation: str, one: str, other: str) -> Value:
         """What is computed of two integers, before the loops that change neither."""
-        return self._early(max(self._depth(one), self._depth(other)), I64, f"{operation} i64 {one}, {other}")
+        depth = self._depths.get
+        return self._early(max(depth(one, 0), depth(other, 0)), I64, f"{operation} i64 {one}, {other}")
 
     def add(self, a: Int, b: Int) -> Int:
         """a + b."""
@@ -201,14 +202,20 @@ class Instructions:
     def _sum(self, number: Int) -> Sum:
         """What an integer is, as far as that is known."""
         if isinstance(number, int):
-            return Sum({}, number)
+            return Sum({}, number) if number else ZERO
         text = number.text
         return self._sums.get(text) or Sum({text: 1}, 0)
+
+    def _moved(self, start: Sum, by: Int, times: int) -> Sum:
+        """start + times * by."""
+        if isinstance(by, int):
+            return Sum(start.terms, start.offset + times * by)
+        return plus(start, self._sum(by), times)
 
     def _as_sum(self, value: Value, a: Int, b: Int, times: int = 1) -> Value:
         """Remember that a value is a + times * b."""
         if value.text not in self._sums:
-            found = plus(self._sum(a) if a else ZERO, self._sum(b), times)
+            found = self._moved(self._sum(a), b, times)
             if len(found.terms) <= MAX_TERMS:
                 self._sums[value.text] = found
         return value
@@ -270,7 +277,7 @@ class Instructions:
     def address(self, base: Value, index: Int, element: str) -> Value:
         """The address of an element of an array of scalars or vectors (`"i8"` to count in bytes)."""
         root, start = self._places.get(base.text) or (base, ZERO)
-        place = plus(start, self._sum(index), bytes_of(element))
+        place = self._moved(start, index, bytes_of(element))
         at = self._far(root, place.terms) if place.terms else root
         if place.offset:
             at = self.pure(PTR, f"getelementptr i8, ptr {at.text}, i64 {place.offset}")
