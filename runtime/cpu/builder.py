@@ -256,7 +256,8 @@ class Function(Instructions):
         found = []
         for block, branch in ((yes, then), (no, otherwise)):
             self.begin(block)
-            values = list(self._inside(branch) or ())
+            given = self._inside(branch)
+            values = list(given or ())
             self.do(f"br label %{after}")
             found.append((values, self._block))
         self.begin(after)
