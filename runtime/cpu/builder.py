@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import NamedTuple, TypeVar
 
 from graphc.runtime.cpu.instructions import Instructions, OpenLoop
@@ -88,6 +89,12 @@ class Module:
         return "\n".join([*self.declared.values(), *self.tables, *functions, ATTRIBUTES, METADATA, ""])
 
 
+@cache
+def _bare(type: str) -> str:
+    """The type of a parameter without its attributes."""
+    return type[: type.index(">") + 1] if type.startswith("<") else type.split(" ")[0]
+
+
 class Function(Instructions):
     """The body of a function in the making: see `Instructions`; and control flow."""
 
@@ -102,13 +109,12 @@ class Function(Instructions):
         self.spans: list[Span] = []  # of its loops, those inside others before these
         self._parameters = list(parameters)
         self._block = "entry"
-        self.types.update([(f"%{name}", self.parameter(k).type) for k, (_, name) in enumerate(parameters)])
+        self._given = [Value(f"%{name}", _bare(type)) for type, name in parameters]
+        self.types.update(self._given)
 
     def parameter(self, number: int) -> Value:
         """The value of a parameter."""
-        type, name = self._parameters[number]
-        bare = type[: type.index(">") + 1] if type.startswith("<") else type.split(" ")[0]
-        return Value(f"%{name}", bare)
+        return self._given[number]
 
     @property
     def lines(self) -> Sequence[str]:
@@ -140,7 +146,7 @@ class Function(Instructions):
         loop = OpenLoop(depth, [])
         self._loops.append(loop)
         self._depths.update([(phi.text, depth + 1) for phi in phis])
-        self.types.update([(phi.text, phi.type) for phi in phis])
+        self.types.update(phis)
         given = self._inside(write)
         self._depths.update([(phi.text, depth) for phi in phis])  # after the loop they are as what follows it
         self._loops.pop()
