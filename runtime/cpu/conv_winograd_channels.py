@@ -12,6 +12,7 @@ of the memory for the weights of those of 4x4, and tiles of 2x2 less than half; 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 from graphc.dims import Dim
@@ -82,15 +83,21 @@ def is_served(transform: Transform, code: KernelCode, convolution: Convolution) 
 
 def fits(transform: Transform, convolution: Convolution, host: Host) -> bool:
     """Whether these tiles promise to be faster than others and than none."""
+    return _fastest(convolution, host) == transform
+
+
+@cache  # each layer is asked about several times, and a network has many of the same shape
+def _fastest(convolution: Convolution, host: Host) -> Transform | None:
+    """The tiles that promise to be the fastest; None if none do."""
     if not conv_channels.fits(convolution, host) or len(convolution.axes) != 2 or convolution.groups != 1:
-        return False
+        return None
     if any((axis.kernel, axis.stride, axis.dilation) != (TAPS, 1, 1) for axis in convolution.axes):
-        return False
+        return None
     if min(int(convolution.inputs), int(convolution.outputs)) < LEAST or host.lanes(BYTES) < 4:
-        return False
-    shapes = {each: _shape(each, convolution, host) for each in TRANSFORMS}
-    own = shapes[transform].cycles
-    return own <= min(shape.cycles for shape in shapes.values()) and own < 0.9 * _direct_cycles(convolution, host)
+        return None
+    cycles = {each: _shape(each, convolution, host).cycles for each in TRANSFORMS}
+    found = min(cycles, key=cycles.__getitem__)
+    return found if cycles[found] < 0.9 * _direct_cycles(convolution, host) else None
 
 
 def winograd(transform: Transform, code: KernelCode, convolution: Convolution) -> None:
