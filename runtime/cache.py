@@ -11,6 +11,7 @@ import hashlib
 import os
 import secrets
 import stat
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -67,13 +68,16 @@ class ObjectCache:
         """The same, without being counted."""
         return None if self.disabled else self._read(key)
 
-    def put(self, key: str, data: bytes) -> None:
-        """Keep an object file, if that is possible."""
+    def put(self, key: str, data: bytes, *others: str) -> None:
+        """Keep an object file, if that is possible, under one key or several.
+
+        What has several is found under any of them, and by whoever gives it another's name: it has to be looked at.
+        """
         if self.disabled or self.directory is None:
             return
-        content = _head(key, data) + data
+        content = _head("" if others else key, data) + data
         try:
-            _replace(self._path(key), content)
+            _replace([self._path(each) for each in (key, *others)], content)
             self._bytes = self._total() if self._bytes is None else self._bytes + len(content)
             if self._bytes > self.max_bytes:
                 self._evict()
@@ -88,7 +92,7 @@ class ObjectCache:
 
     def info(self) -> CodeCacheInfo:
         """What there is, and what was found."""
-        sizes = [status.st_size for _, status in self._files()]
+        sizes = [_size(status) for _, status in self._files()]
         return CodeCacheInfo(len(sizes), sum(sizes), self.hits, self.misses, str(self.directory or ""), self.disabled)
 
     def _path(self, key: str) -> Path:
@@ -102,8 +106,8 @@ class ObjectCache:
             os.utime(path)  # it is used: others go before it
         except OSError:
             return None
-        data = content[HEAD_BYTES:]
-        return data if content[:HEAD_BYTES] == _head(key, data) else None
+        head, data = content[:HEAD_BYTES], content[HEAD_BYTES:]
+        return data if head == _head(key, data) or head == _head("", data) else None
 
     def _files(self) -> list[tuple[Path, os.stat_result]]:
         """All files, those included that an interrupted process left; none where the folder can't be used."""
@@ -120,17 +124,17 @@ class ObjectCache:
         return found
 
     def _total(self) -> int:
-        return sum([status.st_size for _, status in self._files()])
+        return sum([_size(status) for _, status in self._files()])
 
     def _evict(self) -> None:
         """Delete what was not used for longest, until there is room for a while."""
         files = sorted(self._files(), key=lambda file: file[1].st_mtime_ns)
-        total = sum([status.st_size for _, status in files])
+        total = sum([_size(status) for _, status in files])
         for path, status in files:
             if total <= KEPT * self.max_bytes:
                 break
             path.unlink(missing_ok=True)
-            total -= status.st_size
+            total -= _size(status)
         self._bytes = total
 
 
@@ -178,20 +182,42 @@ def _refusal(directory: Path) -> str | None:
 
 
 def _head(key: str, data: bytes) -> bytes:
-    """What a file begins with."""
+    """What a file begins with; without a key, one of several names."""
     return MAGIC + hashlib.sha256(key.encode() + data).digest()
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file that others see as a whole or not at all; it needn't survive a crash of the machine."""
-    temporary = f"{path.parent}/.{secrets.token_hex(8)}.tmp"  # `tempfile` takes as long as the rest, and more
+def _size(status: os.stat_result) -> int:
+    """The share of a file in the bytes that it and its other names take."""
+    return status.st_size // max(1, status.st_nlink)
+
+
+def _replace(paths: Sequence[Path], content: bytes) -> None:
+    """Write a file that others see as a whole or not at all; it needn't survive a crash of the machine.
+
+    Args:
+        paths: its names. Another name takes the system a few microseconds, where another file takes hundreds.
+    """
+    first = f"{paths[0].parent}/.{secrets.token_hex(8)}.tmp"  # `tempfile` takes as long as the rest, and more
+    temporary = first
     try:
-        with open(temporary, "xb", opener=_private) as file:
-            file.write(content)
-        os.replace(temporary, path)
+        _write(first, content)
+        for path in paths[1:]:
+            temporary = f"{first}.tmp"
+            try:
+                os.link(first, temporary)
+            except OSError:  # not all file systems have links
+                _write(temporary, content)
+            os.replace(temporary, path)
+        os.replace(first, paths[0])
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        for left in (first, temporary):
+            Path(left).unlink(missing_ok=True)
         raise
+
+
+def _write(path: str, content: bytes) -> None:
+    with open(path, "xb", opener=_private) as file:
+        file.write(content)
 
 
 def _private(file: str, flags: int) -> int:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections import Counter
 from pathlib import Path
 
 import llvmlite.binding as llvm
@@ -46,6 +47,13 @@ def folder_of(objects: ObjectCache) -> Path:
     return objects.directory
 
 
+def names_of_files(objects: ObjectCache) -> list[int]:
+    """How many names each file has, which must all be there."""
+    files = Counter(file.stat().st_ino for file in folder_of(objects).iterdir())
+    assert files == {file.stat().st_ino: file.stat().st_nlink for file in folder_of(objects).iterdir()}
+    return sorted(files.values())
+
+
 # ------------------------------------------------------------------------------------------- files
 
 
@@ -58,6 +66,25 @@ def test_what_was_put_is_found_by_later_processes(tmp_path: Path) -> None:
     assert (info.entries, info.hits, info.misses, info.disabled) == (1, 1, 1, None)
     assert info.bytes == len(MAGIC) + 32 + 4
     assert info.directory == str(tmp_path / "a" / "graphc")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_one_file_has_several_keys(objects: ObjectCache, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    keys = [str(k) * 64 for k in range(3)]
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    for data in (b"old", b"code of three"):
+        objects.put(keys[0], data, *keys[1:])
+        assert [objects.get(key) for key in keys] == [data] * 3
+        assert names_of_files(objects) == ([3] if links else [1, 1, 1])
+    info = objects.info()
+    assert (info.entries, info.disabled) == (3, None)
+    assert (len(MAGIC) + 32 + 13) * (1 if links else 3) - info.bytes in range(3), "each has its share"
+    objects.put(keys[1], b"another")
+    assert [objects.get(key) for key in keys] == [b"code of three", b"another", b"code of three"]
 
 
 @POSIX
@@ -286,13 +313,11 @@ def test_small_modules_have_one_object_file_that_is_kept_once(
 ) -> None:
     monkeypatch.setattr(jit, "available_threads", lambda: 1)
     (alone,) = jit.load([module(0)], [["phase0"]])
-    (size,) = [len(file.read_bytes()) for file in folder_of(objects).iterdir()]
     texts, symbols = [module(k) for k in range(1, 9)], [["phase0"]] * 8
     codes = jit.load(texts, symbols)
     assert [result(code, 100) for code in [alone, *codes]] == [*range(100, 109)]
     assert (objects.info().entries, objects.misses) == (9, 9)
-    sizes = sorted([len(file.read_bytes()) for file in folder_of(objects).iterdir()])
-    assert sizes[6] < 200 < size <= sizes[7] < sizes[8], "seven say where their code is"
+    assert names_of_files(objects) == [1, 8]
     del codes
     assert [result(code, 100) for code in jit.load(texts[3:6], symbols[3:6])] == [104, 105, 106]
     assert (objects.hits, objects.misses) == (3, 9)
@@ -321,8 +346,7 @@ def test_what_nobody_asks_for_may_call_what_is_missing(
 
     asked: list[str] = []
     assert [result(code, 10) for code in load(modules)] == [11, 12, 13]
-    sizes = sorted([len(file.read_bytes()) for file in folder_of(objects).iterdir()])
-    assert sizes[3] < 200 < sizes[4], "the three that call are in one file, and the three functions in another"
+    assert names_of_files(objects) == [3, 3], "those that call are in one file, and the functions in another"
     assert [result(code, 10) for code in load(modules[1:2])] == [12] and asked == ["work.two"]
     assert (objects.hits, objects.misses) == (2, 6)
 

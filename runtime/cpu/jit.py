@@ -37,7 +37,6 @@ HIDDEN = "internal ", "private "  # what functions begin with that no other modu
 OF_LIBRARY = re.compile(r"^declare [^@\n]*@((?!llvm\.)\w+\.[\w.]+)\(", re.MULTILINE)
 
 TOGETHER = 112 << 10  # characters of assembly that are compiled as one module, about
-ELSEWHERE = b"in the object file of "  # what is kept of a module that another's object file has
 
 Library = Callable[[str], str]  # the assembly of a function, by name
 
@@ -304,20 +303,11 @@ def load(assemblies: Sequence[str], symbols: Sequence[Sequence[str]], library: L
 
 def keep(image: bytes, keys: Sequence[str]) -> None:
     """Keep an object file on disk, once for all modules that it has."""
-    first, *others = keys
-    object_cache().put(first, image)
-    for key in others:
-        object_cache().put(key, ELSEWHERE + first.encode())
+    object_cache().put(keys[0], image, *keys[1:])
 
 
 def _image_of(key: str, kept: bytes | None) -> bytes | None:
-    """The object file of a module, given what is kept of it; None if that isn't there.
-
-    The other's object file may have been replaced since by one without this module: by another process that compiled
-    them at the same time, in other company, or after that file had been deleted.
-    """
-    if kept is not None and kept.startswith(ELSEWHERE):
-        kept = object_cache().find(kept.removeprefix(ELSEWHERE).decode())
+    """The object file of a module, given what is kept under its key; None if that isn't it."""
     return kept if kept is not None and _prefix(key).encode() in kept else None
 
 
