@@ -18,6 +18,7 @@ from graphc.attrs import Attrs
 from graphc.cached import cached_property
 from graphc.errors import ArgumentError, GraphcError
 from graphc.ir import Leaf, Node, Program, make, reachable, substitute
+from graphc.occurrences import on_this_line
 from graphc.op import Cotangents, NoGradient, Op, Samples
 from graphc.operands import as_node, as_nodes, parameter, parameter_op, pointwise_operands, primitive, splat
 from graphc.source import here
@@ -133,8 +134,9 @@ class Composite(Op):
         if body is None:
             if len(self.bodies) >= MAX_BODIES:
                 self.bodies.pop(next(iter(self.bodies)))
-            formals = tuple([parameter(k, type) for k, type in enumerate(types)])
-            body = self.bodies[key] = Program(formals, _results(self.name, self.fn(*formals, **attrs)))
+            with on_this_line():
+                formals = tuple([parameter(k, type) for k, type in enumerate(types)])
+                body = self.bodies[key] = Program(formals, _results(self.name, self.fn(*formals, **attrs)))
         return Traced(body, (), attrs)
 
 

@@ -114,6 +114,20 @@ class derived_from:
         context.derived = self.saved
 
 
+class on_this_line:
+    """Within this block, which is graphc's own code, new nodes are recorded on the line of the user that runs now: it
+    is looked for once."""
+
+    __slots__ = ("saved",)
+
+    def __enter__(self) -> None:
+        self.saved = context.derived
+        context.derived = self.saved or place(context.scope, *user_site(2), context.device)
+
+    def __exit__(self, *exc: object) -> None:
+        context.derived = self.saved
+
+
 class unwritten:
     """Within this block, new nodes are on no line and in no scope: they serve whoever comes by them later, too."""
 

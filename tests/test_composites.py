@@ -8,8 +8,10 @@ from graphc.composites import composite, custom_gradient
 from graphc.errors import ArgumentError, ShapeError
 from graphc.evaluate import evaluate
 from graphc.ir import Graph
+from graphc.occurrences import derived_from
 from graphc.op import Op
 from graphc.operands import constant
+from graphc.ops.activations import gelu
 from graphc.ops.math import add, multiply, subtract
 from graphc.ops.random import uniform
 from graphc.ops.state import placeholder
@@ -289,3 +291,18 @@ def test_a_composite_that_calls_itself_is_told():
 def test_a_composite_that_returns_no_tensor_is_told(returned, told):
     with pytest.raises(ArgumentError, match=f"returned {told}"):
         composite(lambda x: returned)(x_leaf())
+
+
+def test_what_a_composite_of_graphc_is_made_of_is_on_the_line_that_called_it_first():
+    made = gelu(x_leaf((7, 411)))
+    inside = [node for node in made.body.nodes() if node.op.kind == "pointwise"]
+    assert inside and {node.occurrence.site for node in inside} == {made.occurrence.site}
+    assert "made = gelu" in str(made.occurrence.site)
+
+
+def test_nodes_on_behalf_of_another_stay_its_own_in_a_composite_of_graphc():
+    x = x_leaf((7, 412))
+    with derived_from(x, "rule"):
+        inside = [node for node in gelu(x).body.nodes() if node.op.kind == "pointwise"]
+    assert {node.occurrence.rule for node in inside} == {"rule"}
+    assert gelu(x_leaf((7, 413))).occurrence.rule == ""
