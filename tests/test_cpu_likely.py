@@ -110,6 +110,26 @@ def test_what_is_merely_likely_is_dropped_when_all_is_known(made: Callable[[Comp
     assert compiler.take("dropped") == b"object"
 
 
+def test_what_others_need_meanwhile_is_not_dropped(made: Callable[[Compiler], list[str]]) -> None:
+    compiler = Compiler(this_host())
+    compiler.begin("both", "module", is_likely=True)
+    lock, others = compiler._lock, iter([lambda: compiler.begin("both", "module")])
+
+    class Between:
+        """Whenever the lock is free again, others have their turn."""
+
+        def __enter__(self) -> None:
+            lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            lock.release()
+            next(others, lambda: None)()
+
+    compiler._lock = Between()  # type: ignore[assignment]
+    compiler.settle()
+    assert compiler.take("both") == b"object"
+
+
 def test_a_plan_finds_what_was_begun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     own_cache(tmp_path, (jit,), monkeypatch)
     texts: list[str] = []

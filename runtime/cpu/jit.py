@@ -467,16 +467,18 @@ class Compiler:
 
     def settle(self) -> None:
         """Don't compile any more what is merely likely, unless that has been begun: all that is needed is known."""
-        with self._lock:
-            likely = [key for key, waiting in self._waiting.items() if waiting.is_likely]
-        self.stop(likely)
+        with self._lock:  # all the time: others may begin what they need, and it is no longer merely likely
+            self._drop([key for key, waiting in self._waiting.items() if waiting.is_likely])
 
     def stop(self, keys: Iterable[str]) -> None:
         """Don't compile these modules any more, unless that has been begun; nobody may ask for them."""
         with self._lock:
-            for key in keys:
-                if self._waiting.pop(key, None) is not None:
-                    del self._made[key]
+            self._drop(keys)
+
+    def _drop(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            if self._waiting.pop(key, None) is not None:
+                del self._made[key]
 
     def _next(self, leaving: int = 0) -> dict[str, str]:
         """Modules that wait, to be compiled together; none if there is none: then so many threads end."""
