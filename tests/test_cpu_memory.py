@@ -246,6 +246,18 @@ def test_kept_blocks_stay_where_they_are_when_more_are_wanted() -> None:
     assert first.base == base and (first.bytes == 7).all()
 
 
+def test_a_block_that_several_steps_share_has_its_bytes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    memory_of = memory.aligned_memory
+    monkeypatch.setattr(memory, "aligned_memory", lambda nbytes: (asked.append(nbytes), memory_of(nbytes))[1])
+    first, second = Kept(ALIGN), Kept(3 * ALIGN)
+    del asked[:]
+    reserve_all([first, second, first])
+    assert asked == [4 * ALIGN]
+    reserve_all([second, first])
+    assert asked == [4 * ALIGN], "nothing more is asked for, as they have theirs"
+
+
 def test_an_arena_that_is_too_large_is_told_by_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(nbytes: int) -> np.ndarray[Any, Any]:
         if nbytes:

@@ -77,7 +77,9 @@ class Kept(Memory):
 def reserve_all(blocks: Iterable[Kept]) -> None:
     """See that all have their bytes. Those that have none yet lie one after the other, so that large pages hold them:
     they live as long as the last of them."""
-    new = [block for block in blocks if block.bytes.size < block.nbytes]
+    new = [block for block in dict.fromkeys(blocks) if block.bytes.size < block.nbytes]  # steps may share one
+    if not new:
+        return
     begins = [0, *itertools.accumulate([int(aligned(block.nbytes)) for block in new])]
     shared = aligned_memory(begins[-1])
     for block, begin in zip(new, begins, strict=False):
