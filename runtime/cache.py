@@ -12,6 +12,7 @@ import os
 import secrets
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -82,6 +83,8 @@ class ObjectCache:
             if self._bytes > self.max_bytes:
                 self._evict()
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and self.directory.is_dir():
+                return  # who clears the cache has deleted the file before it had its name
             self.disabled = f"{str(self.directory)!r} can't be written to: {error.strerror or error}"
 
     def clear(self) -> None:
@@ -117,9 +120,10 @@ class ObjectCache:
         try:
             with os.scandir(self.directory) as entries:
                 for entry in entries:
-                    if entry.is_file(follow_symlinks=False):
-                        found.append((Path(entry.path), entry.stat(follow_symlinks=False)))
-        except OSError:  # another process deletes files, too
+                    with suppress(FileNotFoundError):  # others rename and delete files meanwhile
+                        if entry.is_file(follow_symlinks=False):
+                            found.append((Path(entry.path), entry.stat(follow_symlinks=False)))
+        except OSError:
             return found
         return found
 

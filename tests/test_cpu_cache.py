@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import llvmlite.binding as llvm
@@ -205,6 +207,47 @@ def test_clearing(objects: ObjectCache) -> None:
     assert objects.get("0") is None
     objects.put("0", b"code")
     assert objects.get("0") == b"code"
+
+
+def test_a_file_that_goes_while_files_are_counted(objects: ObjectCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    for k in range(5):
+        objects.put(str(k), b"code")
+    (size,) = {file.stat().st_size for file in folder_of(objects).iterdir()}
+
+    @contextmanager
+    def listed(folder: Path) -> Iterator[list[os.DirEntry[str]]]:
+        with scandir(folder) as entries:
+            found = list(entries)
+        os.unlink(found[1])
+        yield found
+
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", listed)
+    assert objects.info()[:2] == (4, 4 * size)
+
+
+@pytest.mark.parametrize("others", [(), ("1", "2")])
+def test_clearing_while_a_file_is_written(
+    objects: ObjectCache, monkeypatch: pytest.MonkeyPatch, others: tuple[str, ...]
+) -> None:
+    replace = os.replace
+
+    def cleared(*names: str) -> None:
+        objects.clear()
+        replace(*names)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(os, "replace", cleared)
+        objects.put("0", b"code", *others)
+    assert objects.info().disabled is None and not list(folder_of(objects).iterdir())
+    objects.put("0", b"code")
+    assert objects.get("0") == b"code"
+
+
+def test_a_folder_that_is_gone_disables_it(objects: ObjectCache) -> None:
+    folder_of(objects).rmdir()
+    objects.put("0", b"code")
+    assert str(objects.disabled).endswith("can't be written to: No such file or directory")
 
 
 def test_where_the_folder_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
