@@ -22,13 +22,14 @@ import numpy as np
 from benchmarks.measured import duration
 from benchmarks.op_cases import RANDOM, SHOWN, VIEWS, WITH_VIEWS, labels
 from benchmarks.options import Options
-from benchmarks.peers import AGREEMENT, PAUSE
+from benchmarks.peers import AGREEMENT
 from benchmarks.running import Worker, WorkerError, warn_if_busy
 
 LIMIT = 1.2  # times torch's
 NEAR = 1.05  # times torch's: ops that take longer have all rounds of the options
 ROUNDS = 5  # of the others
 TURN = 0.1  # of the turn of a whole workload
+PAUSE = 0.02  # seconds between turns: torch's threads spin for a few milliseconds when they are done
 
 
 class Sample(NamedTuple):

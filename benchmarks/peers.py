@@ -22,7 +22,9 @@ from benchmarks.running import Worker, WorkerError, warn_if_busy
 from benchmarks.systems import OWN, SYSTEMS
 from benchmarks.workloads import WORKLOADS, Workload
 
-PAUSE = 0.02  # seconds between turns: the threads of the system before may still be spinning
+# Seconds between turns. Threads of the system before spin on for a while, Intel's OpenMP for 200 ms (KMP_BLOCKTIME):
+# whoever comes behind it would have fewer cores with a shorter pause, and it is always the same who does.
+PAUSE = 0.25
 FRESH_ROUNDS = 3
 LONG = 10.0  # seconds; what takes longer from scratch is measured once
 AGREEMENT = 1e-3  # of the largest value
