@@ -22,8 +22,8 @@ from benchmarks.running import Worker, WorkerError, warn_if_busy
 from benchmarks.systems import OWN, SYSTEMS
 from benchmarks.workloads import WORKLOADS, Workload
 
-# Seconds between turns. Threads of the system before spin on for a while, Intel's OpenMP for 200 ms (KMP_BLOCKTIME):
-# whoever comes behind it would have fewer cores with a shorter pause, and it is always the same who does.
+# Seconds between turns. Threads of the system before spin on for a while: OpenBLAS's, which PyTensor's products run on,
+# for 2^28 cycles, a tenth of a second. Whoever comes behind it, always the same, has fewer cores until then.
 PAUSE = 0.25
 FRESH_ROUNDS = 3
 LONG = 10.0  # seconds; what takes longer from scratch is measured once
